@@ -1,0 +1,202 @@
+"""What must hold before any time is worth taking: a compact matrix of checks on one device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from itertools import product
+
+import torch
+from torch import Tensor
+
+import stn_triton
+from stn_triton.functional import MODES, PADDING_MODES
+
+from .cases import Case, Grads, expand, make_inputs
+from .check import Sample, expect, run, verdict
+from .providers import PROVIDERS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check: `wrong` is None where it passed."""
+
+    name: str
+    wrong: str | None
+    seconds: float
+
+
+_OURS = PROVIDERS[0]
+_SHAPES: tuple[Case, ...] = (
+    Case(name="3x17x23", shape=(2, 3, 17, 23), out_size=(19, 15)),
+    Case(name="8x33x20", shape=(2, 8, 33, 20), out_size=(40, 37), k=2),
+    Case(name="1x1x1", shape=(1, 1, 1, 1), out_size=(3, 2)),
+)
+"""Odd sizes, more than one tile, a row of one pixel, with and without the K axis."""
+
+_THETA_KINDS: tuple[Grads, ...] = ("theta", "both")
+_LARGE = Case(name="70x130x150", shape=(3, 70, 130, 150), out_size=(141, 90))
+
+
+def _against_definition(case: Case, sample: Sample, device: str) -> str | None:
+    inputs = make_inputs(case, device)
+    grads: Grads = "input" if case.mode == "nearest" else "both"
+    expected = expect(case, inputs, grads)
+    actual = run(sample, inputs, grads)
+    if case.mode == "nearest":
+        # Beside a tie either neighbour is right; the gradient is 0 there by construction.
+        keep = inputs.grad != 0
+        actual = replace(actual, output=actual.output.where(keep, 0))
+        exact = replace(expected.exact, output=expected.exact.output.where(keep, 0))
+        pytorch = replace(expected.pytorch, output=expected.pytorch.output.where(keep, 0))
+        expected = replace(expected, exact=exact, pytorch=pytorch)
+    return verdict(case, actual, expected)
+
+
+def _matrix() -> Iterator[Case]:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for shape, transform, mode, padding, corners in product(
+        _SHAPES, ("affine", "attention"), MODES, PADDING_MODES, (False, True)
+    ):
+        name = f"{shape.name} {transform} {mode} {padding}{' corners' if corners else ''}"
+        case = replace(
+            shape,
+            name=name,
+            transform=transform,
+            mode=mode,
+            padding_mode=padding,
+            align_corners=corners,
+        )
+        yield from expand((case,), (torch.float32,))
+    for shape in (*_SHAPES, _LARGE):
+        yield from expand((shape,), dtypes)
+
+
+def _bitwise(case: Case, device: str) -> str | None:
+    """Every run gives the same bits."""
+    inputs, sample = make_inputs(case, device), _OURS.sample(case)
+    first = run(sample, inputs, "both")
+    for _ in range(3):
+        again = run(sample, inputs, "both")
+        for name in ("output", "grad_input", "grad_theta"):
+            if not torch.equal(getattr(first, name), getattr(again, name)):
+                return f"{name} differs from run to run"
+    return None
+
+
+def _floors(device: str) -> str | None:
+    """All kernels take the same side of a kink: theta's gradient alone and beside the input's.
+
+    These maps put coordinates on whole pixels or a rounding away from them, where a floor taken
+    differently changes the derivative of that pixel altogether.
+    """
+    size = (64, 64)
+    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
+    identity = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    near, past = 1 - 2e-7, 1 + 2e-7
+    maps = [identity, identity * past, identity * near, turn, turn * past, 2 * turn]
+    for channels in (3, 64):
+        case = Case(name="floors", shape=(len(maps), channels, *size), out_size=size)
+        for each in expand((case,), (torch.float32,)):
+            inputs = replace(make_inputs(each, device), theta=torch.stack(maps).to(device))
+            inputs = replace(inputs, grad=torch.randn_like(inputs.grad))
+            alone, beside = (run(_OURS.sample(each), inputs, g).grad_theta for g in _THETA_KINDS)
+            assert alone is not None
+            assert beside is not None
+            error = float((alone - beside).abs().max() / beside.abs().max())
+            if error > 1e-4:
+                return f"{each.key}: theta's gradients differ by {error:.3g}"
+    return None
+
+
+def _exact(device: str) -> str | None:
+    """The identity at the same size and flips return the input to the bit (on a GPU; the CPU path
+    rounds).
+    """
+    x = torch.randn(2, 5, 37, 50, device=device)
+    for sx, sy, dims in ((1, 1, ()), (-1, 1, (3,)), (1, -1, (2,)), (-1, -1, (2, 3))):
+        theta = torch.tensor([[sx, 0.0, 0.0], [0.0, sy, 0.0]], device=device).expand(2, 2, 3)
+        got = stn_triton.st_sample(x, theta, x.shape[2:])
+        error = float((got - x.flip(dims)).abs().max())
+        if error > (0 if device == "cuda" else 4e-6 * float(x.abs().max())):
+            return f"flip {dims} is off by {error:.3g}"
+    return None
+
+
+def _compiled(case: Case, device: str) -> str | None:
+    """`torch.compile(fullgraph=True)`, forward and backward, at two sizes with dynamic shapes."""
+    torch._dynamo.reset()
+
+    def sample(x: Tensor, theta: Tensor) -> Tensor:
+        return stn_triton.st_sample(x, theta, (21, 18), transform=case.transform)
+
+    compiled = torch.compile(sample, fullgraph=True, dynamic=True)
+    for height in (17, 30):
+        shape = (case.shape[0], case.shape[1], height, 25)
+        wrong = _against_definition(
+            replace(case, shape=shape, out_size=(21, 18), k=None), compiled, device
+        )
+        if wrong is not None:
+            return f"height {height}: {wrong}"
+    return None
+
+
+def _registered(case: Case, device: str) -> str | None:
+    """`opcheck`: schema, fakes, autograd registration and dynamic shapes of the registered op."""
+    from stn_triton.ops import sample
+
+    inputs = make_inputs(case, device)
+    x, theta = inputs.input.requires_grad_(), inputs.theta.requires_grad_()
+    names = (case.transform, case.mode, case.padding_mode, case.align_corners)
+    torch.library.opcheck(sample, (x, theta, *case.out_size, *names))
+    return None
+
+
+def _far_offsets(device: str) -> str | None:
+    """An image of more than 2^31 elements: the last pixels, reached only with 64-bit offsets."""
+    side, crop = 46400, 64
+    x = torch.randn(1, 1, side, side, device=device, dtype=torch.bfloat16)
+    scale, shift = crop / side, 1 - crop / side
+    theta = torch.tensor([[scale, shift, shift]], device=device, dtype=torch.float64)
+    got = stn_triton.st_sample(x, theta.float(), (crop, crop), transform="attention")
+    # float32 coordinates this far out are 2^-8 pixels apart, so neighbours mix by about that much.
+    error = float((got - x[..., -crop:, -crop:]).abs().max())
+    return (
+        None if error <= 0.1 * float(x[..., -crop:, -crop:].abs().max()) else f"off by {error:.3g}"
+    )
+
+
+def checks(device: str) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """Every check by name, the most telling first."""
+    yield "identity and flips", partial(_exact, device)
+    yield "floors alike in all kernels", partial(_floors, device)
+    for case in _matrix():
+        yield (
+            f"definition {case.key}",
+            partial(_against_definition, case, _OURS.sample(case), device),
+        )
+    for case in expand((_LARGE,), (torch.float32,)):
+        yield f"same bits {case.key}", partial(_bitwise, case, device)
+    if device == "cuda":
+        for case in expand((_LARGE,), (torch.float32, torch.bfloat16)):
+            yield f"torch.compile {case.key}", partial(_compiled, case, device)
+        if find_spec("expecttest") is not None:  # which opcheck needs
+            for case in expand(_SHAPES[:2], (torch.float32, torch.bfloat16)):
+                yield f"opcheck {case.key}", partial(_registered, case, device)
+        yield "more than 2^31 elements", partial(_far_offsets, device)
+
+
+def run_checks(device: str, *, until: float) -> Iterator[Outcome]:
+    """Run them, up to a `time.monotonic()`; what raises is wrong with what it said."""
+    for name, check in checks(device):
+        start = time.monotonic()
+        if start > until:
+            return
+        try:
+            wrong = check()
+        except Exception as error:  # a check that cannot run has failed
+            wrong = f"{type(error).__name__}: {error}"
+        yield Outcome(name, wrong, time.monotonic() - start)

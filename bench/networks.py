@@ -1,0 +1,189 @@
+"""Training steps of the paper's networks, and how much of each is spent in grid and sampler."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import stn_triton
+
+from .cases import Case, Grads, affine_matrix, make_inputs
+from .providers import PROVIDERS, Provider
+from .results import Network
+from .timing import make_steps, time_cpu, time_cuda
+
+Sampler = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One network to train a step of."""
+
+    name: str
+    channels: int
+    image_size: int
+    batch: int
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("svhn_cnn", 3, 64, 128),
+    Setting("svhn_st_cnn_single", 3, 64, 128),
+    Setting("svhn_st_cnn_multi", 3, 64, 128),
+    Setting("mnist_st_cnn_affine", 1, 60, 256),
+    Setting("cub_2st_cnn", 3, 448, 16),
+    Setting("cub_4st_cnn", 3, 448, 16),
+)
+_SAMPLERS = ("stn_triton", "torch_eager")
+
+
+def _provider(name: str) -> Provider:
+    return next(p for p in PROVIDERS if p.name == name)
+
+
+def _case_of_call(
+    x: Tensor, theta: Tensor, out_size: tuple[int, int], options: dict[str, Any]
+) -> Case:
+    transform = options.get("transform", "affine")
+    plain = {"affine": 3, "attention": 2}[transform]
+    grads: tuple[Grads, ...] = ()
+    if x.requires_grad or theta.requires_grad:
+        grads = (
+            "both"
+            if x.requires_grad and theta.requires_grad
+            else "input"
+            if x.requires_grad
+            else "theta",
+        )
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    layout: Literal["contiguous", "channels_last"] = "channels_last" if last else "contiguous"
+    n, c, height, width = x.shape
+    return Case(
+        name="in a network",
+        shape=(n, c, height, width),
+        out_size=(int(out_size[0]), int(out_size[1])),
+        k=theta.shape[1] if theta.dim() > plain else None,
+        dtype=x.dtype,
+        memory_format=layout,
+        grads=grads,
+        **{
+            key: options[key]
+            for key in ("transform", "mode", "padding_mode", "align_corners")
+            if key in options
+        },
+    )
+
+
+@contextmanager
+def sampler_replaced(replacement: Sampler) -> Iterator[None]:
+    """Every module that holds `st_sample` holds the replacement instead."""
+    original = stn_triton.st_sample
+    holders = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] in ("stn_triton", "architectures")
+        and getattr(module, "st_sample", None) is original
+    ]
+    patches = [patch.object(module, "st_sample", replacement) for module in holders]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in patches:
+            each.stop()
+
+
+def _as_sampler(name: str, calls: list[Case], original: Sampler) -> Sampler:
+    """`st_sample` by the named provider, noting what it is called on; what the peer lacks stays
+    with ours.
+    """
+
+    def call(x: Tensor, theta: Tensor, out_size: Any, **options: Any) -> Tensor:
+        if x.dim() != 4 or options.get("transform", "affine") not in ("affine", "attention"):
+            return original(x, theta, out_size, **options)
+        case = _case_of_call(x, theta, tuple(out_size), options)
+        calls.append(case)
+        if name == "stn_triton" or options.get("antialias", False):
+            return original(x, theta, out_size, **options)
+        return _provider(name).sample(case)(x, affine_matrix(case, theta))
+
+    return call
+
+
+def _training_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Forward, cross entropy against fixed labels, backward, SGD."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def step() -> object:
+        optimiser.zero_grad(set_to_none=True)
+        scores = model(x).flatten(0, -2)
+        loss = F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=x.device))
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    return step
+
+
+def _time(steps: list[Callable[[], object]], device: str) -> float:
+    return (time_cuda(steps) if device == "cuda" else time_cpu(steps, repeats=3)).ms
+
+
+def measure_network(setting: Setting, sampler: str, device: str) -> Network:
+    """One training step in float32; the share is that of its sampler calls timed by themselves."""
+    create = importlib.import_module("architectures").create_model
+    options: dict[str, Any] = (
+        {} if setting.image_size == 448 else {"image_size": setting.image_size}
+    )
+    torch.manual_seed(0)
+    calls: list[Case] = []
+    with sampler_replaced(_as_sampler(sampler, calls, stn_triton.st_sample)):
+        model = create(setting.name, **options).to(device)
+        x = torch.randn(
+            setting.batch, setting.channels, setting.image_size, setting.image_size, device=device
+        )
+        step = _training_step(model, x)
+        step()
+        own = list(calls)
+        ms = _time([step], device)
+    sampling = 0.0
+    for case in own:
+        grads = case.grads[0] if case.grads else None
+        sampling += _time(
+            make_steps(_provider(sampler), case, grads, [make_inputs(case, device)]), device
+        )
+    return Network(
+        name=setting.name,
+        image_size=setting.image_size,
+        batch=setting.batch,
+        dtype="float32",
+        provider=sampler,
+        ms=ms,
+        images_s=setting.batch / ms * 1e3,
+        sampler_share=sampling / ms,
+    )
+
+
+def available(settings: tuple[Setting, ...] = SETTINGS) -> tuple[Setting, ...]:
+    """The networks that `architectures` can build; none where it is missing."""
+    try:
+        names = set(importlib.import_module("architectures").list_models())
+    except (ImportError, AttributeError):
+        return ()
+    return tuple(setting for setting in settings if setting.name in names)
+
+
+def runs(settings: tuple[Setting, ...] = SETTINGS) -> Iterator[tuple[Setting, str]]:
+    """Every network with every sampler."""
+    for setting in available(settings):
+        for sampler in _SAMPLERS:
+            yield setting, sampler

@@ -1,0 +1,214 @@
+"""The result files: one JSON per GPU and torch version, written whole after every measurement,
+never by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cases import Case, Direction, Grads, least_peak_bytes, min_bytes
+from .timing import Timing
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+Key = tuple[str, str, str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One provider on one case; without a time if its result was wrong or it could not run
+    (`checked` is false).
+    """
+
+    case: str
+    provider: str
+    direction: Direction
+    grads: Grads | None
+    transform: str
+    mode: str
+    padding_mode: str
+    shape: list[int]
+    out_size: list[int]
+    k: int | None
+    dtype: str
+    memory_format: str
+    checked: bool
+    ms: float | None
+    ms_p20: float | None
+    ms_p80: float | None
+    host_us: float | None
+    launches: int | None
+    min_bytes: int
+    gb_s: float | None
+    fraction_of_copy: float | None
+    peak_bytes: int | None
+    least_peak_bytes: int
+
+    @property
+    def key(self) -> Key:
+        """What makes it one record: a second measurement of the same is not taken."""
+        return (
+            f"{self.case}/{self.dtype}/{self.memory_format}",
+            self.provider,
+            self.direction,
+            self.grads,
+        )
+
+
+def key_of(case: Case, provider: str, direction: Direction, grads: Grads | None) -> Key:
+    """The key that a record of these will have."""
+    return (case.key, provider, direction, grads)
+
+
+def make_record(
+    case: Case,
+    provider: str,
+    direction: Direction,
+    grads: Grads | None,
+    timing: Timing | None,
+    copy: float,
+    device: str,
+) -> Record:
+    """A record from a timing, or from None where there is nothing to time."""
+    least = min_bytes(case, direction, grads, device)
+    speed = least / timing.ms / 1e6 if timing else None
+    return Record(
+        case=case.name,
+        provider=provider,
+        direction=direction,
+        grads=grads,
+        transform=case.transform,
+        mode=case.mode,
+        padding_mode=case.padding_mode,
+        shape=list(case.shape),
+        out_size=list(case.out_size),
+        k=case.k,
+        dtype=case.dtype_name,
+        memory_format=case.memory_format,
+        checked=timing is not None,
+        ms=timing.ms if timing else None,
+        ms_p20=timing.ms_p20 if timing else None,
+        ms_p80=timing.ms_p80 if timing else None,
+        host_us=timing.host_us if timing else None,
+        launches=timing.launches if timing else None,
+        min_bytes=least,
+        gb_s=speed,
+        fraction_of_copy=speed / copy if speed is not None else None,
+        peak_bytes=timing.peak_bytes if timing else None,
+        least_peak_bytes=least_peak_bytes(case, direction, grads),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One training step of a whole network; `sampler_share` is the part of it spent in grid and
+    sampler.
+    """
+
+    name: str
+    image_size: int
+    batch: int
+    dtype: str
+    provider: str
+    ms: float
+    images_s: float
+    sampler_share: float
+
+
+@dataclass(kw_only=True)
+class Results:
+    """The content of one result file."""
+
+    gpu: str | None
+    torch: str
+    triton: str | None
+    commit: str | None
+    date: str
+    copy_gb_s: float
+    records: list[Record] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+
+    def keys(self) -> set[Key]:
+        """What has been measured."""
+        return {record.key for record in self.records}
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def commit() -> str | None:
+    """The commit that is measured, with `+` if files differ from it; None outside a repository."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return None if head is None else head + ("+" if _git("status", "--porcelain") else "")
+
+
+def _triton_version() -> str | None:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return None
+
+
+def environment(copy: float, revision: str | None = None) -> Results:
+    """An empty result file for this machine; `revision` where there is no repository to ask."""
+    return Results(
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        torch=torch.__version__,
+        triton=_triton_version(),
+        commit=revision or commit(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        copy_gb_s=copy,
+    )
+
+
+def file_name(gpu: str | None) -> str:
+    """`nvidia-h200-torch2.13.0.json`; `cpu-…` for a dry run."""
+    machine = re.sub(r"[^a-z0-9]+", "-", (gpu or "cpu").lower()).strip("-")
+    return f"{machine}-torch{torch.__version__.split('+')[0]}.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader, or a crash, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def save(results: Results, path: Path) -> None:
+    """Write the file whole."""
+    write_text(path, json.dumps(asdict(results), indent=1) + "\n")
+
+
+def load(path: Path) -> Results:
+    """Read a file back; `ValueError` if it is not of this form."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        records = [Record(**record) for record in content.pop("records")]
+        networks = [Network(**network) for network in content.pop("networks")]
+        return Results(**content, records=records, networks=networks)
+    except (KeyError, TypeError) as error:
+        names = [f.name for f in fields(Results)]
+        raise ValueError(
+            f"{path} is not a result file (an object with {names}): {error}"
+        ) from error
+
+
+def result_files(folder: Path = RESULTS) -> Iterator[Path]:
+    """The committed results."""
+    yield from sorted(folder.glob("*.json"))

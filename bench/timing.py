@@ -1,0 +1,242 @@
+"""Clocks: device time by graph replay over rotating inputs, host time, launches, memory; and
+interleaved CPU pairs.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cases import Case, Grads, Inputs, make_inputs
+from .providers import Provider
+
+Step = Callable[[], object]
+
+_MEASURE_MS = 120.0
+_MOST_SETS = 64
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One provider on one case. `ms` is per call; what the device cannot tell is None."""
+
+    ms: float
+    ms_p20: float
+    ms_p80: float
+    host_us: float
+    launches: int | None
+    peak_bytes: int | None
+
+
+def rotating_inputs(case: Case, device: str) -> list[Inputs]:
+    """Enough copies of a case's tensors, each of its own seed, to be three times as large as the
+    L2.
+    """
+    first = make_inputs(case, device)
+    if device != "cuda":
+        return [first]
+    cache = int(torch.cuda.get_device_properties(0).L2_cache_size)
+    size = sum(t.numel() * t.element_size() for t in (first.input, first.grad))
+    # The values of theta stay those of seed 0, from which the bytes of the case are counted.
+    copies = min(_MOST_SETS, math.ceil(3 * cache / max(size, 1)))
+    return [first] + [
+        Inputs(*(t.clone() for t in (first.input, first.theta, first.grad)))
+        for _ in range(copies - 1)
+    ]
+
+
+def make_steps(
+    provider: Provider, case: Case, grads: Grads | None, sets: Sequence[Inputs]
+) -> list[Step]:
+    """The timed calls, one for each set of inputs; each returns what it computed, so that it can be
+    kept alive.
+    """
+    sample = provider.sample(case)
+
+    def step(inputs: Inputs) -> Step:
+        parameters = (
+            provider.parameters(case, inputs.theta)
+            .detach()
+            .requires_grad_(grads in ("both", "theta"))
+        )
+        x = inputs.input.detach().requires_grad_(grads in ("both", "input"))
+        wanted = [t for t in (x, parameters) if t.requires_grad]
+
+        def forward() -> object:
+            with torch.no_grad():
+                return sample(x, parameters)
+
+        def both_ways() -> object:
+            output = sample(x, parameters)
+            return output, torch.autograd.grad(output, wanted, inputs.grad)
+
+        return forward if grads is None else both_ways
+
+    return [step(inputs) for inputs in sets]
+
+
+def _quantiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 20 % and 80 % point."""
+    ordered = torch.tensor(sorted(samples), dtype=torch.float64)
+    points = torch.quantile(ordered, torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64))
+    median, low, high = points.tolist()
+    return median, low, high
+
+
+def _capture(steps: Sequence[Step]) -> Step | None:
+    """All steps as one graph to replay, or None where something in them cannot be captured."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            kept = [step() for step in steps]
+    except Exception:  # whatever the peer raises: it is then timed uncaptured
+        return None
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+def _event_times(run: Step, calls: int) -> list[float]:
+    """Milliseconds per call, one sample for each run of `calls` calls, for about `_MEASURE_MS`."""
+
+    def timed(repeats: int) -> list[float]:
+        events = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in range(repeats)
+        ]
+        for start, stop in events:
+            start.record()
+            run()
+            stop.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(stop) / calls for start, stop in events]
+
+    once = statistics.median(timed(3)) * calls
+    return timed(min(max(int(_MEASURE_MS / max(once, 1e-3)), 10), 400))
+
+
+def _host_us(steps: Sequence[Step]) -> float:
+    """Time that one call takes of the host, not waiting for the device."""
+    samples = []
+    for _ in range(9):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for i in range(16):
+            steps[i % len(steps)]()
+        samples.append((time.perf_counter() - start) / 16 * 1e6)
+    torch.cuda.synchronize()
+    return statistics.median(samples)
+
+
+def _launches(step: Step) -> int:
+    """Kernels, copies and fills that one call puts on the device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    return sum("CUDA" in str(event.device_type) for event in profiler.events())
+
+
+def _peak_bytes(step: Step) -> int:
+    """Memory that one call needs beyond what was allocated before it, its results included."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def time_cuda(steps: Sequence[Step]) -> Timing:
+    """Device time by graph replay of all steps in a row, or by events around them where they cannot
+    be captured.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for step in (*steps[:3], steps[0]):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    launches, peak, host_us = _launches(steps[0]), _peak_bytes(steps[0]), _host_us(steps)
+    run = _capture(steps) or (lambda: [step() for step in steps])
+    run()
+    ms, low, high = _quantiles(_event_times(run, len(steps)))
+    return Timing(ms, low, high, host_us, launches, peak)
+
+
+def time_cpu(steps: Sequence[Step], repeats: int = 5) -> Timing:
+    """Wall time; host and device are one."""
+    steps[0]()
+    samples = []
+    for i in range(repeats):
+        start = time.perf_counter()
+        steps[i % len(steps)]()
+        samples.append((time.perf_counter() - start) * 1e3)
+    ms, low, high = _quantiles(samples)
+    return Timing(ms, low, high, ms * 1e3, None, None)
+
+
+def measure(provider: Provider, case: Case, grads: Grads | None, sets: Sequence[Inputs]) -> Timing:
+    """Time a provider on a case, on the device that its inputs are on."""
+    steps = make_steps(provider, case, grads, sets)
+    return time_cuda(steps) if sets[0].input.is_cuda else time_cpu(steps)
+
+
+def copy_gb_s(device: str) -> float:
+    """Bandwidth of a large copy inside the device's memory, bytes read plus bytes written."""
+    elements = 2**28 if device == "cuda" else 2**22
+    source = torch.randn(elements, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> Tensor:
+        return target.copy_(source)
+
+    timing = time_cuda([copy]) if device == "cuda" else time_cpu([copy], repeats=9)
+    return 2 * elements * 4 / timing.ms / 1e6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two steps timed in turn: their median times, and the median of the ratios of neighbours."""
+
+    first_ms: float
+    second_ms: float
+    ratio: float
+
+
+def interleaved(first: Step, second: Step, *, seconds: float = 0.5, least: int = 11) -> Pair:
+    """Time two CPU steps alternately, so that whatever else the machine does meets both alike."""
+
+    def clock(step: Step) -> float:
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+    for step in (first, second, first, second):
+        step()
+    times: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        if len(times) % 2:
+            late = clock(second)
+            times.append((clock(first), late))
+        else:
+            times.append((clock(first), clock(second)))
+    return Pair(
+        statistics.median(a for a, _ in times) * 1e3,
+        statistics.median(b for _, b in times) * 1e3,
+        statistics.median(a / b for a, b in times),
+    )

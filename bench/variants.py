@@ -1,0 +1,143 @@
+"""The kernel variants that the compile report covers, and the launches that each one makes.
+
+`covering_set()` takes every transformation, mode, padding, dtype, layout and kind of gradient, each
+at least once with the others at their usual values, and the crossings that change a kernel's shape;
+`every_variant()` crosses them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
+
+import torch
+
+from stn_triton.functional import MODES, PADDING_MODES
+from stn_triton.transforms import TRANSFORMS
+
+from .cases import Grads
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One call of a launcher, up to the values in its tensors; `grads` is None for the forward
+    pass.
+    """
+
+    shape: tuple[int, ...] = (32, 3, 64, 64)
+    out_size: tuple[int, ...] = (64, 64)
+    k: int | None = None
+    transform: str = "affine"
+    mode: str = "bilinear"
+    padding_mode: str = "zeros"
+    dtype: torch.dtype = torch.float32
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    grads: Grads | None = None
+
+    @property
+    def direction(self) -> str:
+        """`fwd` or `bwd`."""
+        return "fwd" if self.grads is None else "bwd"
+
+    @property
+    def dtype_name(self) -> str:
+        """`float32`, … as the report spells it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def flags(self) -> str:
+        """What is compiled in besides the dtype."""
+        channels = f"C={self.shape[1]}"
+        parts = [self.transform, self.mode, self.padding_mode, self.memory_format, channels]
+        parts += [] if self.grads is None else [f"grads={self.grads}"]
+        parts += [] if self.k is None else [f"K={self.k}"]
+        return " ".join(parts)
+
+    @property
+    def name(self) -> str:
+        """Unique among the variants."""
+        sizes = "x".join(map(str, self.shape)) + "-" + "x".join(map(str, self.out_size))
+        return f"{self.direction} {self.dtype_name} {self.flags} {sizes}"
+
+    def wide_loads(self) -> bool:
+        """Whether 16 bytes of channels lie side by side and stay aligned, so that loads can be 128
+        bits wide.
+        """
+        bits = torch.finfo(self.dtype).bits
+        return self.memory_format == "channels_last" and self.shape[1] * bits % 128 == 0
+
+
+_LAYOUTS: tuple[dict[str, Any], ...] = (
+    {"shape": (32, 1, 42, 42), "out_size": (42, 42)},
+    {"shape": (32, 3, 64, 64), "out_size": (64, 64)},
+    {"shape": (32, 3, 64, 64), "out_size": (64, 64), "memory_format": "channels_last"},
+    {"shape": (32, 64, 32, 32), "out_size": (32, 32)},
+    {"shape": (32, 64, 32, 32), "out_size": (32, 32), "memory_format": "channels_last"},
+)
+_KINDS: tuple[Grads | None, ...] = (None, "both", "theta", "input")
+_FORWARD_AND_BOTH = _KINDS[:2]
+
+
+def _unique(variants: Iterator[Variant]) -> tuple[Variant, ...]:
+    return tuple(dict.fromkeys(variants))
+
+
+def _allowed(variant: Variant) -> bool:
+    # Nearest has no theta gradient: asking for both is asking for the input's.
+    return variant.mode != "nearest" or variant.grads in (None, "input")
+
+
+def core_set() -> tuple[Variant, ...]:
+    """The handful that a quick test compiles: each kind of kernel in each layout, and bfloat16."""
+    narrow, wide = _LAYOUTS[1], _LAYOUTS[4]
+    found = [Variant(**layout, grads=grads) for layout in (narrow, wide) for grads in _KINDS]
+    found += [replace(v, dtype=torch.bfloat16) for v in found[4:6]]
+    return tuple(found)
+
+
+def covering_set() -> tuple[Variant, ...]:
+    """At most about 150 variants that together show every option and every kernel.
+
+    Every layout with every kind of gradient; every dtype; every transformation with every padding,
+    and every mode with every padding on affine maps, the layouts in turn.
+    """
+
+    def variants() -> Iterator[Variant]:
+        yield from core_set()
+        for layout, grads in product(_LAYOUTS, _KINDS):
+            yield Variant(**layout, grads=grads)
+        narrow, wide = _LAYOUTS[1], _LAYOUTS[4]
+        for layout, grads in product((narrow, wide), _KINDS):
+            yield Variant(**layout, dtype=torch.bfloat16, grads=grads)
+        for layout, dtype in product((narrow, wide), (torch.float16, torch.float64)):
+            for grads in _FORWARD_AND_BOTH:
+                yield Variant(**layout, dtype=dtype, grads=grads)
+        by_transform = product(TRANSFORMS, MODES[:1], PADDING_MODES)
+        by_mode = product(("affine",), MODES, PADDING_MODES)
+        for turn, (transform, mode, padding) in enumerate((*by_transform, *by_mode)):
+            for each, grads in enumerate(_KINDS):
+                usual = Variant(**(narrow, wide)[(turn + each) % 2], grads=grads)
+                yield replace(usual, transform=transform, mode=mode, padding_mode=padding)
+        for grads in _FORWARD_AND_BOTH:
+            yield Variant(shape=(32, 3, 448, 448), out_size=(224, 224), k=2, grads=grads)
+            yield Variant(shape=(128, 128, 16, 16), out_size=(16, 16), grads=grads)
+
+    return tuple(v for v in _unique(variants()) if _allowed(v))
+
+
+def every_variant() -> tuple[Variant, ...]:
+    """The full crossing of options, dtypes, layouts and gradients."""
+
+    def variants() -> Iterator[Variant]:
+        yield from covering_set()
+        crossing = product(TRANSFORMS, MODES, PADDING_MODES)
+        for (transform, mode, padding), dtype in product(crossing, DTYPES):
+            for layout, grads in product(_LAYOUTS, _KINDS):
+                usual = Variant(**layout, dtype=dtype, grads=grads)
+                yield replace(usual, transform=transform, mode=mode, padding_mode=padding)
+
+    return tuple(v for v in _unique(variants()) if _allowed(v))

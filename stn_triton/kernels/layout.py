@@ -1,0 +1,103 @@
+"""Blocks of pixels and channels: which lanes hold what, and where an element lies in memory.
+
+A block is pixels x channels with the channels in neighbouring lanes (channels_last), or channels x pixels with the
+pixels in neighbouring lanes: `per_pixel` and `per_channel` spread a vector over either, and one kernel serves both.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def per_pixel(x, CHANNELS_LAST: tl.constexpr):
+    """A value for each pixel of a block, spread over its channels."""
+    return tl.expand_dims(x, 1 if CHANNELS_LAST else 0)
+
+
+@triton.jit
+def per_channel(x, CHANNELS_LAST: tl.constexpr):
+    """A value for each channel of a block, spread over its pixels."""
+    return tl.expand_dims(x, 0 if CHANNELS_LAST else 1)
+
+
+@triton.jit
+def tile_pixels(tile, size_x, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
+    """Lanes of two-dimensional tile number `tile` of an image: (px, py), perhaps past the image's end."""
+    tiles_x = tl.cdiv(size_x, TILE_X)
+    lane = tl.arange(0, TILE_X * TILE_Y)
+    px = (tile % tiles_x) * TILE_X + lane % TILE_X
+    py = (tile // tiles_x) * TILE_Y + lane // TILE_X
+    return px, py
+
+
+@triton.jit
+def channel_lanes(block, channel_vectors, BLOCK_C: tl.constexpr, VECTOR: tl.constexpr):
+    """Channels of channel block number `block`, and which of them exist.
+
+    Channel counts and strides come in units of VECTOR elements: the multiplication shows the compiler that VECTOR
+    neighbours lie together and are masked together, so that it moves them with one instruction.
+    """
+    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    return channel, channel < channel_vectors * VECTOR
+
+
+@triton.jit
+def block_offsets(
+    pixel, channel, stride_c, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, OFFSET: tl.constexpr
+):  # fmt: skip
+    """Offsets of a block's elements inside one image, from those of its pixels (in vectors) and its channels."""
+    if CHANNELS_LAST:
+        offsets = per_pixel(pixel, CHANNELS_LAST) * VECTOR + per_channel(channel, CHANNELS_LAST)
+    else:
+        offsets = per_pixel(pixel, CHANNELS_LAST) + per_channel(
+            channel.to(OFFSET) * stride_c, CHANNELS_LAST
+        )
+    return offsets
+
+
+@triton.jit
+def dense_pixels(px, py, size_x, C, CHANNELS_LAST: tl.constexpr, OFFSET: tl.constexpr):
+    """Offsets of pixels (in vectors) in an image without gaps."""
+    pixel = py.to(OFFSET) * size_x + px
+    if CHANNELS_LAST:
+        pixel = pixel * C
+    return pixel
+
+
+@triton.jit
+def block_zeros(
+    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
+    """A block of zeros."""
+    if CHANNELS_LAST:
+        zeros = tl.zeros((PIXELS, BLOCK_C), DTYPE)
+    else:
+        zeros = tl.zeros((BLOCK_C, PIXELS), DTYPE)
+    return zeros
+
+
+@triton.jit
+def lane_zeros(
+    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    VECTOR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Zeros in the shape of `sum_channels` of a block."""
+    if CHANNELS_LAST:
+        zeros = tl.zeros((PIXELS, BLOCK_C // VECTOR), DTYPE)
+    else:
+        zeros = tl.zeros((1, PIXELS), DTYPE)
+    return zeros
+
+
+@triton.jit
+def sum_channels(x, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr):
+    """Add up a block's channels, as far as one lane holds them.
+
+    Pixels in lanes: a lane holds all channels, the result is 1 x pixels. Channels in lanes: a lane holds VECTOR
+    channels, the result is pixels x (channels / VECTOR), and the rest is added once, after all loops.
+    """
+    if CHANNELS_LAST:
+        total = tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // VECTOR, VECTOR)), 2)
+    else:
+        total = tl.expand_dims(tl.sum(x, 0), 0)
+    return total

@@ -1,0 +1,378 @@
+"""The benchmarks' own arithmetic, checks and files; nothing here asserts a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import stn_triton
+from bench import (
+    cases,
+    check,
+    cpu,
+    device,
+    disassembly,
+    networks,
+    providers,
+    report,
+    results,
+    timing,
+)
+from bench.cases import Case
+
+TINY = cases.TINY_CASES
+EAGER = next(p for p in providers.PROVIDERS if p.name == "torch_eager")
+RECORD_KEYS = [
+    "case", "provider", "direction", "grads", "transform", "mode", "padding_mode", "shape",
+    "out_size", "k", "dtype", "memory_format", "checked", "ms", "ms_p20", "ms_p80",
+    "host_us", "launches", "min_bytes", "gb_s",
+    "fraction_of_copy", "peak_bytes", "least_peak_bytes",
+]  # fmt: skip
+
+
+def test_case_names_are_unique() -> None:
+    for group in (cases.BASE_CASES, cases.TINY_CASES, cases.CPU_CASES):
+        keys = [case.key for case in cases.expand(group)]
+        assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+def test_reach_is_what_autograd_touches(case: Case, padding_mode: str) -> None:
+    case = replace(case, padding_mode=padding_mode)
+    x = torch.ones(case.shape, dtype=torch.float64, requires_grad=True)
+    out = check.definition(case, x, cases.make_theta(case).double())
+    out.sum().backward()
+    assert x.grad is not None
+    one_channel = (slice(None), 0)
+    # Border clips whole outputs onto one pixel; the other taps of those have no weight.
+    touched = int((x.grad[one_channel] != 0).sum())
+    reach = cases.reach(case)
+    assert touched <= reach.source <= case.shape[0] * case.shape[2] * case.shape[3]
+    if padding_mode == "zeros":
+        assert reach.source == touched
+        first_channel = out[:, 0] if case.k is None else out[:, :, 0]
+        assert reach.outputs == int((first_channel != 0).sum())
+    else:
+        assert reach.outputs == first_pixels(case)
+
+
+def first_pixels(case: Case) -> int:
+    return case.maps * case.out_size[0] * case.out_size[1]
+
+
+def test_bytes_of_the_identity() -> None:
+    # Attention crops of scale 0.5 at half size: every output pixel lies between four source pixels.
+    case = Case(name="", shape=(2, 3, 8, 8), out_size=(4, 4), dtype=torch.bfloat16)
+    reach = cases.reach(case)
+    source, out, whole = reach.source * 3 * 2, 2 * 3 * 16 * 2, 2 * 3 * 64 * 2
+    passed_on = reach.outputs * 3 * 2
+    assert cases.min_bytes(case, "fwd", None) == source + out
+    assert cases.min_bytes(case, "fwd+bwd", "theta") == 2 * source + out + passed_on
+    assert cases.min_bytes(case, "fwd+bwd", "input") == source + out + passed_on + whole
+    assert cases.min_bytes(case, "fwd+bwd", "both") == 2 * source + out + passed_on + whole
+    assert cases.least_peak_bytes(case, "fwd+bwd", "both") == out + whole + 2 * 6 * 4
+
+
+def test_inputs_repeat_and_keep_clear_of_kinks() -> None:
+    case = replace(TINY[1], memory_format="channels_last", dtype=torch.bfloat16)
+    first, again = cases.make_inputs(case), cases.make_inputs(case)
+    for name in ("input", "theta", "grad"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert first.input.is_contiguous(memory_format=torch.channels_last)
+    assert first.theta.dtype is torch.float32
+    clear = cases.clear_of_kinks(case, first.theta)
+    assert 0.9 < clear.double().mean() <= 1
+    assert not first.grad[(~clear).expand_as(first.grad)].any()
+
+
+@pytest.mark.parametrize("name", [p.name for p in providers.present("cpu")])
+@pytest.mark.parametrize("case", [*cases.expand(TINY)], ids=lambda case: case.key)
+def test_providers_agree_with_the_definition(name: str, case: Case) -> None:
+    (provider,) = providers.present("cpu", [name])
+    inputs = cases.make_inputs(case)
+    for direction, grads in case.directions():
+        if provider.can(case, direction, grads):
+            actual = check.run(provider.on_theta(case), inputs, grads)
+            assert check.verdict(case, actual, check.expect(case, inputs, grads)) is None
+
+
+def test_the_check_finds_errors() -> None:
+    case = TINY[1]
+    inputs = cases.make_inputs(case)
+    expected = check.expect(case, inputs, "both")
+    right = check.run(lambda x, theta: check.definition(case, x, theta), inputs, "both")
+    assert check.verdict(case, right, expected) is None
+    assert right.grad_theta is not None
+    wrong = {
+        "output": replace(right, output=right.output * 1.001),
+        "grad_theta": replace(right, grad_theta=right.grad_theta * 1.01),
+        "finite": replace(right, output=right.output / 0),
+        "float16": replace(right, output=right.output.half()),
+        "shape": replace(right, grad_theta=right.grad_theta[:1]),
+        "order": replace(right, output=right.output.contiguous(memory_format=torch.channels_last)),
+    }
+    for word, actual in wrong.items():
+        assert word in str(check.verdict(case, actual, expected))
+
+
+def test_unknown_providers_are_named() -> None:
+    with pytest.raises(ValueError, match="no_such"):
+        providers.present("cpu", ["no_such"])
+
+
+def test_cudnn_and_roi_align_take_only_their_own_cases() -> None:
+    by_name = {p.name: p for p in providers.PROVIDERS}
+    able = {
+        name: {c.name for c in cases.BASE_CASES if by_name[name].can(c, "fwd", None)}
+        for name in ("cudnn", "torchvision_roi_align", "flaggems")
+    }
+    assert able["cudnn"] == {"corners-8x3x1234x1345", "corners-8x64x56"}
+    assert able["torchvision_roi_align"] == {"crops-32x3x448-k2", "crops-32x3x448-k4"}
+    assert not by_name["flaggems"].can(cases.BASE_CASES[0], "fwd+bwd", "both")
+    assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "fwd+bwd", "theta")
+
+
+def dry_run(folder: Path, *arguments: str) -> dict[str, object]:
+    status = device.main(
+        [
+            "--out",
+            str(folder),
+            "--device",
+            "cpu",
+            "--skip-correctness",
+            "--minutes",
+            "3",
+            *arguments,
+        ]
+    )
+    assert status == 0
+    content: dict[str, object] = json.loads((folder / results.file_name(None)).read_text())
+    return content
+
+
+def test_dry_run_and_resume(tmp_path: Path) -> None:
+    content = dry_run(tmp_path)
+    assert list(content) == [
+        "gpu", "torch", "triton", "commit", "date", "copy_gb_s", "records", "networks",
+    ]  # fmt: skip
+    assert content["gpu"] is None
+    records = content["records"]
+    assert isinstance(records, list)
+    assert records
+    assert all(list(record) == RECORD_KEYS for record in records)
+    ours = [record for record in records if record["provider"] == "stn_triton"]
+    assert len(ours) == sum(len([*case.directions()]) for case in cases.expand(TINY))
+    assert all(record["checked"] and record["ms"] > 0 for record in ours)
+    assert results.file_name(None).startswith("cpu-torch")
+    assert "no figures" in (tmp_path / results.file_name(None)).with_suffix(".md").read_text()
+    shorter = {**content, "records": records[1:]}
+    (tmp_path / results.file_name(None)).write_text(json.dumps(shorter))
+    resumed = dry_run(tmp_path, "--resume")["records"]
+    assert isinstance(resumed, list)
+    assert resumed[:-1] == records[1:]
+    assert {k: resumed[-1][k] for k in RECORD_KEYS[:12]} == {
+        k: records[0][k] for k in RECORD_KEYS[:12]
+    }
+
+
+def test_a_dry_run_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        device.main(["--out", str(results.RESULTS / "x"), "--device", "cpu"])
+    assert "no result" in capsys.readouterr().err
+    assert not (results.RESULTS / "x").exists()
+
+
+def test_committed_results_come_from_gpus() -> None:
+    for path in results.result_files():
+        content = results.load(path)
+        assert content.gpu
+        assert content.copy_gb_s > 0
+        machine = results.file_name(content.gpu).split("-torch")[0]
+        assert path.name == f"{machine}-torch{content.torch.split('+')[0]}.json"
+
+
+def example(provider: str, ms: float | None) -> results.Record:
+    took = None if ms is None else timing.Timing(ms, ms, ms, 5.0, 1, 3 * 10**4)
+    return results.make_record(TINY[0], provider, "fwd", None, took, 100.0, "cpu")
+
+
+def test_result_files_round_trip(tmp_path: Path) -> None:
+    made = results.environment(100.0)
+    made.gpu = "Some GPU 3000"
+    made.records = [example("stn_triton", 0.5), example("flaggems", None)]
+    made.networks = [
+        results.Network(
+            name="n", image_size=1, batch=2, dtype="float32", provider="stn_triton",
+            ms=1.0, images_s=2000.0, sampler_share=0.01,
+        )
+    ]  # fmt: skip
+    path = tmp_path / "deep" / results.file_name(made.gpu)
+    results.save(made, path)
+    assert results.load(path) == made
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert [f.name for f in fields(results.Record)] == RECORD_KEYS
+    first = made.records[0]
+    assert first.gb_s == pytest.approx(first.min_bytes / 0.5e-3 / 1e9)
+    assert first.fraction_of_copy == pytest.approx(first.gb_s / 100)
+    assert not made.records[1].checked
+    path.write_text('{"records": [], "networks": [], "other": 1}')
+    with pytest.raises(ValueError, match="not a result file"):
+        results.load(path)
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = results.environment(100.0)
+    made.records = [
+        example("stn_triton", 0.5),
+        example("torch_eager", 2.0),
+        example("flaggems", None),
+    ]
+    path = tmp_path / "r.json"
+    results.save(made, path)
+    assert report.main([str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "| `torch_eager`, fwd | 4.00x | 4.00x | 4.00x | 1 |" in text
+    assert "wrong" in text
+    assert report.main([str(tmp_path / "missing.json")]) == 1
+
+
+def test_cpu_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(cpu.comparisons(TINY[:1], (torch.float32,), seconds=0.0))
+    assert [row.direction for row in rows] == ["fwd", "fwd+bwd", "fwd+bwd"]
+    assert all(row.wrong is None for row in rows)
+    fixed = [replace(rows[0], ratio=2.0), replace(rows[0], ratio=0.5)]
+    assert "geometric mean 1.00x, lowest 0.50x of 2 cases" in cpu.summary(fixed)
+    assert "missed" in cpu.summary(fixed)
+    wrong = replace(rows[0], ratio=None, eager_ms=None, ours_ms=None, wrong="off by one")
+    assert "not timed: off by one" in cpu.line(wrong)
+    assert "1 not passing the check" in cpu.summary([fixed[0], wrong])
+
+
+def test_interleaving_takes_both_in_turn() -> None:
+    order: list[str] = []
+    pair = timing.interleaved(lambda: order.append("a"), lambda: order.append("b"), seconds=0.0)
+    assert order.count("a") == order.count("b") == 2 + 11
+    assert pair.ratio > 0
+
+
+def test_networks_use_the_sampler_that_is_asked_for() -> None:
+    x, theta = torch.randn(2, 3, 6, 6), torch.eye(2, 3).repeat(2, 1, 1)
+    seen: list[Case] = []
+    original = stn_triton.st_sample
+    with networks.sampler_replaced(networks._as_sampler("torch_eager", seen, original)):
+        assert stn_triton.st_sample is not original
+        got = stn_triton.st_sample(x.requires_grad_(), theta, (6, 6))
+    assert stn_triton.st_sample is original
+    torch.testing.assert_close(got, x, atol=1e-5, rtol=0)
+    assert [(case.shape, case.k, case.grads) for case in seen] == [((2, 3, 6, 6), None, ("input",))]
+
+
+def test_sass_is_read() -> None:
+    sass = """
+        /*0160*/              @!P0 LDG.E.U16 R8, desc[UR6][R16.64] ;
+        /*0170*/                   LDG.E.128.CONSTANT R8, desc[UR6][R16.64] ;
+        /*0180*/              @P1 RED.E.ADD.F32.FTZ.RN.STRONG.GPU desc[UR6][R2.64], R5 ;
+        /*0190*/                   ATOMS.ADD R1, [R2], R3 ;
+        /*01a0*/                   REDUX.SUM UR4, R2 ;
+        /*01b0*/              @UP0 ATOMG.E.ADD.F32 PT, RZ, desc[UR6][R2.64], R27 ;
+        /*01c0*/                   NOP ;
+    """
+    facts = disassembly.nvidia_facts(
+        sass, "Function k:\n  REG:32 STACK:8 SHARED:0 LOCAL:4 CONSTANT[0]:1"
+    )
+    assert facts == disassembly.CodeFacts(
+        registers=32, spill_bytes=12, global_atomics=2, widest_global_load_bits=128, instructions=6
+    )
+    assert disassembly.nvidia_facts(
+        "/*0000*/ LDG.E.ENL2.256 R8, R2 ;", "REG:1 STACK:0 LOCAL:0"
+    ) == (disassembly.CodeFacts(1, 0, 0, 256, 1))
+
+
+def test_amdgcn_is_read() -> None:
+    text = (
+        "\tglobal_load_dwordx4 v[0:3], v4, s[0:1]\n\tbuffer_load_ushort v9, v4, s[16:19], 0 offen\n"
+        "\tglobal_atomic_add_f32 v4, v0, s[4:5]\n\t.amdgpu_metadata\n  - .agpr_count:     0\n"
+        "    .private_segment_fixed_size: 16\n    .vgpr_count:     13\n"
+    )
+    assert disassembly.amd_facts(text) == disassembly.CodeFacts(13, 16, 1, 128, 3)
+
+
+def test_ptx_is_read() -> None:
+    text = """
+        .file 1 "/somewhere/coords.py"
+        .loc 1 7 3
+        ld.global.b32 { %r1 }, [ %rd1 + 0 ];
+        mov.b32 %f1, %r1;
+        .loc 1 9 3
+        fma.rn.f32 %f3, %f1, %f2, 0f3F000000;
+        fma.rn.f32 %f4, %f2, %f1, %f3;
+        .loc 1 12 3
+        add.f64 %fd1, %fd2, %fd3;
+    """
+    assert disassembly.expressions_at(text, "coords.py", range(9, 10)) == {
+        "fma.rn.f32(?, ld, fma.rn.f32(?, ld, 0f3F000000))"
+    }
+    assert disassembly.uses_float64(text)
+    assert not disassembly.uses_float64(text.replace("f64", "f32"))
+
+
+def collected(*arguments: str) -> str:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--collect-only",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *arguments,
+        ],
+        cwd=results.ROOT,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_benchmark_option_chooses_what_is_collected() -> None:
+    pytest.importorskip("pytest_benchmark")
+    everything = collected("--benchmark")
+    assert "benchmark_sampler.py::test_throughput" in everything
+    assert "tests/" not in everything
+    providers_in_order = [
+        line.rsplit("-", 1)[-1].rstrip("]")
+        for line in everything.splitlines()
+        if "cpu-64x1x42" in line
+    ]
+    assert providers_in_order[:2] == ["stn_triton", "torch_eager"]
+    here = str(Path(__file__).relative_to(results.ROOT))
+    only = collected("--benchmark", f"{here}::test_sass_is_read")
+    assert "test_sass_is_read" in only
+    assert "test_throughput" not in only
+    assert "test_throughput" not in collected(here)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_timing_on_a_gpu() -> None:
+    case = TINY[1]
+    took = timing.measure(EAGER, case, "both", timing.rotating_inputs(case, "cuda"))
+    assert 0 < took.ms_p20 <= took.ms <= took.ms_p80
+    assert took.host_us > 0
+    assert took.launches is not None
+    assert took.launches > 5
+    assert took.peak_bytes is not None
+    assert took.peak_bytes >= cases.least_peak_bytes(case, "fwd+bwd", "both")
+    json.dumps(asdict(took))
