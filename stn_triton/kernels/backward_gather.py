@@ -25,7 +25,8 @@ from .layout import (
     lane_zeros,
     per_channel,
     per_pixel,
-    sum_channels,
+    sum_lane_channels,
+    sum_pixels,
     tile_pixels,
 )
 from .preimage import candidates, clips, half_open, invert, row_range
@@ -70,12 +71,12 @@ def _visit(
         visited &= near.to(tl.int32) != skipped
     pixel = dense_pixels(px, py, OW, C, CHANNELS_LAST, OFFSET)
     grad = tl.load(
-        grad_ptr + block_offsets(pixel, channel, OH * OW, CHANNELS_LAST, VECTOR, OFFSET),
+        grad_ptr + block_offsets(pixel, channel, OW.to(OFFSET) * OH, CHANNELS_LAST, VECTOR, OFFSET),
         mask=per_pixel(visited, CHANNELS_LAST) & exists, other=0.0,
     ).to(COMPUTE)  # fmt: skip
     total += per_pixel(wx * wy, CHANNELS_LAST) * grad
     if WITH_THETA:
-        along = sum_channels(grad * u, CHANNELS_LAST, VECTOR)
+        along = sum_lane_channels(grad * u, CHANNELS_LAST, VECTOR)
         by_x = per_pixel(slope_x * wy, CHANNELS_LAST) * along
         by_y = per_pixel(wx * slope_y, CHANNELS_LAST) * along
         dx, dy = per_pixel(dx, CHANNELS_LAST), per_pixel(dy, CHANNELS_LAST)
@@ -183,7 +184,7 @@ def _gather_backward_kernel(
                             channel, exists,
                             MODE, PADDING, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, WITH_THETA,
                         )  # fmt: skip
-                given = per_channel(tl.sum(given, 0 if CHANNELS_LAST else 1), CHANNELS_LAST)
+                given = per_channel(sum_pixels(given, CHANNELS_LAST), CHANNELS_LAST)
                 total += tl.where(per_pixel(lane == j, CHANNELS_LAST), given, 0.0)
                 j = tl.min(tl.where(waiting > j, waiting, PIXELS))
 
@@ -198,7 +199,7 @@ def _gather_backward_kernel(
     pixel = dense_pixels(ix, iy, W, C, CHANNELS_LAST, OFFSET)
     tl.store(
         grad_input_ptr + n.to(tl.int64) * C * VECTOR * H * W
-        + block_offsets(pixel, channel, H * W, CHANNELS_LAST, VECTOR, OFFSET),
+        + block_offsets(pixel, channel, W.to(OFFSET) * H, CHANNELS_LAST, VECTOR, OFFSET),
         total.to(grad_input_ptr.dtype.element_ty),
         mask=per_pixel(inside, CHANNELS_LAST) & exists,
     )  # fmt: skip

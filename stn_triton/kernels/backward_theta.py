@@ -23,6 +23,7 @@ from .layout import (
     dense_pixels,
     per_channel,
     per_pixel,
+    sum_channels,
     tile_pixels,
 )
 
@@ -71,12 +72,11 @@ def _theta_backward_kernel(
     pixel = dense_pixels(px, py, OW, C, CHANNELS_LAST, OFFSET)
     grad = tl.load(
         grad_output_ptr + nk.to(tl.int64) * C * VECTOR * OH * OW
-        + block_offsets(pixel, channel, OH * OW, CHANNELS_LAST, VECTOR, OFFSET),
+        + block_offsets(pixel, channel, OW.to(OFFSET) * OH, CHANNELS_LAST, VECTOR, OFFSET),
         mask=per_pixel(inside_output, CHANNELS_LAST) & exists, other=0.0,
     ).to(COMPUTE)  # fmt: skip
-    AXIS: tl.constexpr = 1 if CHANNELS_LAST else 0
-    by_x = tl.where(moves_x, tl.sum(by_x * grad, AXIS), 0.0)
-    by_y = tl.where(moves_y, tl.sum(by_y * grad, AXIS), 0.0)
+    by_x = tl.where(moves_x, sum_channels(by_x * grad, CHANNELS_LAST), 0.0)
+    by_y = tl.where(moves_y, sum_channels(by_y * grad, CHANNELS_LAST), 0.0)
     sums = (
         tl.sum(by_x * dx), tl.sum(by_x * dy), tl.sum(by_x),
         tl.sum(by_y * dx), tl.sum(by_y * dy), tl.sum(by_y),

@@ -67,7 +67,8 @@ def _sample_forward_kernel(
     image_ptr = output_ptr + nk.to(tl.int64) * C * VECTOR * OH * OW
     pixel = dense_pixels(px, py, OW, C, CHANNELS_LAST, OFFSET)
     tl.store(
-        image_ptr + block_offsets(pixel, channel, OH * OW, CHANNELS_LAST, VECTOR, OFFSET),
+        image_ptr
+        + block_offsets(pixel, channel, OW.to(OFFSET) * OH, CHANNELS_LAST, VECTOR, OFFSET),
         total.to(output_ptr.dtype.element_ty),
         mask=per_pixel(written, CHANNELS_LAST) & exists,
     )

@@ -1,23 +1,30 @@
 """Blocks of pixels and channels: which lanes hold what, and where an element lies in memory.
 
-A block is pixels x channels with the channels in neighbouring lanes (channels_last), or channels x pixels with the
-pixels in neighbouring lanes: `per_pixel` and `per_channel` spread a vector over either, and one kernel serves both.
+A block has one axis of pixels and one of channels. Neighbouring lanes hold channels (channels_last) or pixels:
+`per_pixel` and `per_channel` spread a vector over either, and one kernel serves both.
 """
 
 import triton
 import triton.language as tl
 
+PIXELS_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
+"""Which axis comes first where pixels are to be in neighbouring lanes.
+
+A gather shows the compiler no contiguous axis, so it takes one by position: the first up to Triton 3.6, the last in
+3.9. The other way round, lanes lie along channels, and every kernel converts layouts through shared memory.
+"""
+
 
 @triton.jit
 def per_pixel(x, CHANNELS_LAST: tl.constexpr):
     """A value for each pixel of a block, spread over its channels."""
-    return tl.expand_dims(x, 1 if CHANNELS_LAST else 0)
+    return tl.expand_dims(x, 1 if CHANNELS_LAST or PIXELS_FIRST else 0)
 
 
 @triton.jit
 def per_channel(x, CHANNELS_LAST: tl.constexpr):
     """A value for each channel of a block, spread over its pixels."""
-    return tl.expand_dims(x, 0 if CHANNELS_LAST else 1)
+    return tl.expand_dims(x, 0 if CHANNELS_LAST or PIXELS_FIRST else 1)
 
 
 @triton.jit
@@ -49,9 +56,8 @@ def block_offsets(
     if CHANNELS_LAST:
         offsets = per_pixel(pixel, CHANNELS_LAST) * VECTOR + per_channel(channel, CHANNELS_LAST)
     else:
-        offsets = per_pixel(pixel, CHANNELS_LAST) + per_channel(
-            channel.to(OFFSET) * stride_c, CHANNELS_LAST
-        )
+        channel = per_channel(channel.to(OFFSET) * stride_c, CHANNELS_LAST)
+        offsets = per_pixel(pixel, CHANNELS_LAST) + channel
     return offsets
 
 
@@ -69,7 +75,7 @@ def block_zeros(
     PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, DTYPE: tl.constexpr
 ):  # fmt: skip
     """A block of zeros."""
-    if CHANNELS_LAST:
+    if CHANNELS_LAST or PIXELS_FIRST:
         zeros = tl.zeros((PIXELS, BLOCK_C), DTYPE)
     else:
         zeros = tl.zeros((BLOCK_C, PIXELS), DTYPE)
@@ -77,27 +83,35 @@ def block_zeros(
 
 
 @triton.jit
-def lane_zeros(
-    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    VECTOR: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Zeros in the shape of `sum_channels` of a block."""
-    if CHANNELS_LAST:
-        zeros = tl.zeros((PIXELS, BLOCK_C // VECTOR), DTYPE)
-    else:
-        zeros = tl.zeros((1, PIXELS), DTYPE)
-    return zeros
+def sum_pixels(x, CHANNELS_LAST: tl.constexpr):
+    """Add up a block's pixels: a vector of channels."""
+    return tl.sum(x, 0 if CHANNELS_LAST or PIXELS_FIRST else 1)
 
 
 @triton.jit
-def sum_channels(x, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr):
-    """Add up a block's channels, as far as one lane holds them.
+def sum_channels(x, CHANNELS_LAST: tl.constexpr):
+    """Add up a block's channels: a vector of pixels."""
+    return tl.sum(x, 1 if CHANNELS_LAST or PIXELS_FIRST else 0)
 
-    Pixels in lanes: a lane holds all channels, the result is 1 x pixels. Channels in lanes: a lane holds VECTOR
-    channels, the result is pixels x (channels / VECTOR), and the rest is added once, after all loops.
+
+@triton.jit
+def sum_lane_channels(x, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr):
+    """Add up a block's channels as far as one lane holds them.
+
+    Pixels in lanes: a lane holds all channels, the result is a block of one channel. Channels in lanes: a lane holds
+    VECTOR of them, the result is pixels x (channels / VECTOR), to be added up once, after all loops.
     """
     if CHANNELS_LAST:
         total = tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // VECTOR, VECTOR)), 2)
     else:
-        total = tl.expand_dims(tl.sum(x, 0), 0)
+        total = per_pixel(sum_channels(x, CHANNELS_LAST), CHANNELS_LAST)
     return total
+
+
+@triton.jit
+def lane_zeros(
+    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    VECTOR: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Zeros in the shape of `sum_lane_channels` of a block."""
+    return block_zeros(PIXELS, BLOCK_C // VECTOR if CHANNELS_LAST else 1, CHANNELS_LAST, DTYPE)
