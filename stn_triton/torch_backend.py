@@ -69,8 +69,8 @@ def _sample_by_rows(
     ends = matrix.new_tensor([width - corners, height - corners]) / 2
     middle = matrix.new_tensor([width - 1.0, height - 1.0]) / 2
     columns, rows = (columns * ends).movedim(-1, 0), (rows * ends + middle).movedim(-1, 0)
-    x, y = (columns.unsqueeze(3) + rows.unsqueeze(4)).flatten(2)
-    output = sample_rows(image, x, y, options.mode, options.padding_mode)
+    source = (columns.unsqueeze(3) + rows.unsqueeze(4)).flatten(2)  # (2, N, K h w)
+    output = sample_rows(image, source, options.mode, options.padding_mode)
     return output.view(n, k, *out_size, -1).movedim(-1, -3)
 
 
@@ -117,7 +117,8 @@ def _tame(matrix: Tensor) -> bool:
     """Whether no coordinate can overflow, where that is known without waiting for a device or breaking a graph."""
     if matrix.device.type != "cpu" or _is_traced():
         return False
-    return bool(matrix.detach().abs().amax() < 1e5) if matrix.numel() else True
+    least, most = torch.aminmax(matrix.detach())
+    return least.item() > -1e5 and most.item() < 1e5  # False if NaN
 
 
 def _is_traced() -> bool:

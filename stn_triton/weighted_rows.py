@@ -18,45 +18,47 @@ FEWEST_CHANNELS_TO_TURN = 64
 """The same where the image and the result have to be turned from and to NCHW."""
 
 
-def sample_rows(input: Tensor, x: Tensor, y: Tensor, mode: str, padding_mode: str) -> Tensor:
+def sample_rows(input: Tensor, source: Tensor, mode: str, padding_mode: str) -> Tensor:
     """Sample at source coordinates in pixels.
 
-    Shapes: input (N, C, H, W) float32; x, y (N, P) float32, finite. Returns (N, P, C), the channels of a pixel side by
-    side in memory. Gradients for input, x and y.
+    Shapes: input (N, C, H, W) float32; source (2, N, P) float32, x and y, finite. Returns (N, P, C), the channels of a
+    pixel side by side in memory. Gradients for input and source.
     """
     n, channels, height, width = input.shape
-    columns, weights_x = _taps(x, width, mode, padding_mode)
-    lines, weights_y = _taps(y, height, mode, padding_mode)
-    image = torch.arange(n, dtype=torch.int32).mul_(height * width).view(n, 1, 1)
-    index = (lines * width + image).unsqueeze(-1) + columns.unsqueeze(-2)  # (N, P, T, T)
-    weights = weights_y.unsqueeze(-1) * weights_x.unsqueeze(-2)
-    taps = index.shape[-1] ** 2
+    at, weights = _taps(source, (width, height), mode, padding_mode)
+    image = torch.arange(n, dtype=torch.int32).mul_(height * width).unsqueeze(1)
+    lines = [y * width + image for y in at[:, 1]]
+    # Pair by pair: a broadcast over two taps would run in steps of two elements.
+    index = torch.stack([line + x for line in lines for x in at[:, 0]], -1)  # (N, P, T * T)
+    weight = torch.stack([wy * wx for wy in weights[:, 1] for wx in weights[:, 0]], -1)
     rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
-    output = _WeightedRows.apply(rows, weights.view(-1, taps), index.view(-1, taps))
+    output = _WeightedRows.apply(rows, weight.flatten(0, 1), index.flatten(0, 1))
     return output.view(n, -1, channels)
 
 
-def _taps(s: Tensor, size: int, mode: str, padding_mode: str) -> tuple[Tensor, Tensor]:
-    """Whole coordinates (int32, inside) and weights of the taps of a coordinate, (N, P, T).
+def _taps(
+    source: Tensor, size: tuple[int, int], mode: str, padding_mode: str
+) -> tuple[Tensor, Tensor]:
+    """Whole coordinates (int32, inside) and weights of the taps of source coordinates, (T, 2, N, P).
 
     A tap outside weighs nothing and reads its inside neighbour.
     """
+    last = source.new_tensor(size).view(2, 1, 1) - 1
     if padding_mode == "border":
-        free = (s > 0) & (s < size - 1)
-        s = torch.where(free, s, s.detach().clamp(0, size - 1))
+        clipped = source.detach().clamp(torch.zeros(()), last)
+        source = torch.where((source > 0) & (source < last), source, clipped)
     else:
-        s = s.clamp(-2, size + 1)
+        source = source.clamp(-torch.full((), 2.0), last + 2)
     if mode == "nearest":
-        at = s.detach().round().int().unsqueeze(-1)
-        weights = torch.ones_like(s).unsqueeze(-1)
+        at = source.detach().round().unsqueeze(0)
+        weights = torch.ones_like(at)
     else:
-        low = s.detach().floor()
-        first = low.int()
-        at = torch.stack((first, first + 1), -1)
-        rest = s - low
-        weights = torch.stack((1 - rest, rest), -1)
-    inside = (at >= 0) & (at < size)
-    return at.clamp_(0, size - 1), weights * inside
+        low = source.detach().floor()
+        rest = source - low
+        at = torch.stack((low, low + 1))
+        weights = torch.stack((1 - rest, rest))
+    inside = at.clamp(torch.zeros(()), last)
+    return inside.int(), torch.where(inside == at, weights, 0.0)
 
 
 class _WeightedRows(torch.autograd.Function):

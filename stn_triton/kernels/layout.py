@@ -10,8 +10,8 @@ import triton.language as tl
 PIXELS_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
 """Which axis comes first where pixels are to be in neighbouring lanes.
 
-A gather shows the compiler no contiguous axis, so it takes one by position: the first up to Triton 3.6, the last in
-3.9. The other way round, lanes lie along channels, and every kernel converts layouts through shared memory.
+A gather shows the compiler no contiguous axis, so it takes one by position: the first up to Triton 3.6, the last
+since 3.7. The other way round, lanes lie along channels, and every kernel converts layouts through shared memory.
 """
 
 
