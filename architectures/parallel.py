@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from stn_triton.modules import SpatialTransformer, broadcast_theta
+from stn_triton.modules import SpatialTransformer, broadcast_theta, check_positive
 from stn_triton.transforms import TRANSFORMS
 
 
@@ -53,8 +53,7 @@ class ParallelSTN(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if num_transformers is None:
-            raise TypeError("num_transformers must be an int, got None")
+        check_positive("num_transformers", num_transformers)
         k = num_transformers
         localisations = _one_or_each("localisation", localisation, k)
         options["in_features"] = in_features

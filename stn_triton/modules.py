@@ -87,10 +87,10 @@ class SpatialTransformer(nn.Module):
             raise TypeError(f"localisation must be an nn.Module, got {type(localisation).__name__}")
         if transform not in TRANSFORMS:
             raise ValueError(_unknown("transform", transform, TRANSFORMS))
-        _check_positive("in_features", in_features)
-        _check_positive("grid", grid)
+        check_positive("in_features", in_features)
+        check_positive("grid", grid)
         if num_transformers is not None:
-            _check_positive("num_transformers", num_transformers)
+            check_positive("num_transformers", num_transformers)
         self.out_size = None if out_size is None else _checked_size(out_size)
         self.in_features = in_features
         self.transform = transform
@@ -184,7 +184,8 @@ def _unknown(what: str, got: object, allowed: Iterable[str]) -> str:
     return f"{what} must be one of {', '.join(map(repr, names))}, got {got!r}{hint}"
 
 
-def _check_positive(name: str, value: object) -> None:
+def check_positive(name: str, value: object) -> None:
+    """Refuse what is not an int of at least 1; the error begins with `name`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 1:
@@ -197,7 +198,7 @@ def _checked_size(out_size: Sequence[int]) -> tuple[int, int]:
     if len(out_size) != 2:
         raise ValueError(f"out_size must be (h, w), got {len(out_size)} entries: {tuple(out_size)}")
     for value in out_size:
-        _check_positive("every entry of out_size", value)
+        check_positive("every entry of out_size", value)
     return int(out_size[0]), int(out_size[1])
 
 

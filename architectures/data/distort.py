@@ -22,6 +22,7 @@ def rts_theta(
     generator: torch.Generator,
     degrees: float = 45.0,
     scale: tuple[float, float] = (0.7, 1.2),
+    spread: float = 1.0,
 ) -> Tensor:
     """Draw the thetas that rotate, scale and place each image on a canvas.
 
@@ -31,7 +32,8 @@ def rts_theta(
 
     The angle is uniform in [-degrees, degrees], the scale (canvas pixels per image pixel) uniform
     in `scale`, and the place uniform over those where the whole of the image's ink stays on the
-    canvas; ink is what is above 0. Ink too large for the canvas is put in its middle.
+    canvas; ink is what is above 0. Ink too large for the canvas is put in its middle. A `spread`
+    below 1 keeps to that part of the places around the middle: at 0 all ink is in the middle.
 
     Shapes: images (N, 1, H, W), on the generator's device -> theta (N, 2, 3) float32. Each sum of
     pixels grows by about scale².
@@ -55,7 +57,7 @@ def rts_theta(
     low, high = _ink_bounds(images, forward)
     half = torch.tensor((canvas[1], canvas[0]), device=images.device) / 2
     first, last = -half - low, half - high  # ink's corners at the canvas's edges
-    room = (last - first).clamp(min=0)
+    room = (last - first).clamp(min=0) * spread
     place = torch.stack([uniform(0.0, 1.0, n, generator) for _ in range(2)], 1)
     shift = (first + last) / 2 + (place - 0.5) * room
 
@@ -73,9 +75,12 @@ def rts(
     generator: torch.Generator,
     degrees: float = 45.0,
     scale: tuple[float, float] = (0.7, 1.2),
+    spread: float = 1.0,
 ) -> Tensor:
     """Rotate, scale and place images at random (`rts_theta`): (N, 1, H, W) -> (N, 1, *canvas)."""
-    theta = rts_theta(images, canvas, generator=generator, degrees=degrees, scale=scale)
+    theta = rts_theta(
+        images, canvas, generator=generator, degrees=degrees, scale=scale, spread=spread
+    )
     return st_sample(images, theta, canvas)
 
 
