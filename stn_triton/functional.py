@@ -89,7 +89,7 @@ def _checked_size(out_size: Sequence[int]) -> tuple[int, int]:
         raise ValueError(f"out_size must have 2 entries, (h, w), got {len(out_size)}: {out_size!r}")
     try:
         height, width = (
-            length if isinstance(length, torch.SymInt) else operator.index(length)
+            length if isinstance(length, (int, torch.SymInt)) else operator.index(length)
             for length in out_size
         )
     except TypeError:

@@ -143,5 +143,7 @@ sample.register_autograd(_backward, setup_context=_setup_context)
 def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` by the Triton kernels, arguments validated."""
     if torch.compiler.is_compiling():
+        if torch.autograd.forward_ad._current_level >= 0:  # the operator would give zeros
+            raise RuntimeError("st_sample has no forward-mode derivatives inside torch.compile")
         return sample(input, theta, *out_size, *options)
     return _Sample.apply(input, theta, out_size, options)

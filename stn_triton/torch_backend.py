@@ -43,13 +43,12 @@ def _sample_by_grid(
 ) -> Tensor:
     """(N, K, C, h, w) by `grid_sampler`: K results one above the other, so that the image is not copied K times."""
     columns, rows = _separate(matrix, out_size, options.align_corners)
-    if _is_traced():
-        grid = columns.unsqueeze(2) + rows.unsqueeze(3)
-    else:
+    if _tame(matrix):
         # As complex numbers x + iy, the sum and the two sums of its derivative run over whole rows of memory.
         columns, rows = torch.view_as_complex(columns), torch.view_as_complex(rows)
         grid = torch.view_as_real(columns.unsqueeze(2) + rows.unsqueeze(3))  # (N, K, h, w, 2)
-    if not _tame(matrix):
+    else:
+        grid = columns.unsqueeze(2) + rows.unsqueeze(3)
         grid = grid.nan_to_num(nan=-_FAR, posinf=_FAR, neginf=-_FAR).clamp(-_FAR, _FAR)
     output = torch.grid_sampler_2d(
         image, grid.flatten(1, 2),

@@ -153,11 +153,32 @@ def test_slopes_at_whole_coordinates(
     ours = check(triton_sample, u, theta, out_size, reference=plain, **options)
     # The kernel that makes theta's gradient alone, from the cotangent that `check` drew, takes the same side.
     torch.manual_seed(1)
-    g = torch.randn_like(ours["output"])
+    g = torch.randn(ours["output"].shape, device=device).to(dtype)
     theta.requires_grad_()
     (alone,) = torch.autograd.grad(triton_sample(u, theta, out_size, **options), theta, g)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(alone, ours["theta gradient"], rtol=32 * eps, atol=32 * eps)
+
+
+TIES = {
+    "half a pixel to the right": ([[1, 0, 0.25], [0, 1, 0.25]], (4, 4), (4, 4), False),
+    "half a pixel to the left": ([[1, 0, -0.25], [0, 1, -0.25]], (4, 4), (4, 4), False),
+    "two rows of each": ([[1, 0, 0], [0, 1, 0]], (3, 5), (5, 9), True),
+}
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("name", TIES)
+def test_ties_of_nearest_go_to_the_even_pixel(
+    name: str, padding_mode: str, device: torch.device
+) -> None:
+    matrix, in_size, out_size, align = TIES[name]
+    theta = torch.tensor([matrix], dtype=torch.float32, device=device)
+    found = definition.coordinates(theta.double(), in_size, out_size, "affine", align)
+    assert all((s - s.floor() == 0.5).any() for s in found)
+    u = torch.randn(1, 1, *in_size, device=device)
+    options = {"padding_mode": padding_mode, "mode": "nearest", "align_corners": align}
+    check(triton_sample, u, theta, out_size, reference=plain, **options)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])

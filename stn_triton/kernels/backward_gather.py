@@ -18,6 +18,7 @@ from .coords import centred, load_map, source, store_theta_gradient
 from .interpolation import touch, touches
 from .launch import UNSPECIALISED, launch
 from .layout import (
+    as_stored,
     block_offsets,
     block_zeros,
     channel_lanes,
@@ -200,7 +201,7 @@ def _gather_backward_kernel(
     tl.store(
         grad_input_ptr + n.to(tl.int64) * C * VECTOR * H * W
         + block_offsets(pixel, channel, W.to(OFFSET) * H, CHANNELS_LAST, VECTOR, OFFSET),
-        total.to(grad_input_ptr.dtype.element_ty),
+        as_stored(total, grad_input_ptr),
         mask=per_pixel(inside, CHANNELS_LAST) & exists,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from .coords import centred, load_map, source
 from .interpolation import pad, tap
 from .launch import UNSPECIALISED, launch
 from .layout import (
+    as_stored,
     block_offsets,
     block_zeros,
     channel_lanes,
@@ -69,7 +70,7 @@ def _sample_forward_kernel(
     tl.store(
         image_ptr
         + block_offsets(pixel, channel, OW.to(OFFSET) * OH, CHANNELS_LAST, VECTOR, OFFSET),
-        total.to(output_ptr.dtype.element_ty),
+        as_stored(total, output_ptr),
         mask=per_pixel(written, CHANNELS_LAST) & exists,
     )
 

@@ -71,6 +71,14 @@ def dense_pixels(px, py, size_x, C, CHANNELS_LAST: tl.constexpr, OFFSET: tl.cons
 
 
 @triton.jit
+def as_stored(x, ptr):
+    """A value in the dtype of what `ptr` points to."""
+    if ptr.dtype.element_ty == tl.bfloat16:
+        x = x.to(tl.float32)  # Triton's interpreter narrows float64 to bfloat16 wrongly in one step
+    return x.to(ptr.dtype.element_ty)
+
+
+@triton.jit
 def block_zeros(
     PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, DTYPE: tl.constexpr
 ):  # fmt: skip
