@@ -93,8 +93,8 @@ def _separate(
 
 def _base(length: int, align_corners: bool, like: Tensor) -> Tensor:
     """The normalised output coordinates of one axis, (length, 1)."""
-    end = (length - 1) / max(length - 1 if align_corners else length, 1)
-    return torch.linspace(-end, end, length, dtype=like.dtype, device=like.device).unsqueeze(1)
+    twice = torch.arange(1 - length, length, 2, dtype=like.dtype, device=like.device)
+    return (twice / max(length - 1 if align_corners else length, 1)).unsqueeze(1)
 
 
 def _with_formatted_gradient(input: Tensor) -> Tensor:
