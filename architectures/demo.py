@@ -45,7 +45,9 @@ def train(
     optimiser = torch.optim.AdamW(parameter_groups(model, lr=lr), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.15)
     average = 0.0
-    with tqdm(range(1, steps + 1), desc=name, unit="step", dynamic_ncols=True) as bar:
+    often = 0.1 if sys.stderr.isatty() else 10.0  # seconds: a log keeps every line
+    bar = tqdm(range(1, steps + 1), desc=name, unit="step", dynamic_ncols=True, mininterval=often)
+    with bar:
         for step in bar:
             spread = min(max((step / steps - 0.15) / 0.25, 0.0), 1.0)
             images, sums = sum_batch(digits, batch_size, generator=generator, spread=spread)
@@ -58,7 +60,7 @@ def train(
             if step % 10 == 0 or step == steps:  # reading the loss waits for the device
                 decay = 0.8 if step > 10 else 0.0
                 average = decay * average + (1 - decay) * loss.item()
-                bar.set_postfix(loss=f"{average:.3f}")
+                bar.set_postfix(loss=f"{average:.3f}", refresh=False)
 
 
 @torch.no_grad()

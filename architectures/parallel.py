@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast, overload
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from stn_triton.modules import SpatialTransformer, broadcast_theta, check_positive
-from stn_triton.transforms import TRANSFORMS
+from stn_triton.modules import SpatialTransformer, check_at_least
 
 
 class ParallelSTN(nn.Module):
     """K transformers read one input, a stream each reads what they saw, a head joins the streams.
 
     Convention: as in `SpatialTransformer`: each theta maps coordinates of the transformer's output
-    to coordinates of the input, both normalised to [-1, 1] in (x, y) order.
+    to coordinates of the input, both normalised to [-1, 1] in (x, y[, z]) order.
 
     Arguments:
         localisation: one module whose features give all K thetas, or a list of K modules, one for
@@ -26,12 +25,12 @@ class ParallelSTN(nn.Module):
             weights are shared), or a list of K modules.
         head: reads the flattened features of all streams, side by side in the transformers' order.
         in_features: the number of features that each localisation gives.
-        out_size: (h, w) of each transformer's map in pixels; None keeps the input's size.
+        out_size: as in `SpatialTransformer`, the size of each transformer's map.
         num_transformers: K.
         options: those of `SpatialTransformer`; `initial_theta` broadcasts to (K, *theta shape).
 
     Shapes: x (N, C, H, W) -> maps (N, K, C, h, w) -> features (N, K * F) -> whatever `head` makes
-    of them; theta (N, K, *theta shape), float32.
+    of them; theta (N, K, *theta shape), float32. Volumes (N, C, D, H, W) likewise.
 
     Raises:
         TypeError: neither a module nor a list of modules; and as `SpatialTransformer`.
@@ -48,20 +47,19 @@ class ParallelSTN(nn.Module):
         head: nn.Module,
         *,
         in_features: int,
-        out_size: tuple[int, int] | None,
+        out_size: Sequence[int] | None,
         num_transformers: int,
         **options: Any,
     ) -> None:
         super().__init__()
-        check_positive("num_transformers", num_transformers)
+        check_at_least("num_transformers", num_transformers, 1)
         k = num_transformers
         localisations = _one_or_each("localisation", localisation, k)
         options["in_features"] = in_features
-        if len(localisations) == 1:
-            options["num_transformers"] = k
-            each = [options]
-        else:
-            each = [options | {"initial_theta": theta} for theta in _initial_thetas(k, options)]
+        each = [options | {"num_transformers": k}]
+        if len(localisations) > 1:
+            joint = SpatialTransformer(nn.Identity(), out_size, **each[0])
+            each = [options | {"initial_theta": theta} for theta in joint.initial_theta]
         self.num_transformers = k
         self.transformers = nn.ModuleList(
             SpatialTransformer(module, out_size, **its_options)
@@ -71,19 +69,19 @@ class ParallelSTN(nn.Module):
         self.head = head
 
     def localise(self, x: Tensor) -> Tensor:
-        """The thetas of all transformers: x (N, C, H, W) -> (N, K, *theta shape)."""
+        """The thetas of all transformers: x (N, C, [D,] H, W) -> (N, K, *theta shape)."""
         thetas = [cast(SpatialTransformer, each).localise(x) for each in self.transformers]
         return thetas[0] if len(thetas) == 1 else torch.stack(thetas, 1)
 
     def sample(self, source: Tensor, theta: Tensor) -> Tensor:
-        """What the transformers see at these thetas: (N, C, H, W) -> (N, K, C, h, w)."""
+        """What the transformers see at these thetas: (N, C, [D,] H, W) -> (N, K, C, [d,] h, w)."""
         # Separate transformers differ in their localisation alone: one samples for all.
         return cast(SpatialTransformer, self.transformers[0]).sample(source, theta)
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Streams and head: (N, K, C, h, w) -> what `head` gives."""
+        """Streams and head: (N, K, C, [d,] h, w) -> what `head` gives."""
         if len(self.streams) == 1:
-            features = self.streams[0](rearrange(maps, "n k c h w -> (n k) c h w"))
+            features = self.streams[0](rearrange(maps, "n k ... -> (n k) ..."))
             features = rearrange(features.flatten(1), "(n k) f -> n (k f)", k=self.num_transformers)
         else:
             per_map = zip(self.streams, maps.unbind(1), strict=True)
@@ -118,12 +116,3 @@ def _one_or_each(name: str, given: nn.Module | Iterable[nn.Module], k: int) -> l
             f"{name} must be one module or num_transformers = {k} of them, got {len(modules)}"
         )
     return modules
-
-
-def _initial_thetas(k: int, options: dict[str, Any]) -> list[Tensor | None]:
-    """The rows of `initial_theta`, one for each of K transformers that are modules of their own."""
-    given = options.get("initial_theta")
-    transform = TRANSFORMS.get(options.get("transform", "affine"))
-    if given is None or transform is None:  # an unknown transform is SpatialTransformer's to report
-        return [None] * k
-    return list(broadcast_theta(given, (k, *transform.shape)))

@@ -22,15 +22,21 @@ def frame_corners(theta: Tensor, size: tuple[int, int], transform: str) -> Tenso
     """The closed outline of a transformer's frame on its input.
 
     Convention: theta maps output to input coordinates, normalised, (x, y); pixel centres lie on whole numbers.
-    Shapes: theta (..., *theta shape), size (H, W) of the input -> (..., 5, 2), x and y in pixels.
+    Shapes: theta (..., *theta shape), size (H, W) of the input -> (..., P, 2), x and y in pixels; P is 5, the corners
+    and the first one again, where straight lines stay straight, and more for the transforms that bend them.
     """
-    corners = torch.tensor(
-        [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]], device=theta.device
-    )
-    matrix = TRANSFORMS[transform].matrix(theta.float())
-    points = corners @ matrix[..., :2].mT + matrix[..., None, :, 2]
+    entry = TRANSFORMS[transform]
+    side = torch.linspace(-1, 1, 2 if entry.lattice is None else 33, device=theta.device)
+    x, y = entry.grid(theta.float(), (side, side)).unbind(-1)
     height, width = size
-    return ((points + 1) * points.new_tensor([width, height]) - 1) / 2
+    points = torch.stack(((x + 1) * width - 1, (y + 1) * height - 1), -1) / 2
+    edges = (
+        points[..., 0, :-1, :],
+        points[..., :-1, -1, :],
+        points[..., -1, 1:, :].flip(-2),
+        points[..., :, 0, :].flip(-2),
+    )
+    return torch.cat(edges, -2)
 
 
 @torch.no_grad()

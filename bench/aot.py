@@ -45,9 +45,9 @@ def compile_launch(launch: Launch, arch: str) -> Any:
     kernel, where = launch.kernel, target(arch)
     backend = make_backend(where)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    keywords = {"num_warps": launch.num_warps, **launch.constexprs}
-    if launch.maxnreg is not None and where.backend == "cuda":
-        keywords["maxnreg"] = launch.maxnreg
+    keywords = launch.keywords
+    if where.backend != "cuda":
+        keywords.pop("maxnreg", None)
     bound, specialization, options = bind(*launch.args, **keywords)
     options, signature, constexprs, attributes = kernel._pack_args(
         backend, keywords, bound, specialization, options

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from .cases import BASE_CASES, CPU_CASES, Case, Direction, Grads, expand, min_bytes
+from .cases import BASE_CASES, CPU_CASES, Case, Direction, Grads, expand
 from .check import Expectation, expect, run, verdict
 from .providers import Provider, present
 from .timing import make_steps, measure, rotating_inputs
+from .traffic import min_bytes
 
 Run = tuple[str, Case, Direction, Grads | None, Provider]
 
@@ -55,7 +56,7 @@ def test_throughput(each: Run, benchmark: Any) -> None:
     """Check one provider against the definition, then time it."""
     device, case, direction, grads, provider = each
     sets, expected = _expected(device, case, grads)
-    wrong = verdict(case, run(provider.on_theta(case), sets[0], grads), expected)
+    wrong = verdict(case, run(provider.on_theta(case), sets[0], grads), expected, provider.rounding)
     if wrong is not None:
         pytest.fail(f"{provider.name} is not timed: {wrong}")
     benchmark.group = _group(each)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from .cases import Case, Direction, Grads, expand, make_inputs
+from .cases import Case, Direction, Grads, expand
 from .check import expect, run, verdict
+from .inputs import make_inputs
 from .providers import PROVIDERS
 from .timing import interleaved, make_steps
 
@@ -52,7 +53,7 @@ def compare(case: Case, direction: Direction, grads: Grads | None, seconds: floa
         next(p for p in PROVIDERS if p.name == name) for name in ("stn_triton", "torch_eager")
     )
     inputs = make_inputs(case)
-    wrong = verdict(case, run(ours.sample(case), inputs, grads), expect(case, inputs, grads))
+    wrong = verdict(case, run(ours.on_theta(case), inputs, grads), expect(case, inputs, grads))
     pair = None
     if wrong is None:
         steps = [make_steps(provider, case, grads, [inputs])[0] for provider in (eager, ours)]

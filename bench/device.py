@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 
 from . import networks
-from .cases import BASE_CASES, TINY_CASES, Case, Direction, Grads, Inputs, expand
+from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Direction, Grads, expand
 from .check import Expectation, expect, run, verdict
-from .correctness import run_checks
+from .correctness import Outcome, run_checks
+from .inputs import Inputs
 from .providers import Provider, present
 from .report import markdown
 from .results import (
@@ -59,20 +60,18 @@ class Plan:
     cases: tuple[Case, ...]
 
 
-def plans(device: str, cases: tuple[Case, ...]) -> Iterator[Plan]:
-    """Ours and eager everywhere; then torch.compile and the special peers on float32; then they on
-    the rest.
+def plans(device: str, base: tuple[Case, ...], options: tuple[Case, ...]) -> Iterator[Plan]:
+    """Ours and eager on the base cases, then the other peers on these in float32; then the other options likewise;
+    then what is left of both.
     """
     everyone = present(device)
     first = tuple(p for p in everyone if p.name in _FIRST)
     others = tuple(p for p in everyone if p.name not in _FIRST)
-    every = tuple(expand(cases))
-    yield Plan(first, every)
-    plain = tuple(
-        case for case in every if case.dtype == torch.float32 and case.memory_format == "contiguous"
-    )
-    yield Plan(others, plain)
-    yield Plan(others, tuple(case for case in every if case not in plain))
+    yield Plan(first, tuple(expand(base)))
+    yield Plan(others, base)
+    yield Plan(everyone, options)
+    yield Plan(first, tuple(expand(options)))
+    yield Plan(others, tuple(expand((*base, *options))))
 
 
 @dataclass
@@ -102,17 +101,21 @@ class Session:
             file.write(f"{what}: {why}\n")
 
 
-def check_all(session: Session) -> bool:
-    """The correctness matrix, into `correctness.json`; whether everything was right."""
-    outcomes = []
-    for outcome in run_checks(session.device, until=session.until(_CORRECTNESS_SHARE)):
+def check_all(session: Session, resume: bool) -> bool:
+    """The correctness matrix, into `correctness.json`; whether everything was right.
+
+    What passed before is not run again when going on.
+    """
+    path = session.folder / "correctness.json"
+    before = json.loads(path.read_text()) if resume and path.exists() else []
+    outcomes = [Outcome(**each) for each in before if each["wrong"] is None]
+    passed = {outcome.name for outcome in outcomes}
+    until = session.until(_CORRECTNESS_SHARE)
+    for outcome in run_checks(session.device, until=until, without=passed):
         outcomes.append(outcome)
         if outcome.wrong is not None:
             session.complain(outcome.name, outcome.wrong)
-        write_text(
-            session.folder / "correctness.json",
-            json.dumps([asdict(o) for o in outcomes], indent=1) + "\n",
-        )
+        write_text(path, json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
     wrong = sum(outcome.wrong is not None for outcome in outcomes)
     print(f"correctness: {len(outcomes) - wrong} of {len(outcomes)} right", flush=True)
     return wrong == 0
@@ -152,7 +155,7 @@ def _one(session: Session, provider: Provider, measurement: Measurement) -> None
         if provider.name == "torch_compile":
             torch._dynamo.reset()
         actual = run(provider.on_theta(case), sets[0], grads)
-        wrong = verdict(case, actual, measurement.expected)
+        wrong = verdict(case, actual, measurement.expected, provider.rounding)
         if wrong is None:
             timing = measure(provider, case, grads, sets)
         else:
@@ -172,10 +175,10 @@ def _one(session: Session, provider: Provider, measurement: Measurement) -> None
     print(f"{what}: {f'{timing.ms:.4f} ms' if timing else 'not timed'}", flush=True)
 
 
-def measure_cases(session: Session, cases: tuple[Case, ...]) -> bool:
+def measure_cases(session: Session, base: tuple[Case, ...], options: tuple[Case, ...] = ()) -> bool:
     """Every plan in order, leaving out what has been recorded; whether there was time for all."""
-    done = session.results.keys()
-    for plan in plans(session.device, cases):
+    for plan in plans(session.device, base, options):
+        done = session.results.keys()
         for case in plan.cases:
             for direction, grads in case.directions():
                 missing = [
@@ -195,8 +198,8 @@ def measure_cases(session: Session, cases: tuple[Case, ...]) -> bool:
                 for provider in missing:
                     _one(session, provider, measurement)
                 del sets, measurement
-                gc.collect()
                 if session.device == "cuda":
+                    gc.collect()
                     torch.cuda.empty_cache()
     return True
 
@@ -270,9 +273,13 @@ def main(arguments: list[str] | None = None) -> int:
         results.records, results.networks = before.records, before.networks
     session = Session(device, results, chosen.out, started + 60 * chosen.minutes, started)
     session.save()
-    right = chosen.skip_correctness or check_all(session)
+    right = chosen.skip_correctness or check_all(session, chosen.resume)
     try:
-        finished = measure_cases(session, BASE_CASES if device == "cuda" else TINY_CASES)
+        finished = (
+            measure_cases(session, BASE_CASES, OPTION_CASES)
+            if device == "cuda"
+            else measure_cases(session, TINY_CASES)
+        )
         finished &= measure_networks(
             session, networks.SETTINGS if device == "cuda" else _TINY_NETWORKS
         )

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import stn_triton
+from stn_triton.transforms import TRANSFORMS
 
-from .cases import Case, Grads, affine_matrix, make_inputs
+from .cases import Case, Grads
+from .inputs import make_inputs
 from .providers import PROVIDERS, Provider
 from .results import Network
 from .timing import make_steps, time_cpu, time_cuda
@@ -39,6 +41,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("svhn_st_cnn_single", 3, 64, 128),
     Setting("svhn_st_cnn_multi", 3, 64, 128),
     Setting("mnist_st_cnn_affine", 1, 60, 256),
+    Setting("mnist_st_cnn_projective", 1, 60, 256),
+    Setting("mnist_st_cnn_tps", 1, 60, 256),
     Setting("cub_2st_cnn", 3, 448, 16),
     Setting("cub_4st_cnn", 3, 448, 16),
 )
@@ -50,10 +54,11 @@ def _provider(name: str) -> Provider:
 
 
 def _case_of_call(
-    x: Tensor, theta: Tensor, out_size: tuple[int, int], options: dict[str, Any]
+    x: Tensor, theta: Tensor, out_size: tuple[int, ...], options: dict[str, Any]
 ) -> Case:
     transform = options.get("transform", "affine")
-    plain = {"affine": 3, "attention": 2}[transform]
+    trailing = TRANSFORMS[transform].trailing_shape(tuple(theta.shape), len(out_size))
+    assert trailing is not None
     grads: tuple[Grads, ...] = ()
     if x.requires_grad or theta.requires_grad:
         grads = (
@@ -63,20 +68,19 @@ def _case_of_call(
             if x.requires_grad
             else "theta",
         )
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    last = not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
     layout: Literal["contiguous", "channels_last"] = "channels_last" if last else "contiguous"
-    n, c, height, width = x.shape
     return Case(
         name="in a network",
-        shape=(n, c, height, width),
-        out_size=(int(out_size[0]), int(out_size[1])),
-        k=theta.shape[1] if theta.dim() > plain else None,
+        shape=tuple(x.shape),
+        out_size=tuple(map(int, out_size)),
+        k=theta.shape[1] if theta.dim() == len(trailing) + 2 else None,
         dtype=x.dtype,
         memory_format=layout,
         grads=grads,
         **{
             key: options[key]
-            for key in ("transform", "mode", "padding_mode", "align_corners")
+            for key in ("transform", "mode", "padding_mode", "align_corners", "antialias")
             if key in options
         },
     )
@@ -103,18 +107,14 @@ def sampler_replaced(replacement: Sampler) -> Iterator[None]:
 
 
 def _as_sampler(name: str, calls: list[Case], original: Sampler) -> Sampler:
-    """`st_sample` by the named provider, noting what it is called on; what the peer lacks stays
-    with ours.
-    """
+    """`st_sample` by the named provider, noting what it is called on."""
 
     def call(x: Tensor, theta: Tensor, out_size: Any, **options: Any) -> Tensor:
-        if x.dim() != 4 or options.get("transform", "affine") not in ("affine", "attention"):
-            return original(x, theta, out_size, **options)
         case = _case_of_call(x, theta, tuple(out_size), options)
         calls.append(case)
-        if name == "stn_triton" or options.get("antialias", False):
+        if name == "stn_triton":
             return original(x, theta, out_size, **options)
-        return _provider(name).sample(case)(x, affine_matrix(case, theta))
+        return _provider(name).on_theta(case)(x, theta)
 
     return call
 

@@ -1,9 +1,9 @@
 """Ours and every peer that is installed, behind one face.
 
-A provider works on its own parameters: what it wants instead of theta (a ready 2 x 3 matrix, a
-pixel matrix, boxes) is prepared by `parameters`, outside the timed call, and gradients are timed
-with respect to it. Everything that brings the result to the dtype, memory format and (N, [K,] C, h,
-w) shape of the case is inside.
+A provider works on its own parameters: what it wants instead of theta (a ready matrix, a
+pixel matrix, a solved spline, boxes) is prepared by `parameters`, outside the timed call, and gradients are timed
+with respect to it. Everything that brings the result to the dtype, memory format and (N, [K,] C,
+*out_size) shape of the case is inside.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch import Tensor
 
 import stn_triton
 
-from .cases import Case, Direction, Grads, affine_matrix, in_format
-from .check import Sample, affine_grid, native, per_map
+from .cases import Case, Direction, Grads
+from .check import Sample, mean_of_samples, native, per_map
+from .grids import control_points, parameters, sampling_grid, solved_spline
+from .inputs import in_format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Provider:
     """
 
     name: str
+    rounding: float = 2.0
+    """How many times PyTorch's own error its results may have and still be timed."""
     available: Callable[[str], bool]
     refuses: Callable[[Case, Direction, Grads | None], str | None]
     parameters: Callable[[Case, Tensor], Tensor]
@@ -57,12 +61,14 @@ def _wide(case: Case, x: Tensor) -> Tensor:
 
 
 def _finish(case: Case, out: Tensor) -> Tensor:
-    """(N * K, C, h, w) -> (N, [K,] C, h, w) in the dtype and memory format of the case."""
+    """(N * K, C, *out_size) -> (N, [K,] C, *out_size) in the dtype and memory format of the case."""
     out = in_format(case, out.to(case.dtype))
     return out if case.k is None else out.unflatten(0, (case.shape[0], case.k))
 
 
-def _ours(case: Case) -> Sample:
+def ours(case: Case, backend: str | None = None) -> Sample:
+    """`st_sample` with the options of a case."""
+
     def call(x: Tensor, theta: Tensor) -> Tensor:
         return stn_triton.st_sample(
             x,
@@ -72,42 +78,60 @@ def _ours(case: Case) -> Sample:
             mode=case.mode,
             padding_mode=case.padding_mode,
             align_corners=case.align_corners,
+            antialias=case.antialias,
+            backend=backend,
         )
 
     return call
 
 
 def _eager(case: Case) -> Sample:
-    return lambda x, matrix: _finish(case, native(case, _wide(case, x), matrix))
+    return lambda x, maps: _finish(case, native(case, _wide(case, x), maps))
 
 
 @lru_cache(maxsize=1)
 def _compiled(case: Case) -> Sample:
     # Kept for the next call on the same case: the check and the timing share one compilation.
-    def call(x: Tensor, matrix: Tensor) -> Tensor:
-        out = F.grid_sample(
-            per_map(case, _wide(case, x)),
-            affine_grid(case, matrix),
-            mode=case.mode,
-            padding_mode=case.padding_mode,
-            align_corners=case.align_corners,
-        )
-        return _finish(case, out)
+    samples = case.antialias or 1
+
+    def call(x: Tensor, maps: Tensor) -> Tensor:
+        out = _grid_sample(case, per_map(case, _wide(case, x)), sampling_grid(case, maps, samples))
+        return _finish(case, mean_of_samples(case, out, samples))
 
     compiled: Sample = torch.compile(call, fullgraph=True, dynamic=False)
     return compiled
 
 
+def _grid_sample(
+    case: Case, x: Tensor, grid: Tensor, sample: Callable[..., Tensor] = F.grid_sample
+) -> Tensor:
+    return sample(
+        x,
+        grid,
+        mode=case.mode,
+        padding_mode=case.padding_mode,
+        align_corners=case.align_corners,
+    )
+
+
+def _compiled_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    return "the number of samples depends on theta's values" if case.antialias is True else None
+
+
+_PLAIN_2D = "images only, one sample an output pixel"
+
+
 def _cudnn(case: Case) -> Sample:
-    def call(x: Tensor, matrix: Tensor) -> Tensor:
-        return _finish(
-            case, torch.cudnn_grid_sampler(per_map(case, x), affine_grid(case, matrix.to(x.dtype)))
-        )
+    def call(x: Tensor, maps: Tensor) -> Tensor:
+        grid = sampling_grid(case, maps).to(x.dtype)
+        return _finish(case, torch.cudnn_grid_sampler(per_map(case, x), grid))
 
     return call
 
 
 def _cudnn_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.ndim != 2 or case.antialias:
+        return _PLAIN_2D
     if not case.align_corners or case.mode != "bilinear" or case.padding_mode != "zeros":
         return "bilinear with zeros padding and aligned corners only"
     if case.dtype not in (torch.float16, torch.float32, torch.float64):
@@ -120,59 +144,77 @@ def _cudnn_refuses(case: Case, direction: Direction, grads: Grads | None) -> str
 def _flaggems(case: Case) -> Sample:
     import flag_gems
 
-    def call(x: Tensor, matrix: Tensor) -> Tensor:
+    def call(x: Tensor, maps: Tensor) -> Tensor:
         size = torch.Size((case.maps, case.shape[1], *case.out_size))
-        grid = flag_gems.affine_grid_generator(matrix, size, align_corners=case.align_corners)
-        out = flag_gems.grid_sample(
-            per_map(case, _wide(case, x)),
-            grid,
-            mode=case.mode,
-            padding_mode=case.padding_mode,
-            align_corners=case.align_corners,
-        )
-        return _finish(case, out)
+        if maps.shape[1:] == (2, 3):
+            grid = flag_gems.affine_grid_generator(maps, size, align_corners=case.align_corners)
+        else:
+            grid = sampling_grid(case, maps)
+        x = per_map(case, _wide(case, x))
+        return _finish(case, _grid_sample(case, x, grid, flag_gems.grid_sample))
 
     return call
 
 
 def _flaggems_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.ndim != 2 or case.antialias:
+        return _PLAIN_2D
     if direction != "fwd":
         return "no gradients in 2-D"
     return None if case.memory_format == "contiguous" else "contiguous input only"
 
 
-def _pixel_matrix(case: Case, theta: Tensor) -> Tensor:
-    """theta as kornia's matrices (N * K, 2, 3): source pixels to output pixels."""
+def _kornia_parameters(case: Case, theta: Tensor) -> Tensor:
+    """What kornia's warps take, N * K each: pixel matrices (2, 3), homographies (3, 3), or splines (P + 3, 2)."""
+    maps = parameters(case, theta)
+    if case.transform == "tps":
+        return (solved_spline().to(theta.device) @ maps.double()).to(theta.dtype)
+    return maps if case.transform == "projective" else _pixel_matrix(case, maps)
+
+
+def _pixel_matrix(case: Case, maps: Tensor) -> Tensor:
+    """Matrices from source pixels to output pixels."""
 
     def normaliser(height: int, width: int) -> Tensor:
         off = 1 if case.align_corners else 0
         sx, sy = 2 / max(width - off, 1), 2 / max(height - off, 1)
         shift = (-1.0, -1.0) if case.align_corners else (1 / width - 1, 1 / height - 1)
         rows = [[sx, 0.0, shift[0]], [0.0, sy, shift[1]], [0.0, 0.0, 1.0]]
-        return torch.tensor(rows, dtype=torch.float64, device=theta.device)
+        return torch.tensor(rows, dtype=torch.float64, device=maps.device)
 
-    matrix = affine_matrix(case, theta).double()
+    matrix = maps.double()
     last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(len(matrix), 1, 3)
     to_source = torch.cat((matrix, last), 1)
     whole = normaliser(*case.out_size).inverse() @ to_source.inverse() @ normaliser(*case.shape[2:])
-    return whole[:, :2].to(theta.dtype)
+    return whole[:, :2].to(maps.dtype)
 
 
 def _kornia(case: Case) -> Sample:
-    from kornia.geometry.transform import warp_affine
+    from kornia.geometry import transform as kornia
 
-    def call(x: Tensor, pixel_matrix: Tensor) -> Tensor:
-        out = warp_affine(
-            per_map(case, _wide(case, x)),
-            pixel_matrix,
-            case.out_size,
-            mode=case.mode,
-            padding_mode=case.padding_mode,
-            align_corners=case.align_corners,
-        )
-        return _finish(case, out)
+    height, width = case.out_size
+    options = (case.mode, case.padding_mode, case.align_corners)
 
-    return call
+    def warp(x: Tensor, maps: Tensor) -> Tensor:
+        if case.transform == "tps":
+            lattice = control_points(maps.dtype, maps.device).expand(len(maps), -1, -1)
+            bends, lines = maps[:, :-3], maps[:, -3:]
+            return kornia.warp_image_tps(x, lattice, bends, lines, *options[:0:-1])
+        if case.transform == "projective":
+            return kornia.homography_warp(x, maps, (height, width), *options)
+        return kornia.warp_affine(x, maps, (height, width), *options)
+
+    return lambda x, maps: _finish(case, warp(per_map(case, _wide(case, x)), maps))
+
+
+def _kornia_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.ndim != 2 or case.antialias:
+        return _PLAIN_2D
+    if case.transform == "piecewise_affine":
+        return "no piecewise affine maps of whole images"
+    if case.transform == "tps" and (case.mode != "bilinear" or case.out_size != case.shape[2:]):
+        return "splines only bilinear and at the input's size"
+    return "no bicubic" if case.mode == "bicubic" else None
 
 
 def _boxes(case: Case, theta: Tensor) -> Tensor:
@@ -193,16 +235,21 @@ def _boxes(case: Case, theta: Tensor) -> Tensor:
 def _roi_align(case: Case) -> Sample:
     from torchvision.ops import roi_align
 
+    # 0 samples: as many as a pixel of the output spans, as `antialias=True` takes.
+    samples = 0 if case.antialias is True else case.antialias or 1
+
     def call(x: Tensor, boxes: Tensor) -> Tensor:
-        out = roi_align(_wide(case, x), boxes, case.out_size, sampling_ratio=1, aligned=True)
+        out = roi_align(_wide(case, x), boxes, case.out_size, sampling_ratio=samples, aligned=True)
         return _finish(case, out)
 
     return call
 
 
 def _roi_align_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
-    if case.transform != "attention" or case.mode != "bilinear" or case.align_corners:
-        return "upright bilinear crops without aligned corners only"
+    if case.transform != "attention" or case.ndim != 2:
+        return "upright crops of images only"
+    if case.mode != "bilinear" or case.padding_mode != "zeros" or case.align_corners:
+        return "bilinear with zeros padding and without aligned corners only"
     return "no gradient of the boxes" if grads in ("both", "theta") else None
 
 
@@ -220,34 +267,35 @@ PROVIDERS: tuple[Provider, ...] = (
         available=lambda device: True,
         refuses=_anything,
         parameters=_own_theta,
-        sample=_ours,
+        sample=ours,
     ),
     Provider(
         name="torch_eager",
         available=lambda device: True,
         refuses=_anything,
-        parameters=affine_matrix,
+        parameters=parameters,
         sample=_eager,
     ),
     Provider(
         name="torch_compile",
         available=lambda device: device == "cuda",
-        refuses=_anything,
-        parameters=affine_matrix,
+        refuses=_compiled_refuses,
+        parameters=parameters,
         sample=_compiled,
     ),
     Provider(
         name="cudnn",
         available=lambda device: device == "cuda" and torch.backends.cudnn.is_available(),
         refuses=_cudnn_refuses,
-        parameters=affine_matrix,
+        parameters=parameters,
         sample=_cudnn,
     ),
     Provider(
         name="kornia",
+        rounding=32.0,  # it inverts its matrices in the dtype of the images
         available=lambda device: _installed("kornia"),
-        refuses=lambda case, direction, grads: None if case.mode != "bicubic" else "no bicubic",
-        parameters=_pixel_matrix,
+        refuses=_kornia_refuses,
+        parameters=_kornia_parameters,
         sample=_kornia,
     ),
     Provider(
@@ -261,7 +309,7 @@ PROVIDERS: tuple[Provider, ...] = (
         name="flaggems",
         available=lambda device: device == "cuda" and _installed("flag_gems"),
         refuses=_flaggems_refuses,
-        parameters=affine_matrix,
+        parameters=parameters,
         sample=_flaggems,
     ),
 )

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from .cases import Case, Direction, Grads, least_peak_bytes, min_bytes
+from .cases import Case, Direction, Grads
 from .timing import Timing
+from .traffic import least_peak_bytes, min_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"

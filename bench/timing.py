@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cases import Case, Grads, Inputs, make_inputs
+from .cases import Case, Grads
+from .inputs import Inputs, make_inputs
 from .providers import Provider
 
 Step = Callable[[], object]

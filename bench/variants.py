@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from stn_triton.functional import MODES, PADDING_MODES
-from stn_triton.transforms import TRANSFORMS
+from stn_triton.transforms import AUTO, TRANSFORMS
 
 from .cases import Grads
 
@@ -34,6 +34,8 @@ class Variant:
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
+    samples: int = 1
+    tangent: bool = False  # the change of the result, or of a gradient, along a change of theta
     dtype: torch.dtype = torch.float32
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     grads: Grads | None = None
@@ -55,6 +57,9 @@ class Variant:
         parts = [self.transform, self.mode, self.padding_mode, self.memory_format, channels]
         parts += [] if self.grads is None else [f"grads={self.grads}"]
         parts += [] if self.k is None else [f"K={self.k}"]
+        parts += ["tangent"] if self.tangent else []
+        if self.samples != 1:
+            parts.append("antialias" if self.samples == AUTO else f"antialias={self.samples}")
         return " ".join(parts)
 
     @property
@@ -78,8 +83,13 @@ _LAYOUTS: tuple[dict[str, Any], ...] = (
     {"shape": (32, 64, 32, 32), "out_size": (32, 32)},
     {"shape": (32, 64, 32, 32), "out_size": (32, 32), "memory_format": "channels_last"},
 )
+_VOLUMES: tuple[dict[str, Any], ...] = (
+    {"shape": (8, 1, 60, 60, 60), "out_size": (60, 60, 60)},
+    {"shape": (8, 32, 30, 30, 30), "out_size": (30, 30, 30), "memory_format": "channels_last"},
+)
 _KINDS: tuple[Grads | None, ...] = (None, "both", "theta", "input")
 _FORWARD_AND_BOTH = _KINDS[:2]
+_OF_A_TANGENT: tuple[Grads | None, ...] = (None, "theta", "input")
 
 
 def _unique(variants: Iterator[Variant]) -> tuple[Variant, ...]:
@@ -87,6 +97,9 @@ def _unique(variants: Iterator[Variant]) -> tuple[Variant, ...]:
 
 
 def _allowed(variant: Variant) -> bool:
+    ndim = len(variant.out_size)
+    if ndim not in TRANSFORMS[variant.transform].ndims or (ndim == 3 and variant.mode == "bicubic"):
+        return False
     # Nearest has no theta gradient: asking for both is asking for the input's.
     return variant.mode != "nearest" or variant.grads in (None, "input")
 
@@ -119,8 +132,22 @@ def covering_set() -> tuple[Variant, ...]:
         by_transform = product(TRANSFORMS, MODES[:1], PADDING_MODES)
         by_mode = product(("affine",), MODES, PADDING_MODES)
         for turn, (transform, mode, padding) in enumerate((*by_transform, *by_mode)):
-            for each, grads in enumerate(_KINDS):
+            # Only the gather kernel has a form of its own for both gradients.
+            linear = TRANSFORMS[transform].matrix is not None
+            for each, grads in enumerate(_KINDS if linear else _FORWARD_AND_BOTH):
                 usual = Variant(**(narrow, wide)[(turn + each) % 2], grads=grads)
+                yield replace(usual, transform=transform, mode=mode, padding_mode=padding)
+        for layout, samples in ((narrow, 2), (wide, AUTO)):
+            for grads in _FORWARD_AND_BOTH:
+                yield Variant(**layout, samples=samples, grads=grads)
+        for turn, (transform, mode) in enumerate(product(TRANSFORMS, MODES[::2])):
+            for grads in _OF_A_TANGENT:
+                usual = Variant(**(narrow, wide)[turn % 2], grads=grads, tangent=True)
+                yield replace(usual, transform=transform, mode=mode)
+        options = product(("affine", "attention"), MODES[:2], PADDING_MODES)
+        for turn, (transform, mode, padding) in enumerate(options):
+            for grads in _FORWARD_AND_BOTH:
+                usual = Variant(**_VOLUMES[turn % 2], grads=grads)
                 yield replace(usual, transform=transform, mode=mode, padding_mode=padding)
         for grads in _FORWARD_AND_BOTH:
             yield Variant(shape=(32, 3, 448, 448), out_size=(224, 224), k=2, grads=grads)
@@ -136,7 +163,7 @@ def every_variant() -> tuple[Variant, ...]:
         yield from covering_set()
         crossing = product(TRANSFORMS, MODES, PADDING_MODES)
         for (transform, mode, padding), dtype in product(crossing, DTYPES):
-            for layout, grads in product(_LAYOUTS, _KINDS):
+            for layout, grads in product((*_LAYOUTS, *_VOLUMES), _KINDS):
                 usual = Variant(**layout, dtype=dtype, grads=grads)
                 yield replace(usual, transform=transform, mode=mode, padding_mode=padding)
 

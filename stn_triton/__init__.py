@@ -1,7 +1,32 @@
 """Spatial transformers (Jaderberg et al. 2015): the sampling grid and the sampler fused into one operation."""
 
+from .ahead import warmup
 from .functional import st_sample
 from .modules import SpatialTransformer
+from .onnx import onnx_translations
+from .theta import (
+    box_to_theta,
+    compose,
+    identity_theta,
+    invert,
+    outside_penalty,
+    pixel_matrix_to_theta,
+    sampling_grid,
+    theta_to_box,
+)
 
-__all__ = ["SpatialTransformer", "st_sample"]
+__all__ = [
+    "SpatialTransformer",
+    "box_to_theta",
+    "compose",
+    "identity_theta",
+    "invert",
+    "onnx_translations",
+    "outside_penalty",
+    "pixel_matrix_to_theta",
+    "sampling_grid",
+    "st_sample",
+    "theta_to_box",
+    "warmup",
+]
 __version__ = "0.1.0"

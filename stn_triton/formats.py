@@ -16,35 +16,44 @@ def compute_dtype(input: Tensor, theta: Tensor) -> torch.dtype:
 
 def is_channels_last(input: Tensor) -> bool:
     """Whether results keep the channels last: the input is channels_last and not also contiguous."""
-    return not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+    # Under `vmap`, a tensor can be asked for this memory format only.
+    return not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
 
 
-def transformers(theta: Tensor, options: Options) -> tuple[int, ...]:
+def theta_shape(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
+    """The trailing shape of a valid theta: that of one transformation of `ndim` axes."""
+    shape = TRANSFORMS[options.transform].trailing_shape(tuple(theta.shape), ndim)
+    assert shape is not None
+    return shape
+
+
+def transformers(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
     """(K,) if theta has the axis of K transformers, else ()."""
-    return tuple(theta.shape[1 : theta.dim() - len(TRANSFORMS[options.transform].shape)])
+    return tuple(theta.shape[1 : theta.dim() - len(theta_shape(theta, ndim, options))])
 
 
 def empty_output(
-    input: Tensor, theta: Tensor, out_size: tuple[int, int], options: Options
+    input: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options
 ) -> Tensor:
-    """The result, not yet filled: (N, [K,] C, h, w)."""
+    """The result, not yet filled: (N, [K,] C, *out_size)."""
     n, channels = input.shape[:2]
-    outer = (n, *transformers(theta, options))
+    outer = (n, *transformers(theta, len(out_size), options))
     if is_channels_last(input):
-        return input.new_empty((*outer, *out_size, channels)).movedim(-1, -3)
+        return input.new_empty((*outer, *out_size, channels)).movedim(-1, len(outer))
     return input.new_empty((*outer, channels, *out_size))
 
 
-def empty_input_gradient(input: Tensor) -> Tensor:
-    """The gradient of the input, not yet filled: (N, C, H, W)."""
-    n, channels, height, width = input.shape
+def empty_input_gradient(input: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The gradient of the input, not yet filled: (N, C, [D,] H, W); in the input's dtype if none is given."""
     if is_channels_last(input):
-        return input.new_empty((n, height, width, channels)).movedim(-1, -3)
-    return input.new_empty(input.shape)
+        n, channels, *size = input.shape
+        return input.new_empty((n, *size, channels), dtype=dtype).movedim(-1, 1)
+    return input.new_empty(input.shape, dtype=dtype)
 
 
 def like_output(gradient: Tensor, input: Tensor) -> Tensor:
     """A gradient of the result in the result's own memory format."""
     if is_channels_last(input):
-        return gradient.movedim(-3, -1).contiguous().movedim(-1, -3)
+        axis = 1 - input.dim()
+        return gradient.movedim(axis, -1).contiguous().movedim(-1, axis)
     return gradient.contiguous()

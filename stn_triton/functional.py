@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
+from .ops import HAS_TRITON, INTERPRET, st_sample_registered, st_sample_triton
 from .torch_backend import st_sample_torch
-from .transforms import TRANSFORMS, Options
+from .transforms import AUTO, TRANSFORMS, Options
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
-if _HAS_TRITON:
-    from .kernels.launch import INTERPRET
-    from .ops import st_sample_triton
-
-MODES = ("bilinear", "nearest")
-PADDING_MODES = ("zeros", "border")
+MODES = ("bilinear", "nearest", "bicubic")
+PADDING_MODES = ("zeros", "border", "reflection")
 BACKENDS = ("triton", "torch")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -44,61 +39,119 @@ def st_sample(
         the derivative is the one to the right.
 
     Shapes:
-        input: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
-        theta: (N, 2, 3) for transform "affine"; (N, 3) = (s, tx, ty) for "attention". With an axis K after N, K
-            transformers read the same input. Any of the dtypes above, whatever the input's.
-        out_size: (h, w) of the result.
-        Returns (N, C, h, w), or (N, K, C, h, w); the input's dtype; channels_last if the input is that and not also
-        contiguous, else contiguous. Coordinates, weights and sums are float32, float64 if input or theta is.
+        input: (N, C, H, W) or (N, C, D, H, W), float16, bfloat16, float32 or float64, any strides.
+        theta: any of the dtypes above, whatever the input's. With an axis K after N, (N, K, ...), K transformers read
+            the same input: a theta of shape (N, 2, 3) is K = 2 for "attention".
+            "affine": (N, 2, 3), for 5-D input (N, 3, 4).
+            "attention": (N, 3) = (s, tx, ty), for 5-D input (N, 4) = (s, tx, ty, tz).
+            "projective": (N, 8), row-major with h33 = 1, or (N, 3, 3) of any scale; divided by the third coordinate
+                whatever its sign; where that is 0, outside.
+            "tps", "piecewise_affine": (N, P, 2) with P = G * G, the source (x, y) of the points of a regular G x G
+                lattice over the output, y slow; the lattice itself is the identity. In between a thin-plate spline, or
+                linear in the two triangles of each cell, split from its (x0, y0) to its (x1, y1) corner.
+        out_size: (h, w) of the result, or (d, h, w).
+        Returns (N, C, *out_size), or (N, K, C, *out_size); the input's dtype; channels_last if the input is that and
+        not also contiguous, else contiguous. Coordinates, weights and sums are float32, float64 if input or theta is.
         Gradients for input and theta, each in its tensor's dtype.
 
     Args:
-        mode: "bilinear" or "nearest" (ties to even; theta's gradient is 0).
-        padding_mode: what lies outside the input: "zeros", or "border" for its edge pixels.
-        antialias: False (or 1): one sample an output pixel. Other values are not available in this version.
+        mode: "bilinear" (trilinear for 5-D input), "nearest" (ties to even; theta's gradient is 0) or "bicubic" (4-D).
+        padding_mode: what lies outside the input: "zeros", its edge pixels ("border"), or the mirrored input
+            ("reflection").
+        antialias: False: one sample an output pixel. An int S: the mean of S x S samples inside it (S x S x S for 5-D
+            input). True, for affine and attention: S = 1 to 8 as theta shrinks the input, chosen for each theta.
+            S > 1 and True need align_corners=False.
         backend: "triton" or "torch"; None takes Triton for tensors on a GPU, else torch.
 
     Raises:
         TypeError: input or theta not a tensor of a float dtype; out_size not a sequence of ints.
-        ValueError: wrong shapes or sizes, unknown names, different devices.
+        ValueError: wrong shapes or sizes, unknown names, different devices, options that exclude each other.
         RuntimeError: backend="triton" where no Triton kernel can run.
 
-    Deterministic: bitwise the same result and gradients on every run.
+    Deterministic: bitwise the same result and gradients on every run; for "tps" and "piecewise_affine" on a GPU the
+    gradient of input only with `torch.use_deterministic_algorithms(True)`.
+
+    Derivatives: of any order in eager mode, backward, forward and under `torch.func` transforms; inside
+    `torch.compile` the gradients.
 
     Source: Jaderberg et al. 2015, section 3.2 (equations 1, 2) and 3.3 (equations 3 to 7).
     """
-    size = _checked_size(out_size)
-    _check_names(transform, mode, padding_mode, backend)
-    _check_tensors(input, theta, transform)
-    if not isinstance(align_corners, bool):
-        raise TypeError(f"align_corners must be a bool, got {type(align_corners).__name__}")
-    if antialias is True or (antialias != 1 and antialias is not False):
-        raise ValueError(f"antialias must be False (or 1) in this version, got {antialias!r}")
-    options = Options(transform, mode, padding_mode, align_corners)
+    size, options = checked(
+        input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
+    )
+    # torch 2.11 takes every compilation for an export.
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    if backend is None and exporting:
+        return st_sample_registered(input, theta, size, options)
     if _use_triton(backend, input.device):
         return st_sample_triton(input, theta, size, options)
     return st_sample_torch(input, theta, size, options)
 
 
-def _checked_size(out_size: Sequence[int]) -> tuple[int, int]:
+def checked(
+    input: Tensor,
+    theta: Tensor,
+    out_size: Sequence[int],
+    transform: str,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    antialias: bool | int,
+    backend: str | None = None,
+) -> tuple[tuple[int, ...], Options]:
+    """The output's size and the options of a call; refuses what `st_sample` cannot do."""
+    size = checked_size(out_size)
+    _check_names(transform, mode, padding_mode, backend)
+    _check_tensors(input, theta, size, transform)
+    options = checked_options(
+        input.dim() - 2, transform, mode, padding_mode, align_corners, antialias, backend
+    )
+    return size, options
+
+
+def checked_options(
+    ndim: int,
+    transform: str,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    antialias: bool | int,
+    backend: str | None = None,
+) -> Options:
+    """The options of a call for images of `ndim` spatial axes; refuses what excludes each other."""
+    _check_names(transform, mode, padding_mode, backend)
+    if not isinstance(align_corners, bool):
+        raise TypeError(f"align_corners must be a bool, got {type(align_corners).__name__}")
+    if mode == "bicubic" and ndim != 2:
+        raise ValueError("mode 'bicubic' is for input (N, C, H, W), not (N, C, D, H, W)")
+    samples = _checked_samples(antialias, transform, align_corners)
+    return Options(transform, mode, padding_mode, align_corners, samples)
+
+
+def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, ...]:
+    """A size as a tuple; refuses what is not 2 or 3 positive ints by an error that begins with `name`."""
     if not isinstance(out_size, Sequence) or isinstance(out_size, str):
-        raise TypeError(f"out_size must be a sequence of 2 ints, (h, w), got {out_size!r}")
+        raise _not_a_size(out_size, name)
     if any(isinstance(length, (bool, float)) for length in out_size):
-        raise TypeError(f"out_size must be a sequence of 2 ints, (h, w), got {out_size!r}")
-    if len(out_size) != 2:
-        raise ValueError(f"out_size must have 2 entries, (h, w), got {len(out_size)}: {out_size!r}")
+        raise _not_a_size(out_size, name)
+    if len(out_size) not in (2, 3):
+        raise ValueError(
+            f"{name} must have 2 or 3 entries, (h, w) or (d, h, w), got {len(out_size)}: {out_size!r}"
+        )
     try:
-        height, width = (
+        size = tuple(
             length if isinstance(length, (int, torch.SymInt)) else operator.index(length)
             for length in out_size
         )
     except TypeError:
-        raise TypeError(
-            f"out_size must be a sequence of 2 ints, (h, w), got {out_size!r}"
-        ) from None
-    if height < 1 or width < 1:
-        raise ValueError(f"out_size must be positive, got {tuple(out_size)!r}")
-    return height, width
+        raise _not_a_size(out_size, name) from None
+    if any(length < 1 for length in size):
+        raise ValueError(f"{name} must be positive, got {size!r}")
+    return size
+
+
+def _not_a_size(got: object, name: str) -> TypeError:
+    return TypeError(f"{name} must be a sequence of 2 or 3 ints, (h, w) or (d, h, w), got {got!r}")
 
 
 def _check_names(transform: str, mode: str, padding_mode: str, backend: str | None) -> None:
@@ -108,32 +161,48 @@ def _check_names(transform: str, mode: str, padding_mode: str, backend: str | No
         ("padding_mode", padding_mode, PADDING_MODES),
         ("backend", backend, (*BACKENDS, None)),
     ):
-        if value not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-            )
+        check_name(name, value, allowed)
 
 
-def _check_tensors(input: Tensor, theta: Tensor, transform: str) -> None:
-    for name, tensor in (("input", input), ("theta", theta)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(
-                f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}"
-            )
-    if input.dim() != 4:
-        raise ValueError(f"input must be (N, C, H, W), got shape {tuple(input.shape)}")
-    if input.shape[2] < 1 or input.shape[3] < 1:
-        raise ValueError(f"input must have positive H and W, got shape {tuple(input.shape)}")
-    shape = TRANSFORMS[transform].shape
-    outer = theta.dim() - len(shape)
-    if outer not in (1, 2) or tuple(theta.shape[outer:]) != shape:
-        wanted = ", ".join(map(str, shape))
+def check_name(name: str, value: object, allowed: Collection[object]) -> None:
+    """Refuse a value that is not one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _checked_samples(antialias: bool | int, transform: str, align_corners: bool) -> int:
+    if antialias is False:
+        return 1
+    if not isinstance(antialias, int):
+        raise TypeError(f"antialias must be a bool or an int, got {type(antialias).__name__}")
+    if antialias < 1:
+        raise ValueError(f"antialias must be False, True or an int of at least 1, got {antialias}")
+    if antialias is True and TRANSFORMS[transform].matrix is None:
         raise ValueError(
-            f"theta must be (N, {wanted}) or (N, K, {wanted}) for transform {transform!r}, "
-            f"got shape {tuple(theta.shape)}"
+            f"antialias=True is for transform 'affine' or 'attention', got {transform!r}; give an int"
         )
+    if align_corners and (antialias is True or antialias > 1):
+        raise ValueError(f"antialias needs align_corners=False, got {antialias!r} and True")
+    return AUTO if antialias is True else antialias
+
+
+def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transform: str) -> None:
+    for name, tensor in (("input", input), ("theta", theta)):
+        check_float(name, tensor)
+    if input.dim() not in (4, 5):
+        raise ValueError(
+            f"input must be (N, C, H, W) or (N, C, D, H, W), got shape {tuple(input.shape)}"
+        )
+    ndim = input.dim() - 2
+    if 0 in input.shape[2:]:
+        names = "D, H and W" if ndim == 3 else "H and W"
+        raise ValueError(f"input must have positive {names}, got shape {tuple(input.shape)}")
+    if len(size) != ndim:
+        wanted = "2 entries, (h, w)," if ndim == 2 else "3 entries, (d, h, w),"
+        raise ValueError(
+            f"out_size must have {wanted} for input of shape {tuple(input.shape)}, got {len(size)}: {size!r}"
+        )
+    check_theta(theta, transform, ndim)
     if theta.shape[0] != input.shape[0]:
         raise ValueError(
             f"theta must have the batch size of input, N = {input.shape[0]}, got {theta.shape[0]}; "
@@ -146,12 +215,38 @@ def _check_tensors(input: Tensor, theta: Tensor, transform: str) -> None:
         )
 
 
+def check_float(name: str, tensor: Tensor) -> None:
+    """Refuse what is not a tensor of a float dtype."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        what = "nested" if tensor.is_nested else tensor.layout
+        raise TypeError(f"{name} must be a dense tensor, got one that is {what}")
+
+
+def check_theta(theta: Tensor, transform: str, ndim: int) -> None:
+    """Refuse a theta that is not (N, [K,] *shape) for `transform` over `ndim` spatial axes."""
+    entry = TRANSFORMS[transform]
+    if ndim not in entry.ndims:
+        raise ValueError(f"transform {transform!r} is for input (N, C, H, W), not (N, C, D, H, W)")
+    if entry.trailing_shape(tuple(theta.shape), ndim) is not None:
+        return
+    shapes = [", ".join(map(str, shape)) for shape in entry.shapes(ndim)]
+    wanted = " or ".join(f"({lead}, {shape})" for shape in shapes for lead in ("N", "N, K"))
+    squared = " with P = G * G, G >= 2," if entry.lattice else ""
+    raise ValueError(
+        f"theta must be {wanted}{squared} for transform {transform!r}, got shape {tuple(theta.shape)}"
+    )
+
+
 def _use_triton(backend: str | None, device: torch.device) -> bool:
     if backend is None:
-        return device.type == "cuda" and _HAS_TRITON
+        return device.type == "cuda" and HAS_TRITON
     if backend == "torch":
         return False
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         raise RuntimeError("backend='triton' needs the package triton, which is not installed")
     if device.type != "cuda" and not INTERPRET:
         raise RuntimeError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+import math
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .functional import st_sample
+from .functional import check_name, check_theta, checked_options, checked_size, st_sample
+from .theta import theta_ndim
 from .transforms import TRANSFORMS
 
 
@@ -31,20 +32,22 @@ class SpatialTransformer(nn.Module):
     """Predict theta from a feature map and sample the map (or another one) where theta points.
 
     Convention: theta maps **output** coordinates to **source** coordinates, both normalised to
-    [-1, 1] in (x, y) order. With `align_corners=False` -1 and 1 are the outer edges of the image
+    [-1, 1] in (x, y[, z]) order. With `align_corners=False` -1 and 1 are the outer edges of the image
     and pixel centres lie half a pixel inside; with `align_corners=True` they are the centres of
     the outermost pixels. A frame smaller than the image (|scale| < 1) therefore zooms in. Samples
     outside the source follow `padding_mode`.
 
     Arguments:
         localisation: any module from x to features (N, in_features).
-        out_size: (h, w) of the result in pixels; None keeps the source's size.
+        out_size: (h, w) of the result in pixels, or (d, h, w) for volumes; None keeps the source's
+            size: that of images, or of volumes if `initial_theta` is a volume's (its last axis is 4).
         in_features: the number of features that `localisation` gives.
-        transform: "affine", theta (2, 3), or "attention", theta (3,) = (s, tx, ty).
+        transform: "affine", theta (2, 3) or for volumes (3, 4); "attention", (s, tx, ty[, tz]);
+            "projective", (8,); "tps" or "piecewise_affine", (grid * grid, 2).
         num_transformers: K thetas for each image, which sample one source in one call;
             None: one theta and no K axis.
-        grid: control points along each side for lattice transforms; the others ignore it.
-        fixed_scale: attention only: s is this constant and only (tx, ty) are predicted.
+        grid: control points along each side for "tps" and "piecewise_affine"; the others ignore it.
+        fixed_scale: attention only: s is this constant and only (tx, ty[, tz]) are predicted.
         initial_theta: tensor or nested sequence that broadcasts to ([K,] *theta shape); None: the
             identity. With `fixed_scale` its scale entries are replaced by that.
         mode, padding_mode, align_corners, antialias, backend: as in `st_sample`.
@@ -53,13 +56,15 @@ class SpatialTransformer(nn.Module):
     bias `initial_theta`, so that at first every image gets the same theta.
 
     Shapes: x (N, C, H, W) and source (N, C', H', W') of any float dtype -> (N, [K,] C', h, w) in
-    the source's dtype. theta is (N, [K,] *theta shape), in float32 also under autocast and for
-    half-precision features, float64 for float64 ones. Differentiable in x, source and parameters.
+    the source's dtype; volumes (N, C, D, H, W) likewise. theta is (N, [K,] *theta shape), in
+    float32 also under autocast and for half-precision features, float64 for float64 ones.
+    Differentiable in x, source and parameters.
 
     Raises:
         TypeError: an option of the wrong type, such as an int for `out_size`.
-        ValueError: an unknown transform, a size below 1, `fixed_scale` without attention, an
-            `initial_theta` that does not broadcast, features that are not (N, in_features).
+        ValueError: an unknown transform or one that is not for volumes, a size below 1, a `grid`
+            below 2, `fixed_scale` without attention, an `initial_theta` that does not broadcast,
+            features that are not (N, in_features), images for volumes or volumes for images.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 3; K in parallel: section 3.4 and
     appendix A.1; zero weights and identity bias: section 4.2.
@@ -85,13 +90,12 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         if not isinstance(localisation, nn.Module):
             raise TypeError(f"localisation must be an nn.Module, got {type(localisation).__name__}")
-        if transform not in TRANSFORMS:
-            raise ValueError(_unknown("transform", transform, TRANSFORMS))
-        check_positive("in_features", in_features)
-        check_positive("grid", grid)
+        check_name("transform", transform, tuple(TRANSFORMS))
+        check_at_least("in_features", in_features, 1)
+        check_at_least("grid", grid, 2)
         if num_transformers is not None:
-            check_positive("num_transformers", num_transformers)
-        self.out_size = None if out_size is None else _checked_size(out_size)
+            check_at_least("num_transformers", num_transformers, 1)
+        self.out_size = None if out_size is None else checked_size(out_size)
         self.in_features = in_features
         self.transform = transform
         self.num_transformers = num_transformers
@@ -104,41 +108,58 @@ class SpatialTransformer(nn.Module):
         self.backend = backend
 
         lead = () if num_transformers is None else (num_transformers,)
-        self.theta_shape = (*lead, *TRANSFORMS[transform].shape)
-        if initial_theta is None:
-            initial_theta = TRANSFORMS[transform].identity_theta()
-        initial = broadcast_theta(initial_theta, self.theta_shape)
-        # s is the first entry of attention's theta; a fixed one is not predicted.
-        free = initial if self.fixed_scale is None else initial[..., 1:]
-        self._free_shape = tuple(free.shape)
-        self._initial = tuple(free.flatten().tolist())
+        given = None if initial_theta is None else _detached(initial_theta)
+        self.ndim = _ndim(self.out_size, given, transform)
+        checked_options(self.ndim, transform, mode, padding_mode, align_corners, antialias, backend)
+        with torch.device("cpu"):  # also where modules are made without storage
+            identity = TRANSFORMS[transform].identity(self.ndim, grid)
+        check_theta(identity.unsqueeze(0), transform, self.ndim)
+        self.theta_shape = (*lead, *identity.shape)
+        initial = _broadcast(identity if given is None else given, self.theta_shape)
+        self.initial_theta = initial.tolist()
         self.localisation = localisation
-        self.regression = _WideLinear(in_features, len(self._initial))
+        self.regression = _WideLinear(in_features, self._free(initial).numel())
         self.reset_parameters()
+
+    def _free(self, theta: Tensor) -> Tensor:
+        """What is predicted of theta: all, or all but s, attention's first entry, if that is fixed."""
+        return theta if self.fixed_scale is None else theta[..., 1:]
 
     def reset_parameters(self) -> None:
         """Set the regression layer back to zero weights and the initial theta as bias."""
+        initial = torch.tensor(self.initial_theta, dtype=torch.float64, device="cpu")
         with torch.no_grad():
             self.regression.weight.zero_()
-            self.regression.bias.copy_(torch.tensor(self._initial, dtype=torch.float64))
+            self.regression.bias.copy_(self._free(initial).flatten())
 
     def localise(self, x: Tensor) -> Tensor:
-        """The theta of each image: x (N, C, H, W) -> (N, [K,] *theta shape), float32 or wider."""
+        """The theta of each image: x (N, C, [D,] H, W) -> (N, [K,] *theta shape), float32 or wider."""
         features = self.localisation(x)
+        if not isinstance(features, Tensor):
+            raise TypeError(f"localisation must give a tensor, got {type(features).__name__}")
         wanted = (x.shape[0], self.in_features)
         if tuple(features.shape) != wanted:
             raise ValueError(
                 f"localisation must give features of shape (N, in_features) = {wanted}, "
                 f"got {tuple(features.shape)}"
             )
-        theta = self.regression(features).unflatten(1, self._free_shape)
         if self.fixed_scale is None:
-            return theta
-        scale = torch.full_like(theta[..., :1], self.fixed_scale)
-        return torch.cat((scale, theta), -1)
+            return self.regression(features).unflatten(1, self.theta_shape)
+        shift = self.regression(features).unflatten(1, (*self.theta_shape[:-1], self.ndim))
+        scale = torch.full_like(shift[..., :1], self.fixed_scale)
+        return torch.cat((scale, shift), -1)
 
     def sample(self, source: Tensor, theta: Tensor) -> Tensor:
-        """Sample source (N, C, H, W) at a given theta (N, [K,] *theta shape)."""
+        """Sample source (N, C, [D,] H, W) at a given theta (N, [K,] *theta shape)."""
+        if source.dim() != 2 + self.ndim:
+            raise ValueError(
+                f"source must have {self.ndim} spatial axes, got shape {tuple(source.shape)}; "
+                "for volumes give out_size=(d, h, w) or the initial_theta of a volume"
+            )
+        if len(source) != len(theta):
+            raise ValueError(
+                f"source must have as many images as were localised, {len(theta)}, got {len(source)}"
+            )
         return st_sample(
             source,
             theta,
@@ -171,35 +192,23 @@ class SpatialTransformer(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows beside the submodules."""
-        shown = f"{self.transform!r}, out_size={self.out_size}"
-        if self.num_transformers is not None:
-            shown += f", num_transformers={self.num_transformers}"
-        return shown if self.fixed_scale is None else f"{shown}, fixed_scale={self.fixed_scale}"
+        usual = {"num_transformers": None, "fixed_scale": None, "mode": "bilinear", "padding_mode": "zeros",
+                 "align_corners": False, "antialias": False, "backend": None}  # fmt: skip
+        shown = [repr(self.transform), f"out_size={self.out_size}"]
+        shown += [
+            f"{name}={getattr(self, name)!r}"
+            for name, value in usual.items()
+            if getattr(self, name) != value
+        ]
+        return ", ".join(shown)
 
 
-def _unknown(what: str, got: object, allowed: Iterable[str]) -> str:
-    names = sorted(allowed)
-    near = get_close_matches(str(got), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{what} must be one of {', '.join(map(repr, names))}, got {got!r}{hint}"
-
-
-def check_positive(name: str, value: object) -> None:
-    """Refuse what is not an int of at least 1; the error begins with `name`."""
+def check_at_least(name: str, value: object, least: int) -> None:
+    """Refuse what is not an int of at least `least`; the error begins with `name`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _checked_size(out_size: Sequence[int]) -> tuple[int, int]:
-    if not isinstance(out_size, Sequence) or isinstance(out_size, str):
-        raise TypeError(f"out_size must be (h, w) or None, got {out_size!r}")
-    if len(out_size) != 2:
-        raise ValueError(f"out_size must be (h, w), got {len(out_size)} entries: {tuple(out_size)}")
-    for value in out_size:
-        check_positive("every entry of out_size", value)
-    return int(out_size[0]), int(out_size[1])
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _checked_scale(fixed_scale: float | None, transform: str) -> float | None:
@@ -209,15 +218,36 @@ def _checked_scale(fixed_scale: float | None, transform: str) -> float | None:
         raise ValueError(f"fixed_scale is for transform='attention', got transform={transform!r}")
     if isinstance(fixed_scale, bool) or not isinstance(fixed_scale, int | float):
         raise TypeError(f"fixed_scale must be a float, got {fixed_scale!r}")
+    if not math.isfinite(fixed_scale):
+        raise ValueError(f"fixed_scale must be finite, got {fixed_scale}")
     return float(fixed_scale)
 
 
-def broadcast_theta(theta: Tensor | Sequence[object], shape: tuple[int, ...]) -> Tensor:
-    """An initial theta, tensor or nested sequence, as a float64 tensor of `shape` on the CPU."""
-    given = torch.as_tensor(theta, dtype=torch.float64, device="cpu").detach()
+def _detached(theta: Tensor | Sequence[object]) -> Tensor:
     try:
-        return given.expand(shape)
+        if isinstance(theta, Tensor) and theta.is_complex():
+            raise TypeError
+        given = torch.as_tensor(theta, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"initial_theta must be a tensor or nested sequence of reals, got {theta!r}"
+        ) from None
+    if not given.isfinite().all():
+        raise ValueError(f"initial_theta must be finite, got {theta!r}")
+    return given
+
+
+def _ndim(out_size: tuple[int, ...] | None, initial: Tensor | None, transform: str) -> int:
+    """The number of spatial axes that theta is for."""
+    if out_size is not None:
+        return len(out_size)
+    return 2 if initial is None else theta_ndim(initial, transform)
+
+
+def _broadcast(initial: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return initial.expand(shape)
     except RuntimeError:
         raise ValueError(
-            f"initial_theta must broadcast to {shape}, got shape {tuple(given.shape)}"
+            f"initial_theta must broadcast to {shape}, got shape {tuple(initial.shape)}"
         ) from None

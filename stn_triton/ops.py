@@ -1,114 +1,87 @@
 """The fused op as PyTorch sees it: an `autograd.Function` in eager mode, registered operators while compiling.
 
-The Function is the leaner call, and derivatives that it lacks raise; a registered operator would give zeros to
-forward-mode AD without a word. `torch.compile` and `torch.export` need the registered operators.
+The Function is the leaner call, and has every derivative. The operators are what `torch.compile` and `torch.export`
+need; forward mode would get zeros from them without a word, so that under `torch.func` transforms inside a compiled
+graph index operations take their place.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .formats import empty_input_gradient, empty_output
-from .kernels.backward_gather import gather_backward
-from .kernels.backward_theta import theta_backward
-from .kernels.forward import sample_forward
+from .taps import is_transformed
+from .torch_backend import st_sample_taps, st_sample_torch
 from .transforms import Options
 
-_Size = tuple[int, int]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+if HAS_TRITON:
+    from .autograd import Sample, sample_backward
+    from .kernels.forward import sample_forward
+    from .kernels.launch import INTERPRET as INTERPRET
+else:
+    INTERPRET = False
+
+_Size = tuple[int, ...]
+_Wanted = tuple[bool, bool]
+_Gradients = tuple[Tensor | None, Tensor | None]
 
 
-def sample_backward(
-    grad: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    out_size: _Size,
-    options: Options,
-    wanted: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of (input, theta) as far as they are wanted, by the kernel that does no more than that."""
-    input_wanted, theta_wanted = wanted
-    if input_wanted:
-        return gather_backward(grad, input, theta, out_size, options, with_theta=theta_wanted)
-    return None, theta_backward(grad, input, theta, out_size, options) if theta_wanted else None
+def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+    """`st_sample` by the Triton kernels, arguments validated."""
+    if not torch.compiler.is_compiling():
+        return Sample.apply(input, theta, out_size, options)
+    if is_transformed():
+        return st_sample_taps(input, theta, out_size, options)
+    return st_sample_registered(input, theta, out_size, options)
 
 
-class _Sample(torch.autograd.Function):
-    @staticmethod
-    def forward(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
-        return sample_forward(input, theta, out_size, options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, theta, ctx.out_size, ctx.options = inputs
-        ctx.save_for_backward(input, theta)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:2]
-        grads = _SampleBackward.apply(grad, *ctx.saved_tensors, ctx.out_size, ctx.options, wanted)
-        return *grads, None, None
+def st_sample_registered(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+    """`st_sample` as one node of a graph."""
+    return sample(input, theta, out_size, *options)
 
 
-class _SampleBackward(torch.autograd.Function):
-    """A Function of its own, so that a derivative of the derivative is an error and not a zero."""
-
-    @staticmethod
-    def forward(
-        grad: Tensor,
-        input: Tensor,
-        theta: Tensor,
-        out_size: _Size,
-        options: Options,
-        wanted: tuple[bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None]:
-        return sample_backward(grad, input, theta, out_size, options, wanted)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "st_sample's Triton backend has no second derivatives; use backend='torch' for them"
-        )
+def _by_kernels(input: Tensor) -> bool:
+    return HAS_TRITON and (input.device.type == "cuda" or INTERPRET)
 
 
 @torch.library.custom_op("stn_triton::sample", mutates_args=())
 def sample(
-    input: Tensor, theta: Tensor, out_h: int, out_w: int,
-    transform: str, mode: str, padding_mode: str, align_corners: bool,
+    input: Tensor, theta: Tensor, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
 ) -> Tensor:  # fmt: skip
-    """`st_sample` by the Triton kernels, arguments validated."""
-    return sample_forward(
-        input, theta, (out_h, out_w), Options(transform, mode, padding_mode, align_corners)
-    )
+    """`st_sample`, arguments validated."""
+    options = Options(transform, mode, padding_mode, align_corners, samples)
+    run = sample_forward if _by_kernels(input) else st_sample_torch
+    return run(input, theta, tuple(out_size), options)
 
 
 @sample.register_fake
 def _(
-    input: Tensor, theta: Tensor, out_h: int, out_w: int,
-    transform: str, mode: str, padding_mode: str, align_corners: bool,
+    input: Tensor, theta: Tensor, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
 ) -> Tensor:  # fmt: skip
-    return empty_output(
-        input, theta, (out_h, out_w), Options(transform, mode, padding_mode, align_corners)
-    )
+    options = Options(transform, mode, padding_mode, align_corners, samples)
+    return empty_output(input, theta, tuple(out_size), options)
 
 
 @torch.library.custom_op("stn_triton::sample_backward", mutates_args=())
 def sample_backward_op(
-    grad: Tensor, input: Tensor, theta: Tensor, out_h: int, out_w: int,
-    transform: str, mode: str, padding_mode: str, align_corners: bool, input_wanted: bool, theta_wanted: bool,
+    grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
-    options = Options(transform, mode, padding_mode, align_corners)
-    grads = sample_backward(
-        grad, input, theta, (out_h, out_w), options, (input_wanted, theta_wanted)
-    )
-    of_input, of_theta = grads
+    options = Options(transform, mode, padding_mode, align_corners, samples)
+    run = sample_backward if _by_kernels(input) else _torch_backward
+    wanted = input_wanted, theta_wanted
+    of_input, of_theta = run(grad, input, theta, tuple(out_size), options, wanted)
     return (
         input.new_empty(0) if of_input is None else of_input,
         theta.new_empty(0) if of_theta is None else of_theta,
@@ -117,13 +90,23 @@ def sample_backward_op(
 
 @sample_backward_op.register_fake
 def _(
-    grad: Tensor, input: Tensor, theta: Tensor, out_h: int, out_w: int,
-    transform: str, mode: str, padding_mode: str, align_corners: bool, input_wanted: bool, theta_wanted: bool,
+    grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return (
         empty_input_gradient(input) if input_wanted else input.new_empty(0),
         theta.new_empty(theta.shape) if theta_wanted else theta.new_empty(0),
     )
+
+
+def _torch_backward(
+    grad: Tensor, input: Tensor, theta: Tensor, out_size: _Size, options: Options, wanted: _Wanted
+) -> _Gradients:
+    run = partial(st_sample_taps, out_size=out_size, options=options)
+    of_input, of_theta = torch.func.vjp(run, input, theta)[1](grad)
+    formatted = empty_input_gradient(input).copy_(of_input) if wanted[0] else None
+    return formatted, of_theta if wanted[1] else None
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -138,12 +121,3 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 sample.register_autograd(_backward, setup_context=_setup_context)
-
-
-def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
-    """`st_sample` by the Triton kernels, arguments validated."""
-    if torch.compiler.is_compiling():
-        if torch.autograd.forward_ad._current_level >= 0:  # the operator would give zeros
-            raise RuntimeError("st_sample has no forward-mode derivatives inside torch.compile")
-        return sample(input, theta, *out_size, *options)
-    return _Sample.apply(input, theta, out_size, options)

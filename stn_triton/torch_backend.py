@@ -1,125 +1,303 @@
 """`st_sample` in plain torch operations: the path of CPU tensors, and of any device with `backend="torch"`.
 
-The sampling grid is built separably: what x gives to a coordinate and what y gives are two small tensors, and one
-broadcast sum makes the grid. Theta's gradient then is two sums over the grid's, by autograd.
+Three samplers of one shape: `grid_sampler`, rows of many channels, and index operations where other derivatives than
+the first are wanted. The K results of an image lie one above the other, so that the image is not copied K times.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .formats import compute_dtype, is_channels_last, like_output, transformers
-from .transforms import TRANSFORMS, Options
+from .formats import compute_dtype, is_channels_last, like_output, theta_shape
+from .taps import is_transformed, sample_taps
+from .transforms import AUTO, TRANSFORMS, Options
 from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, sample_rows
 
-_MODES = {"bilinear": 0, "nearest": 1}
-_PADDINGS = {"zeros": 0, "border": 1}
+_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
+_PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
+_BACKWARDS = {
+    2: torch.ops.aten.grid_sampler_2d_backward.default,
+    3: torch.ops.aten.grid_sampler_3d_backward.default,
+}
 _FAR = 1e6
 """A normalised coordinate outside every image, finite in pixel units too."""
+_OVERFLOWS = 1e30
+"""A normalised coordinate that may not be finite in pixel units, and has no whole digits to be mirrored."""
+MOST_SAMPLES = 8
+"""Of an output pixel along each axis, where theta decides."""
+
+_Size = tuple[int, ...]
+_Sampler = Callable[[Tensor, Tensor, Options], Tensor]
+"""image (N, C, *size), normalised grid (N, K, *out_size, ndim) -> (N, C, K * out_size[0], *out_size[1:])."""
 
 
-def st_sample_torch(
-    input: Tensor, theta: Tensor, out_size: tuple[int, int], options: Options
-) -> Tensor:
+def st_sample_torch(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` in torch operations, arguments validated."""
+    sampler = _by_taps if is_transformed() else _by_grid_sampler
+    return _sample(input, theta, out_size, options, sampler)
+
+
+def st_sample_taps(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+    """The same in index operations only: derivatives of any order and mode, on any device."""
+    return _sample(input, theta, out_size, options, _by_taps)
+
+
+def _sample(
+    input: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
+) -> Tensor:
     n, channels = input.shape[:2]
-    k = transformers(theta, options)
+    trailing = theta_shape(theta, len(out_size), options)
+    k = tuple(theta.shape[1 : theta.dim() - len(trailing)])
     wide = compute_dtype(input, theta)
-    matrix = TRANSFORMS[options.transform].matrix(theta.to(wide))
+    theta = theta.to(wide)
     if 0 in input.shape or 0 in k:
-        return like_output(_empty(input, matrix, (n, *k, channels, *out_size)), input)
-    matrix = matrix.reshape(n, -1, 2, 3)
+        return like_output(_empty(input, theta, (n, *k, channels, *out_size)), input)
     image = _with_formatted_gradient(input).to(wide)
-    if _by_rows(image) and _tame(matrix):
-        output = _sample_by_rows(image, matrix, out_size, options)
-    else:
-        output = _sample_by_grid(image, matrix, out_size, options)
-    return like_output(output.to(input.dtype) if k else output[:, 0].to(input.dtype), input)
+    theta = theta.reshape(n, -1, *trailing)
+    mean = _mean_of_chosen_samples if options.samples == AUTO else _mean_of_samples
+    output = mean(image, theta, out_size, options, sampler).to(input.dtype)
+    if k:
+        output = output.unflatten(2, (-1, out_size[0])).movedim(2, 1)
+    return like_output(output, input)
 
 
-def _sample_by_grid(
-    image: Tensor, matrix: Tensor, out_size: tuple[int, int], options: Options
+def _mean_of_samples(
+    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
 ) -> Tensor:
-    """(N, K, C, h, w) by `grid_sampler`: K results one above the other, so that the image is not copied K times."""
-    columns, rows = _separate(matrix, out_size, options.align_corners)
-    if _tame(matrix):
-        # As complex numbers x + iy, the sum and the two sums of its derivative run over whole rows of memory.
-        columns, rows = torch.view_as_complex(columns), torch.view_as_complex(rows)
-        grid = torch.view_as_real(columns.unsqueeze(2) + rows.unsqueeze(3))  # (N, K, h, w, 2)
-    else:
-        grid = columns.unsqueeze(2) + rows.unsqueeze(3)
-        grid = grid.nan_to_num(nan=-_FAR, posinf=_FAR, neginf=-_FAR).clamp(-_FAR, _FAR)
-    output = torch.grid_sampler_2d(
-        image, grid.flatten(1, 2),
-        _MODES[options.mode], _PADDINGS[options.padding_mode], options.align_corners,
-    )  # fmt: skip
-    return output.unflatten(2, (-1, out_size[0])).movedim(2, 1)
+    samples = options.samples
+    if samples == 1:
+        return _one_sample(image, theta, out_size, options, sampler)
+    finer_size = tuple(samples * length for length in out_size)
+    finer = _one_sample(image, theta, finer_size, options, sampler)
+    return (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(finer, samples)
 
 
-def _sample_by_rows(
-    image: Tensor, matrix: Tensor, out_size: tuple[int, int], options: Options
+def _mean_of_chosen_samples(
+    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
 ) -> Tensor:
-    """(N, K, C, h, w) by weighted rows, with coordinates in pixels."""
-    n, k = matrix.shape[:2]
+    """As many samples as each theta asks for: the largest number for all of them, of which some weigh nothing."""
+    asked = _samples_asked(theta, image.shape[2:], out_size, options)
+    most = MOST_SAMPLES
+    if theta.device.type == "cpu" and not _is_traced():
+        least, most = (int(count.item()) for count in asked.aminmax())
+        if least == most:
+            options = options._replace(samples=most)
+            return _mean_of_samples(image, theta, out_size, options, sampler)
+    count = asked.unsqueeze(-1)
+    number = torch.arange(most, dtype=theta.dtype, device=theta.device)
+    from_centre = (2 * number + 1) / count - 1  # (N, K, most), in halves of an output pixel
+    axes = tuple(
+        (_base(length, False, theta).unsqueeze(-1) + (from_centre / length).unsqueeze(-2)).flatten(
+            -2
+        )
+        for length in reversed(out_size)
+    )
+    output = sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
+    output = output.unflatten(2, (-1, most * out_size[0]))  # (N, C, K, most * h, ...)
+    weights = torch.where(number < count, 1 / count, 0.0).unsqueeze(1)  # (N, 1, K, most)
+    weights = weights[(..., *[None] * len(out_size), slice(None))]
+    for _ in out_size:  # each goes to the end in its turn: afterwards they are in their order again
+        output = (output.movedim(3, -1).unflatten(-1, (-1, most)) * weights).sum(-1)
+    return output.flatten(2, 3)
+
+
+def _samples_asked(theta: Tensor, in_size: _Size, out_size: _Size, options: Options) -> Tensor:
+    """(N, K, *shape) -> (N, K): the largest step between neighbouring samples, in source pixels, rounded up."""
+    matrix_of = TRANSFORMS[options.transform].matrix
+    assert matrix_of is not None
+    rows = matrix_of(theta.detach(), len(out_size)).unbind(-2)
+    steps = [
+        row[..., column].abs() * (length / out_length)
+        for row, length in zip(rows, reversed(in_size), strict=True)
+        for column, out_length in enumerate(reversed(out_size))
+    ]
+    most = (torch.stack(steps).amax(0) - 1e-3).ceil()
+    return most.nan_to_num(1, 1, 1).clamp(1, MOST_SAMPLES)
+
+
+def _one_sample(
+    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
+) -> Tensor:
+    matrix_of = TRANSFORMS[options.transform].matrix
+    if matrix_of and len(out_size) == 2 and sampler is _by_grid_sampler:
+        matrix = matrix_of(theta, 2)
+        if _tame(matrix):
+            return _by_separable_grid(image, matrix, out_size, options)
+    axes = tuple(_base(length, options.align_corners, theta) for length in reversed(out_size))
+    with torch.autocast(theta.device.type, enabled=False):
+        grid = TRANSFORMS[options.transform].grid(theta, axes)
+    return sampler(image, grid, options)
+
+
+def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
+    return _taps_on_grid(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
+
+
+def _taps_on_grid(image: Tensor, grid: Tensor, options: Options) -> Tensor:
+    """`grid_sampler` with every derivative, at finite coordinates."""
+    source = _in_pixels(grid, image.shape[2:], options)
+    return sample_taps(image, source, options).unflatten(2, grid.shape[1:-1])
+
+
+def _by_grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
+    """Or by rows of channels, where they are many."""
+    if not _tame(grid):
+        grid = _finite(grid, image.shape[2:], options)
+    grid = grid.flatten(1, 2)
+    if _has_rows(image, grid.shape[1:-1].numel()):
+        return _rows(image, _in_pixels(grid, image.shape[2:], options), grid.shape[1:-1], options)
+    return _grid_sampler(image, grid, options)
+
+
+def _by_separable_grid(image: Tensor, matrix: Tensor, out_size: _Size, options: Options) -> Tensor:
+    """What x gives to a coordinate and what y gives are two small tensors, and one broadcast sum makes the grid.
+
+    Theta's gradient then is two sums over the grid's, by autograd.
+    """
     columns, rows = _separate(matrix, out_size, options.align_corners)
-    height, width = image.shape[2:]
-    corners = float(options.align_corners)
-    ends = matrix.new_tensor([width - corners, height - corners]) / 2
-    middle = matrix.new_tensor([width - 1.0, height - 1.0]) / 2
-    columns, rows = (columns * ends).movedim(-1, 0), (rows * ends + middle).movedim(-1, 0)
-    source = (columns.unsqueeze(3) + rows.unsqueeze(4)).flatten(2)  # (2, N, K h w)
-    output = sample_rows(image, source, options.mode, options.padding_mode)
-    return output.view(n, k, *out_size, -1).movedim(-1, -3)
+    if _has_rows(image, matrix.shape[1] * math.prod(out_size)):
+        ends, middle = _pixel_scale(image.shape[2:], matrix, options)
+        columns, rows = (columns * ends).movedim(-1, 0), (rows * ends + middle).movedim(-1, 0)
+        source = (columns.unsqueeze(3) + rows.unsqueeze(4)).flatten(2)  # (2, N, K h w)
+        return _rows(image, source, (-1, out_size[1]), options)
+    # As complex numbers x + iy, the sum and the two sums of its derivative run over whole rows of memory.
+    columns, rows = torch.view_as_complex(columns), torch.view_as_complex(rows)
+    grid = torch.view_as_real(columns.unsqueeze(2) + rows.unsqueeze(3))  # (N, K, h, w, 2)
+    return _grid_sampler(image, grid.flatten(1, 2), options)
 
 
-def _by_rows(image: Tensor) -> bool:
-    """Whether to sample whole pixels instead of channel by channel (on a CPU; `_tame` says so)."""
-    fewest = FEWEST_CHANNELS if is_channels_last(image) else FEWEST_CHANNELS_TO_TURN
-    return image.shape[1] >= fewest and image.dtype == torch.float32
-
-
-def _separate(
-    matrix: Tensor, out_size: tuple[int, int], align_corners: bool
-) -> tuple[Tensor, Tensor]:
+def _separate(matrix: Tensor, out_size: _Size, align_corners: bool) -> tuple[Tensor, Tensor]:
     """(N, K, 2, 3) -> what x and what y give to the normalised source (x, y): (N, K, w, 2) and (N, K, h, 2)."""
     height, width = out_size
     by_x, by_y, offset = matrix.unsqueeze(2).unbind(-1)  # (N, K, 1, 2)
     return (
-        by_x * _base(width, align_corners, matrix),
-        torch.addcmul(offset, by_y, _base(height, align_corners, matrix)),
+        by_x * _base(width, align_corners, matrix).unsqueeze(1),
+        torch.addcmul(offset, by_y, _base(height, align_corners, matrix).unsqueeze(1)),
     )
 
 
 def _base(length: int, align_corners: bool, like: Tensor) -> Tensor:
-    """The normalised output coordinates of one axis, (length, 1)."""
+    """The normalised output coordinates of one axis, (length,)."""
     twice = torch.arange(1 - length, length, 2, dtype=like.dtype, device=like.device)
-    return (twice / max(length - 1 if align_corners else length, 1)).unsqueeze(1)
+    return twice / max(length - 1 if align_corners else length, 1)
+
+
+def _finite(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
+    """Coordinates that every sampler bears: those that are not finite become constants, as the padding says."""
+    if options.padding_mode != "reflection":
+        return grid.nan_to_num(nan=-_FAR, posinf=_FAR, neginf=-_FAR).clamp(-_FAR, _FAR)
+    first = [(0 if options.align_corners else 1 / length) - 1 for length in reversed(in_size)]
+    first_pixel = torch.stack([grid.new_full((), x) for x in first])
+    return torch.where(grid.abs() < _OVERFLOWS, grid, first_pixel)
+
+
+def _pixel_scale(in_size: _Size, like: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """The pixel coordinates, x first, of the normalised 1 less those of 0, and those of 0."""
+    corners = float(options.align_corners)
+    ends = like.new_tensor([length - corners for length in reversed(in_size)]) / 2
+    middle = like.new_tensor([length - 1.0 for length in reversed(in_size)]) / 2
+    return ends, middle
+
+
+def _in_pixels(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
+    """(N, *out_size, ndim) -> (ndim, N, P)."""
+    ends, middle = _pixel_scale(in_size, grid, options)
+    return (grid * ends + middle).movedim(-1, 0).flatten(2)
+
+
+def _rows(image: Tensor, source: Tensor, out_size: _Size, options: Options) -> Tensor:
+    output = sample_rows(image, source, options)
+    return output.unflatten(1, out_size).movedim(-1, 1)
+
+
+def _has_rows(image: Tensor, samples: int) -> bool:
+    """Whether to sample whole pixels instead of channel by channel, `samples` of every image."""
+    turned = not is_channels_last(image)
+    return (
+        image.shape[1] >= (FEWEST_CHANNELS_TO_TURN if turned else FEWEST_CHANNELS)
+        and samples >= image.shape[2:].numel() // (2 if turned else 32)
+        and image.dtype == torch.float32
+        and image.device.type == "cpu"
+        and not _is_traced()
+    )
+
+
+def _grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
+    wanted = torch.is_grad_enabled() and (image.requires_grad or grid.requires_grad)
+    if not wanted or torch.compiler.is_compiling():
+        return _native(image, grid, options)
+    return _GridSampler.apply(image, grid, options)
+
+
+def _native(image: Tensor, grid: Tensor, options: Options) -> Tensor:
+    sampler = torch.grid_sampler_2d if grid.shape[-1] == 2 else torch.grid_sampler_3d
+    return sampler(image, grid, *_native_options(options))
+
+
+def _native_options(options: Options) -> tuple[int, int, bool]:
+    return _MODES[options.mode], _PADDINGS[options.padding_mode], options.align_corners
+
+
+class _GridSampler(torch.autograd.Function):
+    """`grid_sampler` whose derivative has derivatives, in every version of PyTorch."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, grid: Tensor, options: Options) -> Tensor:
+        ctx.save_for_backward(image, grid)
+        ctx.options = options
+        return _native(image, grid, options)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image, grid = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed():
+            pull = torch.func.vjp(partial(_taps_on_grid, options=ctx.options), image, grid)[1]
+            return *pull(grad), None
+        backward = _BACKWARDS[grid.shape[-1]]
+        wanted = ctx.needs_input_grad[:2]
+        return *backward(grad, image, grid, *_native_options(ctx.options), wanted), None
 
 
 def _with_formatted_gradient(input: Tensor) -> Tensor:
-    """The input, whose gradient will come in its own memory format; compilers choose theirs."""
-    if not input.requires_grad or _is_traced():
+    """The input, whose gradient will come in its own memory format."""
+    if not input.requires_grad or is_transformed():
         return input
-    layout = torch.channels_last if is_channels_last(input) else torch.contiguous_format
-    view = input.view_as(input)
-    view.register_hook(lambda grad: grad.contiguous(memory_format=layout))
-    return view
+    return _Formatted.apply(input)
 
 
-def _empty(input: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+class _Formatted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.channels_last = is_channels_last(input)
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        if ctx.channels_last:
+            return grad.movedim(1, -1).contiguous().movedim(-1, 1)
+        return grad.contiguous()
+
+
+def _empty(input: Tensor, theta: Tensor, shape: _Size) -> Tensor:
     """A result without elements that has gradients."""
-    return input.new_empty(shape) + 0 * (input.sum() + matrix.sum().to(input.dtype))
+    return input.new_empty(shape) + 0 * (input.sum() + theta.sum().to(input.dtype))
 
 
-def _tame(matrix: Tensor) -> bool:
+def _tame(coordinates: Tensor) -> bool:
     """Whether no coordinate can overflow, where that is known without waiting for a device or breaking a graph."""
-    if matrix.device.type != "cpu" or _is_traced():
+    if coordinates.device.type != "cpu" or _is_traced():
         return False
-    least, most = torch.aminmax(matrix.detach())
+    least, most = torch.aminmax(coordinates.detach())
     return least.item() > -1e5 and most.item() < 1e5  # False if NaN
 
 
 def _is_traced() -> bool:
     """Whether a compiler or a `torch.func` transform is looking on, so that no value may be read."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

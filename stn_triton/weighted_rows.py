@@ -12,53 +12,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .taps import axis_taps, is_transformed
+from .transforms import Options
+
 FEWEST_CHANNELS = 16
 """From this many channels on, bags of rows are faster than `grid_sampler` on a channels_last image."""
 FEWEST_CHANNELS_TO_TURN = 64
 """The same where the image and the result have to be turned from and to NCHW."""
 
 
-def sample_rows(input: Tensor, source: Tensor, mode: str, padding_mode: str) -> Tensor:
+def sample_rows(image: Tensor, source: Tensor, options: Options) -> Tensor:
     """Sample at source coordinates in pixels.
 
-    Shapes: input (N, C, H, W) float32; source (2, N, P) float32, x and y, finite. Returns (N, P, C), the channels of a
-    pixel side by side in memory. Gradients for input and source.
+    Shapes: image (N, C, *size) float32; source (ndim, N, P) float32, x first, finite. Returns (N, P, C), the channels
+    of a pixel side by side in memory. Gradients for image and source.
     """
-    n, channels, height, width = input.shape
-    at, weights = _taps(source, (width, height), mode, padding_mode)
-    image = torch.arange(n, dtype=torch.int32).mul_(height * width).unsqueeze(1)
-    lines = [y * width + image for y in at[:, 1]]
-    # Pair by pair: a broadcast over two taps would run in steps of two elements.
-    index = torch.stack([line + x for line in lines for x in at[:, 0]], -1)  # (N, P, T * T)
-    weight = torch.stack([wy * wx for wy in weights[:, 1] for wx in weights[:, 0]], -1)
-    rows = input.permute(0, 2, 3, 1).reshape(-1, channels)
-    output = _WeightedRows.apply(rows, weight.flatten(0, 1), index.flatten(0, 1))
+    n, channels, *size = image.shape
+    last = source.new_tensor(size[::-1]).view(-1, 1, 1) - 1
+    at, weights = axis_taps(source, last, options)  # (T, ndim, N, P)
+    index = [torch.arange(n, dtype=torch.int32).unsqueeze(1)]
+    weight: list[Tensor] = []
+    # Tap by tap: a broadcast over two taps would run in steps of two elements.
+    for length, along, factors in zip(
+        size, at.int().unbind(1)[::-1], weights.unbind(1)[::-1], strict=True
+    ):
+        lines = [line * length for line in index]
+        index = [line + tap for line in lines for tap in along]
+        weight = [w * factor for w in weight for factor in factors] or list(factors)
+    rows = image.movedim(1, -1).reshape(-1, channels)
+    output = _WeightedRows.apply(
+        rows, torch.stack(weight, -1).flatten(0, 1), torch.stack(index, -1).flatten(0, 1)
+    )
     return output.view(n, -1, channels)
-
-
-def _taps(
-    source: Tensor, size: tuple[int, int], mode: str, padding_mode: str
-) -> tuple[Tensor, Tensor]:
-    """Whole coordinates (int32, inside) and weights of the taps of source coordinates, (T, 2, N, P).
-
-    A tap outside weighs nothing and reads its inside neighbour.
-    """
-    last = source.new_tensor(size).view(2, 1, 1) - 1
-    if padding_mode == "border":
-        clipped = source.detach().clamp(torch.zeros(()), last)
-        source = torch.where((source > 0) & (source < last), source, clipped)
-    else:
-        source = source.clamp(-torch.full((), 2.0), last + 2)
-    if mode == "nearest":
-        at = source.detach().round().unsqueeze(0)
-        weights = torch.ones_like(at)
-    else:
-        low = source.detach().floor()
-        rest = source - low
-        at = torch.stack((low, low + 1))
-        weights = torch.stack((1 - rest, rest))
-    inside = at.clamp(torch.zeros(()), last)
-    return inside.int(), torch.where(inside == at, weights, 0.0)
 
 
 class _WeightedRows(torch.autograd.Function):
@@ -74,7 +59,7 @@ class _WeightedRows(torch.autograd.Function):
         rows, weights, index = ctx.saved_tensors
         rows_wanted, weights_wanted, _ = ctx.needs_input_grad
         grad = grad.contiguous()
-        if torch.is_grad_enabled():  # a derivative of this derivative is wanted: plain operations
+        if torch.is_grad_enabled() or is_transformed():  # plain operations have every derivative
             taps = weights.unsqueeze(-1) * grad.unsqueeze(1)
             of_rows = torch.zeros_like(rows).index_add(0, index.flatten(), taps.flatten(0, 1))
             of_weights = (rows[index.long()] * grad.unsqueeze(1)).sum(-1)
@@ -102,6 +87,8 @@ def _transposed_bags(index: Tensor, grad: Tensor, weights: Tensor, count: int) -
 
 def _dots(index: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
     taps = index.shape[1]
+    if taps == 1:  # nearest: the weight is a constant
+        return torch.zeros_like(index, dtype=grad.dtype)
     offsets = torch.arange(0, index.numel(), taps, dtype=torch.int32)
     bag = torch.arange(len(index), dtype=torch.int32).repeat_interleave(taps)
     flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -17,6 +18,8 @@ needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs the package triton"
 )
 BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
+SLOW_TRITON = ["torch", pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
+"""For what an interpreted kernel takes seconds."""
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = ["contiguous", "channels_last", "strided", "expanded", "transposed"]
 OPTIONS: dict[str, list[Any]] = {
@@ -26,6 +29,7 @@ OPTIONS: dict[str, list[Any]] = {
     "align_corners": [False, True],
 }
 
+Size = tuple[int, ...]
 Runner = Callable[..., Tensor]
 
 
@@ -44,12 +48,13 @@ def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
     # A fixed stride through the product: neighbours in it differ in one factor only.
     order = [everything[i * 7919 % len(everything)] for i in range(len(everything))]
-    missing = set().union(*map(pairs, everything))
+    held = [pairs(case) for case in order]
+    missing = set().union(*held)
     cases = []
     while missing:
-        best = max(order, key=lambda case: len(pairs(case) & missing))
-        cases.append(best)
-        missing -= pairs(best)
+        best = max(range(len(order)), key=lambda number: len(held[number] & missing))
+        cases.append(order[best])
+        missing -= held[best]
     return cases
 
 
@@ -57,28 +62,29 @@ def label(case: dict[str, Any]) -> str:
     return "-".join(str(value).removeprefix("torch.") for value in case.values())
 
 
-def make_input(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, device: torch.device
-) -> Tensor:
-    n, c, h, w = shape
+def make_input(shape: Size, dtype: torch.dtype, layout: str, device: torch.device) -> Tensor:
+    n, c, *size, h, w = shape
     u = torch.randn(shape, device=device).to(dtype)
     if layout == "channels_last":
-        u = u.contiguous(memory_format=torch.channels_last)
+        u = u.movedim(1, -1).contiguous().movedim(-1, 1)
     elif layout == "strided":
-        u = torch.randn((n, c + 1, 2 * h, 3 * w), device=device).to(dtype)[:, 1:, ::2, 1::3]
+        u = torch.randn((n, c + 1, *size, 2 * h, 3 * w), device=device).to(dtype)
+        u = u[:, 1:, ..., ::2, 1::3]
     elif layout == "expanded":
-        u = u[:1, :, :, :1].expand(shape)
+        u = u[:1, ..., :1].expand(shape)
     elif layout == "transposed":
-        u = u.transpose(2, 3).contiguous().transpose(2, 3)
+        u = u.transpose(-2, -1).contiguous().transpose(-2, -1)
     assert u.shape == shape
     return u
 
 
 def distance_to_kinks(
-    theta: Tensor, in_size: tuple[int, int], out_size: tuple[int, int],
-    transform: str, mode: str, align: bool,
-) -> float:  # fmt: skip
-    """How near, in pixels, a coordinate comes to where values (nearest) or slopes (bilinear) jump."""
+    theta: Tensor, in_size: Size, out_size: Size, transform: str, mode: str, align: bool
+) -> float:
+    """How near, in pixels, a coordinate comes to where values (nearest) or slopes (bilinear) jump.
+
+    Reflection adds no places, nor does "bicubic", whose second derivative jumps where the slope of "bilinear" does.
+    """
     found = definition.coordinates(theta.double(), in_size, out_size, transform, align)
     # One pixel between aligned corners: whatever theta is, the coordinate is 0 without any rounding.
     movable = [s for s, size in zip(found, in_size[::-1], strict=True) if not (align and size == 1)]
@@ -86,51 +92,82 @@ def distance_to_kinks(
     return min((float((s - s.round()).abs().amin()) for s in shifted), default=1.0)
 
 
+def identity(transform: str, ndim: int = 2, form: Size | None = None) -> Tensor:
+    """The identity theta in float64, of the trailing shape `form` where there are several."""
+    if transform == "affine":
+        return torch.eye(ndim, ndim + 1, dtype=torch.float64)
+    if transform == "attention":
+        return torch.tensor([1.0] + [0.0] * ndim, dtype=torch.float64)
+    if transform == "projective":
+        return (
+            torch.eye(3, dtype=torch.float64).flatten()[:8]
+            if form == (8,)
+            else torch.eye(3).double()
+        )
+    side = math.isqrt((form or (9,))[0])
+    points = torch.linspace(-1, 1, side, dtype=torch.float64)
+    return torch.cartesian_prod(points, points).flip(-1)
+
+
 def draw_theta(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, in_size: tuple[int, int],
-    out_size: tuple[int, int], *, transform: str, mode: str, align: bool, spread: float = 0.4,
+    shape: Size, dtype: torch.dtype, device: torch.device, in_size: Size, out_size: Size,
+    *, transform: str, mode: str, align: bool, spread: float = 0.4, form: Size | None = None,
+    antialias: bool | int = False,
 ) -> Tensor:  # fmt: skip
     """Thetas around the identity, all coordinates at least 1e-3 pixels away from kinks, after rounding to dtype."""
-    trailing = [1.0, 0, 0, 0, 1, 0] if transform == "affine" else [1.0, 0, 0]
-    identity = torch.tensor(trailing, dtype=torch.float64)
-    identity = identity.view(2, 3) if transform == "affine" else identity
-    count = int(torch.tensor(shape).prod())
+    start = identity(transform, len(in_size), form)
+    # What is divided by stays away from 0, and a spline between its points: its errors would be all that one sees.
+    scale = torch.full_like(start, spread if transform in ("affine", "attention") else spread / 2)
+    if transform == "projective":
+        scale.view(-1)[6:] /= 2
+    count = math.prod(shape)
     thetas: list[Tensor] = []
-    for _ in range(count * 200):
+    for _ in range(count * 400):
         if len(thetas) == count:
             break
-        theta = (identity + spread * torch.randn(identity.shape, dtype=torch.float64)).to(dtype)
-        if distance_to_kinks(theta[None], in_size, out_size, transform, mode, align) > 1e-3:
+        theta = (start + scale * torch.randn(start.shape, dtype=torch.float64)).to(dtype)
+        samples = antialias or 1
+        if antialias is True:
+            samples = definition.samples(theta, in_size, out_size, transform)
+        finer = tuple(samples * length for length in out_size)
+        if distance_to_kinks(theta[None], in_size, finer, transform, mode, align) > 1e-3:
             thetas.append(theta)
     assert len(thetas) == count, "no theta away from kinks: use fewer output pixels"
-    stacked = torch.stack(thetas) if thetas else identity.new_empty((0, *identity.shape)).to(dtype)
-    return stacked.view(*shape, *identity.shape).to(device)
+    stacked = torch.stack(thetas) if thetas else start.new_empty((0, *start.shape)).to(dtype)
+    return stacked.view(*shape, *start.shape).to(device)
 
 
 def peer(
-    u: Tensor, theta: Tensor, out_size: tuple[int, int], *, transform: str = "affine",
-    mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool = False,
+    u: Tensor, theta: Tensor, out_size: Size, *, transform: str = "affine", mode: str = "bilinear",
+    padding_mode: str = "zeros", align_corners: bool = False, antialias: bool | int = False,
 ) -> Tensor:  # fmt: skip
-    """`affine_grid` and `grid_sample` in the dtype in which `st_sample` computes."""
+    """`affine_grid`, or the definition's grid, and `grid_sample` in the dtype in which `st_sample` computes."""
     wide = compute_dtype(u, theta)
-    matrix = definition.matrix_of(theta.to(wide), transform)
-    outer = matrix.shape[:-2]
-    matrix = matrix.flatten(0, -3)
+    theta = theta.to(wide)
+    outer = theta.shape[: theta.dim() - definition.theta_dims(theta, transform)]
     images = u.to(wide)
     if len(outer) == 2:
         images = images.repeat_interleave(outer[1], 0)
-    grid = F.affine_grid(matrix, [*images.shape[:2], *out_size], align_corners)
-    out = F.grid_sample(images, grid, mode, padding_mode, align_corners).to(u.dtype)
-    return out.unflatten(0, outer)
+    finer = tuple((antialias or 1) * length for length in out_size)
+    if transform in ("affine", "attention"):
+        matrix = definition.matrix_of(theta, transform).flatten(0, -3)
+        grid = F.affine_grid(matrix, [*images.shape[:2], *finer], align_corners)
+    else:
+        found = definition.normalised(theta, finer, transform, align_corners)
+        grid = torch.stack(found, -1).flatten(0, len(outer) - 1)
+    out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
+    if antialias:
+        out = (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(out, antialias)
+    return out.to(u.dtype).unflatten(0, outer)
 
 
-def plain(u: Tensor, theta: Tensor, out_size: tuple[int, int], **options: Any) -> Tensor:
+def plain(u: Tensor, theta: Tensor, out_size: Size, **options: Any) -> Tensor:
     """The definition in the dtype in which `st_sample` computes: what arithmetic alone costs in accuracy."""
     wide = compute_dtype(u, theta)
     return definition.sample(u.to(wide), theta.to(wide), out_size, **options).to(u.dtype)
 
 
-def exact(u: Tensor, theta: Tensor, out_size: tuple[int, int], **options: Any) -> Tensor:
+def exact(u: Tensor, theta: Tensor, out_size: Size, **options: Any) -> Tensor:
     return definition.sample(u.double(), theta.double(), out_size, **options)
 
 
@@ -167,11 +204,12 @@ def within_budget(
 
 
 def check(
-    run: Runner, u: Tensor, theta: Tensor, out_size: tuple[int, int],
+    run: Runner, u: Tensor, theta: Tensor, out_size: Size,
     *, reference: Runner = peer, **options: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Result and both gradients of `run` against the definition in float64; returns them."""
-    k = theta.shape[1 : theta.dim() - (2 if options.get("transform", "affine") == "affine" else 1)]
+    trailing = definition.theta_dims(theta, options.get("transform", "affine"))
+    k = theta.shape[1 : theta.dim() - trailing]
     cotangent = torch.randn((u.shape[0], *k, u.shape[1], *out_size), device=u.device).to(u.dtype)
     ours = with_gradients(run, u, theta, cotangent, out_size, **options)
     low = with_gradients(reference, u, theta, cotangent, out_size, **options)
@@ -179,6 +217,8 @@ def check(
         lambda u, theta, *a, **o: exact(u, theta, *a, **o), u.double(), theta.double(), cotangent,
         out_size, **options,
     )  # fmt: skip
+    # The slope of a cubic changes faster with the coordinate.
+    pixels = max(*u.shape[2:], *out_size) * (4 if options.get("mode") == "bicubic" else 1)
     for name in ours:
-        within_budget(ours[name], low[name], true[name], name, max(*u.shape[2:], *out_size))
+        within_budget(ours[name], low[name], true[name], name, pixels)
     return ours

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +24,32 @@ _ALLOCATORS = (
     *((torch, name) for name in ("empty", "empty_like", "empty_strided")),
     *((torch.Tensor, name) for name in ("new_empty", "new_empty_strided")),
 )
+
+
+def _hasten_the_interpreter() -> None:
+    """Leave out what takes most of the time of Triton's interpreter.
+
+    It patches its language anew at every call of a device function, and checks every integer for overflow, of which
+    small images show nothing.
+    """
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    language = interpreter.tl
+    patch = interpreter._patch_lang
+
+    def patch_once(function: Any) -> Any:
+        names = function.__globals__.values()
+        modules = [m for m in (language, language.core) if any(value is m for value in names)]
+        if any(language.core.is_builtin(module.load) for module in modules):
+            return patch(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = patch_once
+    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    interpreter.interpreter_builder.options = options
+
+
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+    _hasten_the_interpreter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

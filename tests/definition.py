@@ -2,85 +2,261 @@
 
 Nothing here is shared with `stn_triton` or with `grid_sample`. Gradients come from autograd and are the
 contract's: the tap indices are constants, so that at a whole coordinate the slope is the one to the right; a
-coordinate that "border" moves, or that is not finite, is a constant too.
+coordinate that the padding holds at an end, or that is not finite, is a constant too.
 """
 
 from __future__ import annotations
 
+import math
+from functools import reduce
 from itertools import product
 
 import torch
 from torch import Tensor
 
+Size = tuple[int, ...]
+
+
+def theta_dims(theta: Tensor, transform: str) -> int:
+    """How many trailing axes of theta describe one transformation."""
+    if transform == "attention":
+        return 1
+    return 1 if transform == "projective" and theta.shape[-1] == 8 else 2
+
 
 def matrix_of(theta: Tensor, transform: str) -> Tensor:
-    """Equations 1 and 2: (..., 2, 3)."""
+    """Equations 1 and 2: (..., 2, 3) or (..., 3, 4)."""
     if transform == "affine":
         return theta
-    scale, tx, ty = theta.unbind(-1)
+    scale, *shifts = theta.unbind(-1)
     zero = torch.zeros_like(scale)
-    rows = torch.stack((scale, zero, tx), -1), torch.stack((zero, scale, ty), -1)
+    rows = []
+    for number, shift in enumerate(shifts):
+        diagonal = [scale if column == number else zero for column in range(len(shifts))]
+        rows.append(torch.stack((*diagonal, shift), -1))
     return torch.stack(rows, -2)
 
 
-def coordinates(
-    theta: Tensor, in_size: tuple[int, int], out_size: tuple[int, int], transform: str, align: bool
-) -> tuple[Tensor, Tensor]:
-    """Equation 1: source coordinates in pixel units, x and y, each (N, [K,] h, w)."""
-    rows = matrix_of(theta, transform)[..., None, None, :, :]
-    (big_h, big_w), (h, w) = in_size, out_size
-    dx = torch.arange(w).to(theta) - (w - 1) / 2
-    dy = (torch.arange(h).to(theta) - (h - 1) / 2)[:, None]
-    extents = []  # of the output, in pixels: the distance of -1 from 1
-    for size in (w, h):
-        extents.append(max(size - 1, 1) if align else size)
+def output_coordinates(theta: Tensor, out_size: Size, align: bool) -> list[Tensor]:
+    """Normalised x, y[, z] of the output pixels' centres, each of shape out_size."""
+    axes = []
+    for length in out_size:
+        extent = max(length - 1, 1) if align else length  # in pixels: the distance of -1 from 1
+        axes.append((torch.arange(length).to(theta) - (length - 1) / 2) * (2 / extent))
+    return list(torch.meshgrid(*axes, indexing="ij"))[::-1]
+
+
+def linear(theta: Tensor, transform: str, at: list[Tensor]) -> list[Tensor]:
     found = []
-    for row, size in zip(rows.unbind(-2), (big_w, big_h), strict=True):
-        extent = size - 1 if align else size
-        a, b, offset = row.unbind(-1)
-        normalised = a * (2 * dx / extents[0]) + b * (2 * dy / extents[1]) + offset
-        found.append(normalised * (extent / 2) + (size - 1) / 2)
-    return found[0], found[1]
+    for row in matrix_of(theta, transform).unbind(-2):
+        *factors, offset = (entry[(..., *[None] * len(at))] for entry in row.unbind(-1))
+        found.append(sum((f * x for f, x in zip(factors, at, strict=True)), offset))
+    return found
 
 
-def padded(s: Tensor, size: int, padding_mode: str) -> Tensor:
-    """The coordinate after padding, finite; constant where it does not follow `s`."""
-    if padding_mode == "border":
-        inside = (s > 0) & (s < size - 1)
-        end = torch.where(s.detach() > 0, float(size - 1), 0.0).to(s)  # NaN: 0
-        return torch.where(inside, s, end)
-    return torch.where(s.isfinite(), s, -2.0)
+def projective(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
+    entries = theta if theta.shape[-1] == 8 else theta.flatten(-2)
+    h = [entry[..., None, None] for entry in entries.unbind(-1)]
+    last = h[8] if len(h) == 9 else 1
+    x, y = at
+    third = h[6] * x + h[7] * y + last
+    found = []
+    for above in (h[0] * x + h[1] * y + h[2], h[3] * x + h[4] * y + h[5]):
+        value = torch.where(third == 0, math.inf, (above / third).detach())
+        usual = (value / third).isfinite()
+        found.append(torch.where(usual, above.where(usual, 0) / third.where(usual, 1), value))
+    return found
 
 
-def taps(s: Tensor, mode: str) -> list[tuple[Tensor, Tensor]]:
-    """Equations 4 and 5 along one axis: (whole coordinate, weight) of each tap."""
+def lattice(theta: Tensor) -> tuple[int, list[float]]:
+    side = math.isqrt(theta.shape[-2])
+    return side, [-1 + 2 * number / (side - 1) for number in range(side)]
+
+
+def radial(x: Tensor, y: Tensor) -> Tensor:
+    """r² log r."""
+    r = (x**2 + y**2).sqrt()
+    return torch.where(r > 0, r**2 * torch.where(r > 0, r, 1.0).log(), 0.0)
+
+
+def tps(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
+    """a0 + a1 x + a2 y + sum of w_k phi(r_k) through the control points, with sum of w_k (1, x, y) = 0.
+
+    The system is solved in float64; the spline is evaluated in the dtype of theta.
+    """
+    _, side = lattice(theta)
+    points = torch.tensor([(x, y) for y in side for x in side], dtype=torch.float64).to(
+        theta.device
+    )
+    px, py = points.unbind(-1)
+    count = len(px)
+    system = torch.zeros(count + 3, count + 3, dtype=torch.float64, device=theta.device)
+    system[:count, :count] = radial(px[:, None] - px, py[:, None] - py)
+    for number, polynomial in enumerate((torch.ones_like(px), px, py)):
+        system[count + number, :count] = system[:count, count + number] = polynomial
+    solved = torch.linalg.inv(system)[:, :count]
+    coefficients = (solved @ theta.double()).to(theta)
+    x, y = (a[..., None] for a in at)
+    basis = torch.cat((radial(x - px.to(x), y - py.to(y)), torch.ones_like(x), x, y), -1)
+    moved = (basis.flatten(0, -2) @ coefficients).unflatten(-2, at[0].shape)
+    return list(moved.unbind(-1))
+
+
+def piecewise_affine(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
+    """Linear in each triangle; x0 <= x <= x1, y0 <= y <= y1 is the cell, cut from (x0, y0) to (x1, y1)."""
+    side, _ = lattice(theta)
+    corner = theta.unflatten(-2, (side, side))  # [..., y, x, :]
+    place = [(x + 1) / 2 * (side - 1) for x in at]
+    (i, j) = cell = [p.floor().clamp(0, side - 2).long() for p in place]
+    a, b = (p - c for p, c in zip(place, cell, strict=True))
+    here, opposite = corner[..., j, i, :], corner[..., j + 1, i + 1, :]
+    right, below = corner[..., j, i + 1, :], corner[..., j + 1, i, :]
+    a, b = a[..., None], b[..., None]
+    moved = torch.where(
+        a >= b,
+        here + a * (right - here) + b * (opposite - right),
+        here + b * (below - here) + a * (opposite - below),
+    )
+    return list(moved.unbind(-1))
+
+
+def normalised(theta: Tensor, out_size: Size, transform: str, align: bool) -> list[Tensor]:
+    """Source coordinates x, y[, z], each (N, [K,] *out_size)."""
+    at = output_coordinates(theta, out_size, align)
+    if transform in ("affine", "attention"):
+        return linear(theta, transform, at)
+    maps = {"projective": projective, "tps": tps, "piecewise_affine": piecewise_affine}
+    return maps[transform](theta, at)
+
+
+def coordinates(
+    theta: Tensor, in_size: Size, out_size: Size, transform: str, align: bool
+) -> tuple[Tensor, ...]:
+    """Source coordinates in pixel units, x, y[, z], each (N, [K,] *out_size)."""
+    found = normalised(theta, out_size, transform, align)
+    sizes = in_size[::-1]
+    return tuple(
+        s * ((size - 1 if align else size) / 2) + (size - 1) / 2
+        for s, size in zip(found, sizes, strict=True)
+    )
+
+
+def finite(s: Tensor, size: int, padding_mode: str) -> Tensor:
+    """The coordinate, constant where it is not finite: outside, or as the padding says."""
+    if padding_mode == "zeros":
+        return torch.where(s.isfinite(), s, -9.0)
+    end = torch.where(s.detach() == math.inf, float(size - 1), 0.0).to(s)
+    if padding_mode == "reflection":
+        end = torch.zeros_like(end)
+    return torch.where(s.isfinite(), s, end)
+
+
+def mirrored(s: Tensor, size: int, align: bool) -> Tensor:
+    """Reflected at the edges (or the centres) of the end pixels as often as it takes."""
+    low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)
+    if high == low:
+        return 0 * s
+    turns = ((s.detach() - low) / (high - low)).floor()
+    inside = s - turns * (high - low)
+    return torch.where(turns % 2 == 0, inside, low + high - inside)
+
+
+def held(s: Tensor, size: int) -> Tensor:
+    """Between the end pixels' centres; constant at and beyond them."""
+    inside = (s > 0) & (s < size - 1)
+    return torch.where(inside, s, s.detach().clamp(0, size - 1))
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic convolution with PyTorch's parameter, at |distance| < 2."""
+    a, d = -0.75, distance.abs()
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return torch.where(d <= 1, near, far)
+
+
+def taps(
+    s: Tensor, size: int, mode: str, padding_mode: str, align: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Equations 4 and 5 along one axis, padding included: (whole coordinate, weight) of each tap."""
+    s = finite(s, size, padding_mode)
+    if mode == "bicubic":  # the padding acts on each tap
+        low = s.detach().floor()
+        found = [(low + number, cubic(s - low - number)) for number in (-1, 0, 1, 2)]
+        if padding_mode == "reflection":
+            found = [(mirrored(at, size, align), weight) for at, weight in found]
+        if padding_mode != "zeros":
+            found = [(at.clamp(0, size - 1), weight) for at, weight in found]
+        return found
+    if padding_mode == "reflection":
+        s = mirrored(s, size, align)
+    if padding_mode != "zeros":
+        s = held(s, size)
     if mode == "nearest":
-        at = s.detach().round()  # ties to even
-        return [(at, torch.ones_like(at))]
+        return [(s.detach().round(), 1 + 0 * s)]  # ties to even
     low = s.detach().floor()
     return [(low, 1 - (s - low)), (low + 1, s - low)]
+
+
+def samples(theta: Tensor, in_size: Size, out_size: Size, transform: str) -> int:
+    """How many samples along each axis one theta, without N and K, asks for."""
+    matrix = matrix_of(theta.detach(), transform)[:, :-1]
+    steps = [
+        float(matrix[i, j]) * in_size[::-1][i] / out_size[::-1][j]
+        for i, j in product(range(len(in_size)), repeat=2)
+    ]
+    if not all(map(math.isfinite, steps)):
+        return 1
+    return min(max(math.ceil(max(map(abs, steps)) - 1e-3), 1), 8)
 
 
 def sample(
     u: Tensor,
     theta: Tensor,
-    out_size: tuple[int, int],
+    out_size: Size,
     *,
     transform: str = "affine",
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
+    antialias: bool | int = False,
 ) -> Tensor:
-    """Equation 3: (N, [K,] C, h, w), in the dtype of `u`, which is that of `theta`."""
-    n, channels, height, width = u.shape
-    sx, sy = coordinates(theta, (height, width), out_size, transform, align_corners)
-    sx, sy = padded(sx, width, padding_mode), padded(sy, height, padding_mode)
-    image = torch.arange(n, device=u.device).view(-1, *[1] * (sx.dim() - 1))
+    """Equation 3: (N, [K,] C, *out_size), in the dtype of `u`, which is that of `theta`."""
+    options = {"transform": transform, "mode": mode, "padding_mode": padding_mode}
+    if antialias is True:
+        outer = theta.shape[: theta.dim() - theta_dims(theta, transform)]
+        one_by_one = []
+        for number in product(*map(range, outer)):
+            count = samples(theta[number], tuple(u.shape[2:]), out_size, transform)
+            image = u[number[0]].unsqueeze(0)
+            one_by_one.append(
+                sample(image, theta[number].unsqueeze(0), out_size, antialias=count, **options)
+            )
+        return torch.cat(one_by_one).unflatten(0, outer)
+    if antialias:
+        finer = tuple(antialias * length for length in out_size)
+        result = sample(u, theta, finer, align_corners=align_corners, **options)
+        for axis in range(-len(out_size), 0):
+            result = result.unflatten(axis, (-1, antialias)).mean(axis)
+        return result
+    n, channels, *in_size = u.shape
+    found = coordinates(theta, tuple(in_size), out_size, transform, align_corners)
+    image = torch.arange(n, device=u.device).view(-1, *[1] * (found[0].dim() - 1))
     pixels = u.movedim(1, -1)
-    result = u.new_zeros((*sx.shape, channels))
-    for (iy, wy), (ix, wx) in product(taps(sy, mode), taps(sx, mode)):
-        exists = (ix >= 0) & (ix <= width - 1) & (iy >= 0) & (iy <= height - 1)
-        x, y = ix.clamp(0, width - 1).long(), iy.clamp(0, height - 1).long()
-        weight = torch.where(exists, wx * wy, 0.0)
-        result = result + weight.unsqueeze(-1) * pixels[image, y, x]
-    return result.movedim(-1, -3)
+    result = u.new_zeros((*found[0].shape, channels))
+    along = [
+        taps(s, size, mode, padding_mode, align_corners)
+        for s, size in zip(found[::-1], in_size, strict=True)
+    ]
+    for tap in product(*along):  # [z,] y, x
+        at = [
+            index.clamp(0, size - 1).long() for (index, _), size in zip(tap, in_size, strict=True)
+        ]
+        exists = [
+            (index >= 0) & (index <= size - 1)
+            for (index, _), size in zip(tap, in_size, strict=True)
+        ]
+        weight = reduce(torch.mul, [weight for _, weight in tap])
+        weight = torch.where(reduce(torch.logical_and, exists), weight, 0.0)
+        result = result + weight.unsqueeze(-1) * pixels[(image, *at)]
+    return result.movedim(-1, -len(out_size) - 1)

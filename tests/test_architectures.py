@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures import ParallelSTN, create_model, list_models, parameter_groups
-from stn_triton import SpatialTransformer, st_sample
+from stn_triton import SpatialTransformer, identity_theta, st_sample
+from stn_triton.transforms import TRANSFORMS
 
 N, C, H, W, K = 3, 2, 8, 10, 3
 FEATURES, STREAM, CLASSES = 5, 4, 6
@@ -137,6 +138,33 @@ def test_parallel_gives_every_transformer_one_initial_theta(separate: bool) -> N
         transformer.reset_parameters()
     theta = model.localise(torch.rand(N, C, H, W))
     torch.testing.assert_close(theta, (0.25 * IDENTITY).expand(N, K, 2, 3))
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one localisation", "K localisations"])
+def test_parallel_on_volumes(separate: bool) -> None:
+    start = identity_theta("affine", (K,), ndim=3) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+    looks = [nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten()) for _ in range(K)]
+    model = ParallelSTN(
+        looks if separate else looks[0], nn.AdaptiveAvgPool3d(1), nn.Identity(),
+        in_features=C, out_size=(3, 4, 5), num_transformers=K, initial_theta=start,
+    )  # fmt: skip
+    x = torch.rand(N, C, 4, 6, 5)
+    features, theta = model(x, return_theta=True)
+    torch.testing.assert_close(theta, start.expand(N, K, 3, 4))
+    maps = st_sample(x, start.expand(N, K, 3, 4).contiguous(), (3, 4, 5))
+    torch.testing.assert_close(features, maps.mean((3, 4, 5)).flatten(1))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_outline_of_a_frame(transform: str) -> None:
+    frame_corners = pytest.importorskip("architectures.pictures").frame_corners
+    theta = identity_theta(transform, (2, K))
+    outline = frame_corners(theta + 0.1 * torch.randn_like(theta), (H, W), transform)
+    assert torch.equal(outline[..., 0, :], outline[..., -1, :]), "closed"
+    around = frame_corners(theta, (H, W), transform)[0, 0]
+    corners = [(-0.5, -0.5), (W - 0.5, -0.5), (W - 0.5, H - 0.5), (-0.5, H - 0.5)]
+    quarter = (len(around) - 1) // 4
+    assert [tuple(point) for point in around[:-1:quarter].tolist()] == corners, "clockwise"
 
 
 PARALLEL_WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {

@@ -18,6 +18,7 @@ from stn_triton import st_sample
 U = torch.zeros(2, 3, 4, 5)
 THETA = torch.zeros(2, 2, 3)
 ATTENTION = torch.zeros(2, 3)
+VOLUME = torch.zeros(2, 3, 4, 5, 6)
 
 WRONG: dict[str, tuple[Any, Any, Any, dict[str, Any], type[Exception], list[str]]] = {
     # what is wrong: input, theta, out_size, options, error, what the message says
@@ -61,18 +62,61 @@ WRONG: dict[str, tuple[Any, Any, Any, dict[str, Any], type[Exception], list[str]
     ),
     "transform": (
         U, THETA, (2, 2), {"transform": "afine"}, ValueError,
-        ["transform", "'affine'", "'attention'", "'afine'"],
+        ["transform", "'affine'", "'attention'", "'projective'", "'tps'", "'piecewise_affine'", "'afine'"],
     ),
     "mode": (
-        U, THETA, (2, 2), {"mode": "linear"}, ValueError, ["mode", "'bilinear'", "'nearest'", "'linear'"],
+        U, THETA, (2, 2), {"mode": "linear"}, ValueError,
+        ["mode", "'bilinear'", "'nearest'", "'bicubic'", "'linear'"],
     ),
     "padding_mode": (
         U, THETA, (2, 2), {"padding_mode": "wrap"}, ValueError,
-        ["padding_mode", "'zeros'", "'border'", "'wrap'"],
+        ["padding_mode", "'zeros'", "'border'", "'reflection'", "'wrap'"],
     ),
-    "antialias, 2": (U, THETA, (2, 2), {"antialias": 2}, ValueError, ["antialias", "False", "2"]),
-    "antialias, 0": (U, THETA, (2, 2), {"antialias": 0}, ValueError, ["antialias", "False", "0"]),
-    "antialias, True": (U, THETA, (2, 2), {"antialias": True}, ValueError, ["antialias", "True"]),
+    "antialias, 0": (U, THETA, (2, 2), {"antialias": 0}, ValueError, ["antialias", "True", "at least 1", "0"]),
+    "antialias, a float": (U, THETA, (2, 2), {"antialias": 2.0}, TypeError, ["antialias", "int", "float"]),
+    "antialias, None": (U, THETA, (2, 2), {"antialias": None}, TypeError, ["antialias", "bool", "NoneType"]),
+    "antialias, aligned corners": (
+        U, THETA, (2, 2), {"antialias": 2, "align_corners": True}, ValueError,
+        ["antialias", "align_corners=False", "got 2"],
+    ),
+    "antialias True, aligned corners": (
+        U, THETA, (2, 2), {"antialias": True, "align_corners": True}, ValueError,
+        ["antialias", "align_corners=False", "got True"],
+    ),
+    "antialias True, projective": (
+        U, torch.zeros(2, 8), (2, 2), {"antialias": True, "transform": "projective"}, ValueError,
+        ["antialias=True", "'affine'", "'attention'", "'projective'"],
+    ),
+    "bicubic, 5-D": (
+        VOLUME, torch.zeros(2, 3, 4), (2, 2, 2), {"mode": "bicubic"}, ValueError,
+        ["'bicubic'", "(N, C, H, W)", "not (N, C, D, H, W)"],
+    ),
+    "projective, 5-D": (
+        VOLUME, torch.zeros(2, 8), (2, 2, 2), {"transform": "projective"}, ValueError,
+        ["'projective'", "(N, C, H, W)", "not (N, C, D, H, W)"],
+    ),
+    "out_size, two for a volume": (
+        VOLUME, torch.zeros(2, 3, 4), (2, 2), {}, ValueError, ["out_size", "(d, h, w)", "got 2"],
+    ),
+    "out_size, four": (U, THETA, (2, 2, 2, 2), {}, ValueError, ["out_size", "2 or 3", "got 4"]),
+    "input, no slices": (
+        VOLUME[:, :, :0], torch.zeros(2, 3, 4), (2, 2, 2), {}, ValueError, ["D, H and W", "(2, 3, 0, 5, 6)"],
+    ),
+    "affine, 2-D for a volume": (VOLUME, THETA, (2, 2, 2), {}, ValueError, ["(N, 3, 4)", "(2, 2, 3)"]),
+    "attention, 2-D for a volume": (
+        VOLUME, ATTENTION, (2, 2, 2), {"transform": "attention"}, ValueError, ["(N, 4)", "(N, K, 4)", "(2, 3)"],
+    ),
+    "projective, a row too few": (
+        U, torch.zeros(2, 2, 3), (2, 2), {"transform": "projective"}, ValueError,
+        ["(N, 8)", "(N, K, 8)", "(N, 3, 3)", "(2, 2, 3)"],
+    ),
+    "tps, not a square": (
+        U, torch.zeros(2, 6, 2), (2, 2), {"transform": "tps"}, ValueError,
+        ["(N, P, 2)", "(N, K, P, 2)", "G * G", "'tps'", "(2, 6, 2)"],
+    ),
+    "piecewise_affine, one point": (
+        U, torch.zeros(2, 1, 2), (2, 2), {"transform": "piecewise_affine"}, ValueError, ["G >= 2", "(2, 1, 2)"],
+    ),
     "align_corners": (U, THETA, (2, 2), {"align_corners": 1}, TypeError, ["align_corners", "bool", "int"]),
     "device": (U, THETA.to("meta"), (2, 2), {}, ValueError, ["device", "cpu", "meta"]),
 }  # fmt: skip
@@ -101,13 +145,13 @@ def test_options_go_by_name() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_accepted(backend: str) -> None:
-    """Next to what is refused: lists, torch.Size and NumPy integers as sizes, antialias=1."""
+    """Next to what is refused: lists, torch.Size and NumPy integers as sizes, one sample with aligned corners."""
     run = partial(st_sample, U, THETA, backend=backend)
     sizes: list[Any] = [[2, 2], torch.Size((2, 2)), (torch.tensor(2), 2)]
     numpy = pytest.importorskip("numpy")
     for size in (*sizes, (numpy.int64(2), 2)):
         assert run(size).shape == (2, 3, 2, 2)
-    assert run((2, 2), antialias=1).shape == (2, 3, 2, 2)
+    assert run((2, 2), antialias=1, align_corners=True).shape == (2, 3, 2, 2)
 
 
 def run_python(code: str, **environment: str) -> str:

@@ -8,15 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from checks import BACKENDS, exact, make_input, needs_triton, plain, within_budget
+from checks import BACKENDS, exact, make_input, needs_triton
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from stn_triton import st_sample
+from stn_triton.transforms import TRANSFORMS, Options
 
-OPTIONS = ("affine", "bilinear", "zeros", False)
-BORDER = ("attention", "bilinear", "border", True)
-NEAREST = ("affine", "nearest", "zeros", False)
+OPTIONS = Options()
+BORDER = Options("attention", padding_mode="border", align_corners=True)
+NEAREST = Options(mode="nearest")
+OTHERS = [
+    Options("projective", "bicubic", "reflection"),
+    Options("tps", samples=2),
+    Options("piecewise_affine", padding_mode="border"),
+]
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +40,7 @@ def example(
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     u = make_input((n, channels, *size), dtype, layout, device or torch.device("cpu"))
-    identity = torch.eye(2, 3) if transform == "affine" else torch.tensor([1.0, 0, 0])
+    identity = TRANSFORMS[transform].identity(2, 2)
     shape = (*((n,) if k is None else (n, k)), *identity.shape)
     theta = identity + 0.3 * torch.randn(shape)
     return u, theta.to(u.device, torch.float64 if dtype == torch.float64 else torch.float32)
@@ -45,10 +55,11 @@ def example(
         (OPTIONS, 2, "channels_last", 8, torch.float16),
         (BORDER, 1, "strided", 1, torch.float64),
         (NEAREST, None, "channels_last", 3, torch.bfloat16),
+        *(slow(options, 2, "channels_last", 2, torch.float32) for options in OTHERS),
     ],
 )
 def test_opcheck(
-    options: tuple[Any, ...], k: int | None, layout: str, channels: int, dtype: torch.dtype,
+    options: Options, k: int | None, layout: str, channels: int, dtype: torch.dtype,
     grad: bool, device: torch.device,
 ) -> None:  # fmt: skip
     from stn_triton import ops
@@ -58,24 +69,29 @@ def test_opcheck(
     )
     # The copies that opcheck makes for the tests with gradients are dense.
     u, theta = u.requires_grad_(grad), theta.requires_grad_(grad)
-    torch.library.opcheck(ops.sample, (u, theta, 2, 3, *options))
+    torch.library.opcheck(ops.sample, (u, theta, (2, 3), *options))
 
 
 @needs_triton
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize(
     ("options", "k", "layout"),
-    [(OPTIONS, None, "contiguous"), (BORDER, 2, "channels_last"), (NEAREST, 1, "transposed")],
+    [
+        (OPTIONS, None, "contiguous"),
+        (BORDER, 2, "channels_last"),
+        (NEAREST, 1, "transposed"),
+        *(slow(options, None, "contiguous") for options in OTHERS),
+    ],
 )
 def test_opcheck_of_the_backward(
-    options: tuple[Any, ...], k: int | None, layout: str, wanted: tuple[bool, bool],
+    options: Options, k: int | None, layout: str, wanted: tuple[bool, bool],
     device: torch.device,
 ) -> None:  # fmt: skip
     from stn_triton import ops
 
     u, theta = example(1, k=k, layout=layout, transform=options[0], device=device)
-    g = torch.randn_like(ops.sample(u, theta, 2, 3, *options))
-    torch.library.opcheck(ops.sample_backward_op, (g, u, theta, 2, 3, *options, *wanted))
+    g = torch.randn_like(ops.sample(u, theta, (2, 3), *options))
+    torch.library.opcheck(ops.sample_backward_op, (g, u, theta, (2, 3), *options, *wanted))
 
 
 @needs_triton
@@ -85,12 +101,12 @@ def test_fakes_have_the_strides_of_results(layout: str, k: int | None) -> None:
     from stn_triton import ops
 
     arguments = example(k=k, layout=layout, channels=3)
-    real = ops.sample(*arguments, 2, 3, *OPTIONS)
-    back = ops.sample_backward_op(real, *arguments, 2, 3, *OPTIONS, True, True)
+    real = ops.sample(*arguments, (2, 3), *OPTIONS)
+    back = ops.sample_backward_op(real, *arguments, (2, 3), *OPTIONS, True, True)
     with torch._subclasses.FakeTensorMode() as mode:
         u, theta = (mode.from_tensor(tensor) for tensor in arguments)
-        fake = ops.sample(u, theta, 2, 3, *OPTIONS)
-        fakes = ops.sample_backward_op(fake, u, theta, 2, 3, *OPTIONS, True, True)
+        fake = ops.sample(u, theta, (2, 3), *OPTIONS)
+        fakes = ops.sample_backward_op(fake, u, theta, (2, 3), *OPTIONS, True, True)
     for one, other in zip((real, *back), (fake, *fakes), strict=True):
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 
@@ -228,25 +244,6 @@ def test_func_grad_and_vjp(backend: str, device: torch.device) -> None:
         torch.testing.assert_close(other, true)
 
 
-@pytest.mark.parametrize("channels", [2, 64])
-@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
-def test_second_derivatives_of_the_torch_backend(padding_mode: str, channels: int) -> None:
-    u, theta = example(1, channels=channels)
-    options = {"padding_mode": padding_mode}
-    direction = torch.randn(1, 2, 3)
-
-    def second(run: Callable[..., Tensor], u: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
-        u, theta = u.detach().requires_grad_(), theta.detach().requires_grad_()
-        out = run(u, theta, (2, 3), **options)
-        (first,) = torch.autograd.grad(out.square().sum(), theta, create_graph=True)
-        return torch.autograd.grad((first * direction.to(first)).sum(), (u, theta))
-
-    found = second(partial(st_sample, backend="torch"), u, theta)
-    low, true = second(plain, u, theta), second(exact, u.double(), theta.double())
-    for ours, theirs, truth in zip(found, low, true, strict=True):
-        within_budget(ours, theirs, truth, pixels=4)
-
-
 def along(run: Callable[..., Tensor], u: Tensor, theta: Tensor) -> Tensor:
     return torch.func.jvp(partial(run, u), (theta,), (torch.ones_like(theta),))[1]
 
@@ -312,8 +309,6 @@ COMBINATIONS = [
     along, along_the_input, dual_numbers, mapped, mapped_over_theta, mapped_gradient, jacobian_forward,
     jacobian_reverse, hessian, gradient_of_gradient, double_backward, double_backward_to_the_gradient,
 ]  # fmt: skip
-FIRST_ORDER_REVERSE = [mapped, mapped_over_theta, mapped_gradient, jacobian_reverse]
-TORCH_HAS = {*FIRST_ORDER_REVERSE, gradient_of_gradient, double_backward, double_backward_to_the_gradient}  # fmt: skip
 
 
 def outcome(
@@ -336,21 +331,6 @@ def outcome(
     return "right"
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda f: f.__name__)
-def test_torch_backend_is_right_or_raises(combination: Callable[..., Tensor]) -> None:
-    run = partial(st_sample, out_size=(2, 3), backend="torch")
-    found = outcome(combination, run)
-    if combination in TORCH_HAS:
-        assert found == "right"
-
-
-@needs_triton
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda f: f.__name__)
-def test_triton_backend_raises(combination: Callable[..., Tensor]) -> None:
-    run = partial(st_sample, out_size=(2, 3), backend="triton")
-    assert outcome(combination, run) != "right", "here: say so in the interface"
-
-
 @pytest.mark.parametrize("compiled", ["whole", "inside"])
 @pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -360,14 +340,3 @@ def test_compiled_is_right_or_raises(
 ) -> None:
     run = partial(st_sample, out_size=(2, 3), backend=backend)
     outcome(combination, run, compiled, fullgraph)
-
-
-@needs_triton
-@pytest.mark.parametrize("transform", ["affine", "attention"])
-def test_the_error_of_double_backward_names_the_way_out(transform: str) -> None:
-    u, theta = example(1, transform=transform)
-    theta.requires_grad_()
-    out = st_sample(u, theta, (2, 2), transform=transform, backend="triton")
-    (first,) = torch.autograd.grad(out.sum(), theta, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"second derivatives.*backend='torch'"):
-        torch.autograd.grad(first.sum(), theta)

@@ -20,6 +20,7 @@ from stn_triton import st_sample
 from stn_triton.formats import compute_dtype
 from stn_triton.kernels import backward_gather, config
 from stn_triton.kernels.backward_gather import gather_backward
+from stn_triton.kernels.backward_scatter import scatter_backward
 from stn_triton.kernels.backward_theta import theta_backward
 from stn_triton.kernels.forward import sample_forward
 from stn_triton.kernels.launch import INTERPRET, UNSPECIALISED, Launch, recorded
@@ -310,8 +311,12 @@ def test_offsets_of_64_bits_change_nothing(
 def launches(
     shape: tuple[int, ...], out_size: tuple[int, int], k: int | None = None, *,
     dtype: torch.dtype = torch.float32, channels_last: bool = False, strides: tuple[int, ...] | None = None,
+    others: bool = False,
 ) -> list[Launch]:  # fmt: skip
-    """What forward, joint backward and theta's backward would launch; nothing is allocated."""
+    """What forward, joint backward and theta's backward would launch; nothing is allocated.
+
+    others: the scatter kernel too, and the kernels of second order.
+    """
     u = torch.empty(shape, dtype=dtype, device="meta")
     if channels_last:
         u = u.contiguous(memory_format=torch.channels_last)
@@ -323,7 +328,12 @@ def launches(
         v = sample_forward(u, theta, out_size, options)
         gather_backward(v, u, theta, out_size, options, with_theta=True)
         theta_backward(v, u, theta, out_size, options)
-    assert len(found) == 3
+        if others:
+            scatter_backward(v, u, theta, out_size, options)
+            sample_forward(u, theta, out_size, options, theta)
+            scatter_backward(v, u, theta, out_size, options, theta)
+            theta_backward(v, u, theta, out_size, options, theta)
+    assert len(found) == (7 if others else 3)
     return found
 
 
@@ -343,7 +353,7 @@ def launches(
 def test_which_images_need_64_bits(
     shape: tuple[int, ...], out_size: tuple[int, int], strides: tuple[int, ...] | None, wide: bool
 ) -> None:
-    for each in launches(shape, out_size, strides=strides):
+    for each in launches(shape, out_size, strides=strides, others=True):
         assert str(each.constexprs["OFFSET"]) == ("int64" if wide else "int32")
 
 
@@ -395,7 +405,7 @@ def test_blocks_are_sane(dtype: torch.dtype, channels_last: bool) -> None:
 
 def test_no_size_is_specialised() -> None:
     """A kernel's arguments are pointers, constants of the kernel, or not specialised."""
-    for each in launches((2, 3, 8, 8), (8, 8)):
+    for each in launches((2, 3, 8, 8), (8, 8), others=True):
         parameters = inspect.signature(each.kernel.fn).parameters.values()
         sizes = [p.name for p in parameters if p.annotation is inspect.Parameter.empty]
         assert [name for name in sizes if not name.endswith("_ptr")] == UNSPECIALISED
@@ -437,11 +447,14 @@ def test_a_new_size_is_no_new_compilation() -> None:
 
 
 def test_recorded_launches_have_the_arguments_of_their_kernels() -> None:
-    for each in launches((2, 8, 5, 6), (3, 4), 2, channels_last=True, dtype=torch.bfloat16):
+    wanted = {"channels_last": True, "dtype": torch.bfloat16, "others": True}
+    for each in launches((2, 8, 5, 6), (3, 4), 2, **wanted):
         names = list(inspect.signature(each.kernel.fn).parameters)
         assert names[: len(each.args)] == [n for n in names if n not in each.constexprs]
         value = dict(zip(names, each.args, strict=False))
-        assert [value[name] for name in UNSPECIALISED] == [2, 1, 5, 6, 3, 4, 0, 30, 0, 6, 1]
+        assert [value[name] for name in UNSPECIALISED] == [
+            *(2, 1, 1, 6), *(1, 5, 6), *(1, 3, 4), *(0, 1), *(30, 0, 0, 6, 1),
+        ]  # fmt: skip
         assert each.constexprs["VECTOR"] == 8
 
 

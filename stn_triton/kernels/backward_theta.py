@@ -1,116 +1,206 @@
 """Backward for theta alone: the transformer on the image itself, whose input wants no gradient.
 
-Tiling: as in the forward kernel. A program sums, over its output pixels and channels, the derivatives by the six
-entries of the map; a second, fixed-order sum over the programs of one transformer follows.
+Tiling: as in the forward kernel. A program sums, over its output pixels and channels, the derivatives by the numbers of
+the map; a second, fixed-order sum over the programs of one transformer follows.
 """
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from stn_triton.formats import compute_dtype, like_output
-from stn_triton.transforms import Options
+from stn_triton.formats import compute_dtype, like_output, theta_shape
+from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
 
-from .config import forward_blocks, geometry, grid_of, tiles_of
-from .coords import centred, load_map, source, store_theta_gradient
-from .interpolation import moves, pad, tap
+from .config import Geometry, forward_blocks, geometry, grid_of, parameters, tiles_of
+from .coords import (
+    add_derivatives,
+    add_projective_curvature,
+    load_map_and_tangent,
+    locate,
+    locate_tangent,
+    map_sums,
+    store_lattice_gradient,
+    store_theta_gradient,
+)
+from .interpolation import curvature, follow, inside, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
 from .layout import (
     block_offsets,
-    block_zeros,
     channel_lanes,
     dense_pixels,
+    elements,
     per_channel,
     per_pixel,
     sum_channels,
+    tile_count,
     tile_pixels,
 )
+from .supersampling import mean, sample_count, sample_position, samples_of, virtual
+
+
+@triton.jit
+def _slopes(
+    image_ptr, grad, s, along, wanted, size, strides, channel, exists, align_corners,
+    NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
+    OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, TANGENT: tl.constexpr,
+):  # fmt: skip
+    """The derivatives of <grad, output> by the source coordinates s = (x, y, z), pixel by pixel.
+
+    TANGENT: how these derivatives change as the coordinates change by `along`.
+    """
+    W, H, D = size
+    stride_c, stride_d, stride_h, stride_w = strides
+    padded, follows = pad_all(s, size, align_corners, NDIM, MODE, PADDING)
+    sx, sy, sz = padded
+    along_x, along_y, along_z = follow(along, follows)
+    TAPS: tl.constexpr = taps_of(MODE)
+    by_x, by_y, by_z = grad * 0, grad * 0, grad * 0
+    for tz in tl.static_range(TAPS if NDIM == 3 else 1):
+        iz, wz, slope_z = tap_z(sz, D, align_corners, tz, NDIM, MODE, PADDING)
+        in_z, slice_offset = wanted, 0
+        if NDIM == 3:
+            in_z &= inside(iz, D)
+            slice_offset = iz.to(OFFSET) * stride_d
+        for ty in tl.static_range(TAPS):
+            iy, wy, slope_y = tap(sy, H, align_corners, ty, MODE, PADDING)
+            curve_y = curvature(sy, ty, MODE)
+            for tx in tl.static_range(TAPS):
+                ix, wx, slope_x = tap(sx, W, align_corners, tx, MODE, PADDING)
+                curve_x = curvature(sx, tx, MODE)
+                found = in_z & inside(ix, W) & inside(iy, H)
+                pixel = iy.to(OFFSET) * stride_h + ix.to(OFFSET) * stride_w + slice_offset
+                offsets = block_offsets(pixel, channel, stride_c, CHANNELS_LAST, VECTOR, OFFSET)
+                mask = per_pixel(found, CHANNELS_LAST) & exists
+                value = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(COMPUTE)
+                if TANGENT:
+                    change_x = curve_x * along_x * wy + slope_x * slope_y * along_y
+                    change_y = slope_x * along_x * slope_y + wx * curve_y * along_y
+                    if NDIM == 3:  # trilinear or nearest: no curvature along z
+                        mixed = slope_x * along_x * wy + wx * slope_y * along_y
+                        by_z += per_pixel(mixed * slope_z, CHANNELS_LAST) * value
+                        change_x = change_x * wz + slope_x * wy * slope_z * along_z
+                        change_y = change_y * wz + wx * slope_y * slope_z * along_z
+                else:
+                    change_x, change_y = slope_x * wy, wx * slope_y
+                    if NDIM == 3:
+                        by_z += per_pixel(wx * wy * slope_z, CHANNELS_LAST) * value
+                        value = per_pixel(wz, CHANNELS_LAST) * value
+                by_x += per_pixel(change_x, CHANNELS_LAST) * value
+                by_y += per_pixel(change_y, CHANNELS_LAST) * value
+    by_x = sum_channels(by_x * grad, CHANNELS_LAST)
+    by_y = sum_channels(by_y * grad, CHANNELS_LAST)
+    by_z = sum_channels(by_z * grad, CHANNELS_LAST)
+    return follow((by_x, by_y, by_z), follows)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _theta_backward_kernel(
-    input_ptr, theta_ptr, grad_output_ptr,      # (N, C, H, W), (N * K, *theta), (N * K, C, OH, OW)
-    partial_ptr,                                # (N * K, tiles * blocks, *theta)
-    K, C, H, W, OH, OW, align_corners,          # C in vectors; align_corners 0 or 1
-    stride_n, stride_c, stride_h, stride_w,     # of input, in vectors
-    TRANSFORM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
-    OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, THETA: tl.constexpr,
+    input_ptr, map_ptr, grad_output_ptr,        # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
+    partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
+    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
+    stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
+    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
+    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
+    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, TANGENT: tl.constexpr,
 ):  # fmt: skip
-    tiles = tl.cdiv(OW, TILE_X) * tl.cdiv(OH, TILE_Y)
+    LATTICE: tl.constexpr = TRANSFORM == "tps" or TRANSFORM == "piecewise_affine"
+    size, out = (W, H, D), (OW, OH, OD)
+    tiles = tile_count(out, TILE_X, TILE_Y)
     blocks = tl.cdiv(C * VECTOR, BLOCK_C)
     program = tl.program_id(0)
     nk = program // (tiles * blocks)
-    px, py = tile_pixels(program % tiles, OW, TILE_X, TILE_Y)
+    px, py, pz = tile_pixels(program % tiles, out, TILE_X, TILE_Y)
     channel, exists = channel_lanes(program // tiles % blocks, C, BLOCK_C, VECTOR)
-
-    a, b, mx, c, d, my = load_map(theta_ptr, nk, H, W, OH, OW, align_corners, TRANSFORM, COMPUTE)
-    dx, dy = centred(px, OW, COMPUTE), centred(py, OH, COMPUTE)
-    free_sx, free_sy = source(a, b, mx, dx, dy), source(c, d, my, dx, dy)
-    sx, sy = pad(free_sx, W, PADDING), pad(free_sy, H, PADDING)
-    moves_x, moves_y = moves(free_sx, W, PADDING), moves(free_sy, H, PADDING)
-
     exists = per_channel(exists, CHANNELS_LAST)
-    inside_output = (px < OW) & (py < OH)
-    image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
-    by_x = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)
-    by_y = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)
-    for ty in tl.static_range(2):
-        iy, wy, slope_y = tap(sy, ty, MODE)
-        for tx in tl.static_range(2):
-            ix, wx, slope_x = tap(sx, tx, MODE)
-            inside = inside_output & (ix >= 0) & (ix < W) & (iy >= 0) & (iy < H)
-            pixel = iy.to(OFFSET) * stride_h + ix.to(OFFSET) * stride_w
-            value = tl.load(
-                image_ptr + block_offsets(pixel, channel, stride_c, CHANNELS_LAST, VECTOR, OFFSET),
-                mask=per_pixel(inside, CHANNELS_LAST) & exists, other=0.0,
-            ).to(COMPUTE)  # fmt: skip
-            by_x += per_pixel(slope_x * wy, CHANNELS_LAST) * value
-            by_y += per_pixel(wx * slope_y, CHANNELS_LAST) * value
+    in_output = (px < OW) & (py < OH)
 
-    pixel = dense_pixels(px, py, OW, C, CHANNELS_LAST, OFFSET)
-    grad = tl.load(
-        grad_output_ptr + nk.to(tl.int64) * C * VECTOR * OH * OW
-        + block_offsets(pixel, channel, OW.to(OFFSET) * OH, CHANNELS_LAST, VECTOR, OFFSET),
-        mask=per_pixel(inside_output, CHANNELS_LAST) & exists, other=0.0,
-    ).to(COMPUTE)  # fmt: skip
-    by_x = tl.where(moves_x, sum_channels(by_x * grad, CHANNELS_LAST), 0.0)
-    by_y = tl.where(moves_y, sum_channels(by_y * grad, CHANNELS_LAST), 0.0)
-    sums = (
-        tl.sum(by_x * dx), tl.sum(by_x * dy), tl.sum(by_x),
-        tl.sum(by_y * dx), tl.sum(by_y * dy), tl.sum(by_y),
+    at = 2 * nk if TANGENT else nk
+    S = samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
+    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
+    finer = virtual(out, S, NDIM, ANTIALIAS)
+    m, t = load_map_and_tangent(
+        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
     )  # fmt: skip
-    partial_ptr += program.to(tl.int64) * THETA
-    store_theta_gradient(partial_ptr, sums, H, W, OH, OW, align_corners, TRANSFORM, COMPUTE)
+    image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
+    pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
+    offsets = block_offsets(
+        pixel, channel, elements(out, OFFSET), CHANNELS_LAST, VECTOR, OFFSET
+    )  # fmt: skip
+    grad = tl.load(
+        grad_output_ptr + nk.to(tl.int64) * C * VECTOR * OW * OH * OD + offsets,
+        mask=per_pixel(in_output, CHANNELS_LAST) & exists, other=0.0,
+    ).to(COMPUTE)  # fmt: skip
+    grad = mean(grad, count, ANTIALIAS)
+
+    sums = map_sums(tl.zeros((TILE_X * TILE_Y,), COMPUTE), TRANSFORM, NDIM)
+    for sample in range(count):
+        dx, dy, dz = sample_position(px, py, pz, sample, S, finer, NDIM, ANTIALIAS, COMPUTE)
+        s = locate(m, dx, dy, dz, TRANSFORM, NDIM)
+        along = locate_tangent(m, t, dx, dy, dz, TRANSFORM, NDIM) if TANGENT else s
+        by_x, by_y, by_z = _slopes(
+            image_ptr, grad, s, along, in_output, size, (stride_c, stride_d, stride_h, stride_w),
+            channel, exists, align_corners,
+            NDIM, MODE, PADDING, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, TANGENT,
+        )  # fmt: skip
+        if TANGENT and TRANSFORM == "projective":
+            first_x, first_y, _ = _slopes(
+                image_ptr, grad, s, s, in_output, size, (stride_c, stride_d, stride_h, stride_w),
+                channel, exists, align_corners,
+                NDIM, MODE, PADDING, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, False,
+            )  # fmt: skip
+            sums = add_projective_curvature(sums, m, t, first_x, first_y, dx, dy)
+        if LATTICE:
+            slot = (program.to(tl.int64) * count + sample) * PARAMETERS
+            store_lattice_gradient(partial_ptr + slot, m, by_x, by_y, dx, dy, TRANSFORM)
+        else:
+            sums = add_derivatives(sums, m, by_x, by_y, by_z, dx, dy, dz, TRANSFORM, NDIM)
+    if not LATTICE:
+        store_theta_gradient(
+            partial_ptr + program.to(tl.int64) * PARAMETERS, sums, PARAMETERS, size, finer,
+            align_corners, TRANSFORM, NDIM, COMPUTE,
+        )  # fmt: skip
 
 
 def theta_backward(
-    grad_output: Tensor, input: Tensor, theta: Tensor, out_size: tuple[int, int], options: Options
+    grad_output: Tensor,
+    input: Tensor,
+    theta: Tensor,
+    out_size: tuple[int, ...],
+    options: Options,
+    tangent: Tensor | None = None,
 ) -> Tensor:
-    """The gradient of theta."""
+    """The gradient of theta, or its change as theta changes along `tangent`."""
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
     g = geometry(input, theta, out_size, options)
     blocks = forward_blocks(g)
-    parts = tiles_of(out_size, g.channels, blocks)
-    partial = new_partial(input, theta, parts, g.n * g.k)
+    parts = tiles_of(g.out_size, g.channels, blocks)
+    if TRANSFORMS[options.transform].lattice is not None:
+        parts *= options.samples**2
+    partial = new_partial(g, input, theta, parts)
     launch(
         _theta_backward_kernel,
-        (grid_of(g.n * g.k, out_size, g.channels, blocks),),
-        input, theta.contiguous(), like_output(grad_output, input), partial, *g.sizes, *g.strides,
-        THETA=partial.shape[-1], **g.constexprs, **blocks._asdict(),
+        (grid_of(g.n * g.k, g.out_size, g.channels, blocks),),
+        input, parameters(input, theta, options, tangent), like_output(grad_output, input), partial,
+        *g.sizes, *g.strides, TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
     )  # fmt: skip
-    return sum_partial(partial, theta)
+    return sum_partial(partial, theta, input.dim() - 2, options)
 
 
-def new_partial(input: Tensor, theta: Tensor, parts: int, images: int) -> Tensor:
-    """Room for theta's gradient as each of `parts` programs of each image finds it."""
-    size = theta.numel() // images if images else 0
-    return theta.new_empty((images, parts, size), dtype=compute_dtype(input, theta))
+def new_partial(g: Geometry, input: Tensor, theta: Tensor, parts: int) -> Tensor:
+    """Room for the gradient of the map's numbers as each of `parts` programs of each transformation finds it."""
+    return theta.new_empty((g.n * g.k, parts, g.sizes[3]), dtype=compute_dtype(input, theta))
 
 
-def sum_partial(partial: Tensor, theta: Tensor) -> Tensor:
+def sum_partial(partial: Tensor, theta: Tensor, ndim: int, options: Options) -> Tensor:
     """Theta's gradient from its parts, in fixed order, rounded once."""
     total = partial[:, 0] if partial.shape[1] == 1 else partial.sum(1)
+    lattice = TRANSFORMS[options.transform].lattice
+    if lattice is not None:
+        points = theta_shape(theta, ndim, options)[0]
+        total = lattice_theta_gradient(total.unflatten(1, (-1, 2)), math.isqrt(points), lattice)
     return total.to(theta.dtype).view(theta.shape)

@@ -12,8 +12,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from stn_triton.formats import compute_dtype, is_channels_last, transformers
-from stn_triton.transforms import Options
+from stn_triton.formats import compute_dtype, is_channels_last, theta_shape, transformers
+from stn_triton.transforms import AUTO, TRANSFORMS, Options, lattice_coefficients, lattice_tangent
 
 _TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 _ENOUGH_PROGRAMS = 1024  # about eight for each multiprocessor of a large GPU
@@ -25,7 +25,11 @@ class Geometry(NamedTuple):
     n: int
     k: int
     channels: int
-    sizes: tuple[int, ...]  # K, channels in vectors, H, W, OH, OW, align_corners
+    size: tuple[int, ...]  # of input, (D, H, W)
+    out_size: tuple[int, ...]  # (OD, OH, OW)
+    sizes: tuple[
+        int, ...
+    ]  # K, channels in vectors, G, PARAMETERS, *size, *out_size, align_corners, S
     strides: tuple[int, ...]  # of input, in vectors
     constexprs: dict[str, Any]
 
@@ -45,27 +49,65 @@ def needs_int64(elements: int) -> bool:
     return elements > 2**31 - 1
 
 
-def geometry(input: Tensor, theta: Tensor, out_size: tuple[int, int], options: Options) -> Geometry:
+def parameter_count(trailing: tuple[int, ...], options: Options) -> int:
+    """Numbers by which the kernels know a transformation: theta's, or the coefficients of a lattice's basis."""
+    lattice = TRANSFORMS[options.transform].lattice
+    if lattice is None:
+        return math.prod(trailing)
+    return 2 * (trailing[0] + lattice.extra)
+
+
+def parameters(
+    input: Tensor, theta: Tensor, options: Options, tangent: Tensor | None = None
+) -> Tensor:
+    """Those numbers, transformation after transformation; with a tangent of theta, each followed by its own."""
+    lattice = TRANSFORMS[options.transform].lattice
+    axis = 1 + len(transformers(theta, input.dim() - 2, options))
+    wide = compute_dtype(input, theta)
+    if lattice is not None:
+        theta = lattice_coefficients(theta.to(wide), lattice)
+    if tangent is None:
+        return theta.contiguous()
+    tangent = tangent.to(wide)
+    if lattice is not None:
+        tangent = lattice_tangent(tangent, lattice)
+    return torch.stack((theta.to(wide), tangent), axis)
+
+
+def geometry(input: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options) -> Geometry:
     """Read off the geometry of one call."""
-    n, channels, height, width = input.shape
-    k = math.prod(transformers(theta, options))
-    strides = input.stride()
+    n, channels, *size = input.shape
+    stride_n, stride_c, *strides = input.stride()
+    ndim = len(size)
+    if ndim == 2:  # one slice
+        size, strides, out_size = [1, *size], [0, *strides], (1, *out_size)
+    trailing = theta_shape(theta, ndim, options)
+    k = math.prod(transformers(theta, ndim, options))
     channels_last = is_channels_last(input)
     vector = math.gcd(channels, 16 // input.element_size()) if channels_last else 1
     span = sum(
-        (size - 1) * stride for size, stride in zip(input.shape[1:], strides[1:], strict=True)
+        (length - 1) * stride
+        for length, stride in zip((channels, *size), (stride_c, *strides), strict=True)
     )
-    largest = max(span + 1, channels * height * width, channels * math.prod(out_size))
+    largest = max(span + 1, channels * math.prod(size), channels * math.prod(out_size))
+    align_corners, samples = int(options.align_corners), options.samples
     return Geometry(
         n,
         k,
         channels,
-        (k, channels // vector, height, width, *out_size, int(options.align_corners)),
-        tuple(stride // vector for stride in strides),
+        tuple(size),
+        out_size,
+        (
+            *(k, channels // vector, math.isqrt(trailing[0]), parameter_count(trailing, options)),
+            *(*size, *out_size, align_corners, samples),
+        ),
+        tuple(stride // vector for stride in (stride_n, stride_c, *strides)),
         {
             "TRANSFORM": options.transform,
+            "NDIM": ndim,
             "MODE": options.mode,
             "PADDING": options.padding_mode,
+            "ANTIALIAS": {1: "none", AUTO: "auto"}.get(samples, "fixed"),
             "COMPUTE": _TRITON_DTYPES[compute_dtype(input, theta)],
             "OFFSET": tl.int64 if needs_int64(largest) else tl.int32,
             "CHANNELS_LAST": channels_last,
@@ -75,14 +117,14 @@ def geometry(input: Tensor, theta: Tensor, out_size: tuple[int, int], options: O
 
 
 def grid_of(images: int, size: tuple[int, ...], channels: int, blocks: Blocks) -> int:
-    """Programs of a launch over `images` images of `size` (height, width)."""
+    """Programs of a launch over `images` images of `size` (depth, height, width)."""
     return images * tiles_of(size, channels, blocks)
 
 
 def tiles_of(size: tuple[int, ...], channels: int, blocks: Blocks) -> int:
     """Programs for one image: tiles times channel blocks."""
-    height, width = size
-    tiles = -(-width // blocks.TILE_X) * -(-height // blocks.TILE_Y)
+    depth, height, width = size
+    tiles = -(-width // blocks.TILE_X) * -(-height // blocks.TILE_Y) * depth
     return tiles * -(-channels // blocks.BLOCK_C)
 
 
@@ -95,15 +137,25 @@ def _channel_block(channels: int, most: int) -> int:
 
 def forward_blocks(g: Geometry) -> Blocks:
     """Blocks of the forward and the theta-only backward kernel, whose tiles are output pixels."""
-    size = g.sizes[4:6]
+    size = g.out_size
     if g.constexprs["CHANNELS_LAST"]:
         block = _channel_block(g.channels, 64)
         return Blocks(8, min(2048 // block, 256) // 8, block, 4)
-    tile_x = 32 if size[1] > 16 else 16
+    tile_x = 32 if size[-1] > 16 else 16
     blocks = Blocks(tile_x, 256 // tile_x, _channel_block(g.channels, 8), 4)
     while blocks.BLOCK_C > 1 and grid_of(g.n * g.k, size, g.channels, blocks) < _ENOUGH_PROGRAMS:
         blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
     return blocks
+
+
+def scatter_blocks(g: Geometry) -> Blocks:
+    """Blocks of the scatter kernel: as in the forward kernel, with room for offsets and sums of 64 bits."""
+    blocks = forward_blocks(g)
+    return (
+        blocks._replace(TILE_Y=max(blocks.TILE_Y // 2, 1))
+        if g.constexprs["CHANNELS_LAST"]
+        else blocks
+    )
 
 
 def gather_blocks(g: Geometry) -> Blocks:

@@ -11,9 +11,9 @@ from torch import Tensor
 from stn_triton.formats import empty_output
 from stn_triton.transforms import Options
 
-from .config import forward_blocks, geometry, grid_of
-from .coords import centred, load_map, source
-from .interpolation import pad, tap
+from .config import forward_blocks, geometry, grid_of, parameters
+from .coords import load_map_and_tangent, locate, locate_tangent
+from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
 from .layout import (
     as_stored,
@@ -21,71 +21,115 @@ from .layout import (
     block_zeros,
     channel_lanes,
     dense_pixels,
+    elements,
     per_channel,
     per_pixel,
+    tile_count,
     tile_pixels,
 )
+from .supersampling import mean, sample_count, sample_position, samples_of, virtual
+
+
+@triton.jit
+def _interpolate(
+    total, image_ptr, s, along, wanted, size, strides, channel, exists, align_corners,
+    NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
+    OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, TANGENT: tl.constexpr,
+):  # fmt: skip
+    """Add to `total` what lies at source coordinates s = (x, y, z); TANGENT: its change as they change by `along`."""
+    W, H, D = size
+    stride_c, stride_d, stride_h, stride_w = strides
+    padded, follows = pad_all(s, size, align_corners, NDIM, MODE, PADDING)
+    sx, sy, sz = padded
+    if TANGENT:
+        along = follow(along, follows)
+    TAPS: tl.constexpr = taps_of(MODE)
+    for tz in tl.static_range(TAPS if NDIM == 3 else 1):
+        iz, wz, slope_z = tap_z(sz, D, align_corners, tz, NDIM, MODE, PADDING)
+        in_z, slice_offset = wanted, 0
+        if NDIM == 3:
+            in_z &= inside(iz, D)
+            slice_offset = iz.to(OFFSET) * stride_d
+        for ty in tl.static_range(TAPS):
+            iy, wy, slope_y = tap(sy, H, align_corners, ty, MODE, PADDING)
+            for tx in tl.static_range(TAPS):
+                ix, wx, slope_x = tap(sx, W, align_corners, tx, MODE, PADDING)
+                found = in_z & inside(ix, W) & inside(iy, H)
+                pixel = iy.to(OFFSET) * stride_h + ix.to(OFFSET) * stride_w + slice_offset
+                offsets = block_offsets(pixel, channel, stride_c, CHANNELS_LAST, VECTOR, OFFSET)
+                mask = per_pixel(found, CHANNELS_LAST) & exists
+                value = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(COMPUTE)
+                slopes = slope_x, slope_y, slope_z
+                weight = product_weight((wx, wy, wz), slopes, along, NDIM, TANGENT)
+                total += per_pixel(weight, CHANNELS_LAST) * value
+    return total
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _sample_forward_kernel(
-    input_ptr, theta_ptr, output_ptr,           # (N, C, H, W), (N * K, *theta), (N * K, C, OH, OW)
-    K, C, H, W, OH, OW, align_corners,          # C in vectors; align_corners 0 or 1
-    stride_n, stride_c, stride_h, stride_w,     # of input, in vectors
-    TRANSFORM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
-    OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr,
+    input_ptr, map_ptr, output_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
+    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
+    stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
+    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
+    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
+    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, TANGENT: tl.constexpr,
 ):  # fmt: skip
-    tiles = tl.cdiv(OW, TILE_X) * tl.cdiv(OH, TILE_Y)
+    size, out = (W, H, D), (OW, OH, OD)
+    tiles = tile_count(out, TILE_X, TILE_Y)
     blocks = tl.cdiv(C * VECTOR, BLOCK_C)
     program = tl.program_id(0)
     nk = program // (tiles * blocks)
-    px, py = tile_pixels(program % tiles, OW, TILE_X, TILE_Y)
+    px, py, pz = tile_pixels(program % tiles, out, TILE_X, TILE_Y)
     channel, exists = channel_lanes(program // tiles % blocks, C, BLOCK_C, VECTOR)
-
-    a, b, mx, c, d, my = load_map(theta_ptr, nk, H, W, OH, OW, align_corners, TRANSFORM, COMPUTE)
-    dx, dy = centred(px, OW, COMPUTE), centred(py, OH, COMPUTE)
-    sx = pad(source(a, b, mx, dx, dy), W, PADDING)
-    sy = pad(source(c, d, my, dx, dy), H, PADDING)
-
     exists = per_channel(exists, CHANNELS_LAST)
     written = (px < OW) & (py < OH)
-    image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
-    TAPS: tl.constexpr = 1 if MODE == "nearest" else 2
-    total = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)
-    for ty in tl.static_range(TAPS):
-        iy, wy, _ = tap(sy, ty, MODE)
-        for tx in tl.static_range(TAPS):
-            ix, wx, _ = tap(sx, tx, MODE)
-            inside = written & (ix >= 0) & (ix < W) & (iy >= 0) & (iy < H)
-            pixel = iy.to(OFFSET) * stride_h + ix.to(OFFSET) * stride_w
-            value = tl.load(
-                image_ptr + block_offsets(pixel, channel, stride_c, CHANNELS_LAST, VECTOR, OFFSET),
-                mask=per_pixel(inside, CHANNELS_LAST) & exists, other=0.0,
-            )  # fmt: skip
-            total += per_pixel(wx * wy, CHANNELS_LAST) * value.to(COMPUTE)
 
-    image_ptr = output_ptr + nk.to(tl.int64) * C * VECTOR * OH * OW
-    pixel = dense_pixels(px, py, OW, C, CHANNELS_LAST, OFFSET)
+    at = 2 * nk if TANGENT else nk
+    S = samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
+    finer = virtual(out, S, NDIM, ANTIALIAS)
+    m, t = load_map_and_tangent(
+        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
+    )  # fmt: skip
+    image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
+    total = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)
+    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
+    for sample in range(count):
+        dx, dy, dz = sample_position(px, py, pz, sample, S, finer, NDIM, ANTIALIAS, COMPUTE)
+        s = locate(m, dx, dy, dz, TRANSFORM, NDIM)
+        along = locate_tangent(m, t, dx, dy, dz, TRANSFORM, NDIM) if TANGENT else s
+        total = _interpolate(
+            total, image_ptr, s, along, written, size, (stride_c, stride_d, stride_h, stride_w),
+            channel, exists, align_corners,
+            NDIM, MODE, PADDING, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, TANGENT,
+        )  # fmt: skip
+
+    pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
+    offsets = block_offsets(
+        pixel, channel, elements(out, OFFSET), CHANNELS_LAST, VECTOR, OFFSET
+    )  # fmt: skip
     tl.store(
-        image_ptr
-        + block_offsets(pixel, channel, OW.to(OFFSET) * OH, CHANNELS_LAST, VECTOR, OFFSET),
-        as_stored(total, output_ptr),
+        output_ptr + nk.to(tl.int64) * C * VECTOR * OW * OH * OD + offsets,
+        as_stored(mean(total, count, ANTIALIAS), output_ptr),
         mask=per_pixel(written, CHANNELS_LAST) & exists,
     )
 
 
 def sample_forward(
-    input: Tensor, theta: Tensor, out_size: tuple[int, int], options: Options
+    input: Tensor,
+    theta: Tensor,
+    out_size: tuple[int, ...],
+    options: Options,
+    tangent: Tensor | None = None,
 ) -> Tensor:
-    """Allocate the result, choose the blocks, launch. No validation, no autograd."""
+    """The result, or its change as theta changes along `tangent`. No validation, no autograd."""
     g = geometry(input, theta, out_size, options)
     blocks = forward_blocks(g)
     output = empty_output(input, theta, out_size, options)
     launch(
         _sample_forward_kernel,
-        (grid_of(g.n * g.k, out_size, g.channels, blocks),),
-        input, theta.contiguous(), output, *g.sizes, *g.strides,
-        **g.constexprs, **blocks._asdict(),
+        (grid_of(g.n * g.k, g.out_size, g.channels, blocks),),
+        input, parameters(input, theta, options, tangent), output, *g.sizes, *g.strides,
+        TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
     )  # fmt: skip
     return output

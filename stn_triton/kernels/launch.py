@@ -14,8 +14,8 @@ INTERPRET: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter: read once, as `triton.jit` reads it when a kernel is defined."""
 
 UNSPECIALISED = [
-    *("K", "C", "H", "W", "OH", "OW", "align_corners"),
-    *("stride_n", "stride_c", "stride_h", "stride_w"),
+    *("K", "C", "G", "PARAMETERS", "D", "H", "W", "OD", "OH", "OW", "align_corners", "S"),
+    *("stride_n", "stride_c", "stride_d", "stride_h", "stride_w"),
 ]
 """Kernel arguments whose values no kernel is compiled for: a new size is not a new compilation."""
 
@@ -30,6 +30,18 @@ class Launch:
     constexprs: dict[str, Any]
     num_warps: int
     maxnreg: int | None
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Constants of the kernel and options of the compiler."""
+        keywords = {**self.constexprs, "num_warps": self.num_warps}
+        if self.maxnreg is not None and torch.version.hip is None:
+            keywords["maxnreg"] = self.maxnreg
+        return keywords
+
+    def compile(self) -> None:
+        """Compile the kernel for the current device as a real launch would; the tensors need no storage."""
+        self.kernel.warmup(*self.args, grid=self.grid, **self.keywords)
 
 
 _recording: list[Launch] | None = None

@@ -28,13 +28,25 @@ def per_channel(x, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def tile_pixels(tile, size_x, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
-    """Lanes of two-dimensional tile number `tile` of an image: (px, py), perhaps past the image's end."""
+def tile_pixels(tile, size, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
+    """Lanes of tile number `tile` of an image of `size` (x, y, z): (px, py, pz), perhaps past the image's end.
+
+    Tiles are two-dimensional, slice after slice: pz is one number.
+    """
+    size_x, size_y, _ = size
     tiles_x = tl.cdiv(size_x, TILE_X)
+    tiles_y = tl.cdiv(size_y, TILE_Y)
     lane = tl.arange(0, TILE_X * TILE_Y)
     px = (tile % tiles_x) * TILE_X + lane % TILE_X
-    py = (tile // tiles_x) * TILE_Y + lane // TILE_X
-    return px, py
+    py = (tile // tiles_x % tiles_y) * TILE_Y + lane // TILE_X
+    return px, py, tile // (tiles_x * tiles_y)
+
+
+@triton.jit
+def tile_count(size, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
+    """Tiles of an image of `size` (x, y, z)."""
+    size_x, size_y, size_z = size
+    return tl.cdiv(size_x, TILE_X) * tl.cdiv(size_y, TILE_Y) * size_z
 
 
 @triton.jit
@@ -62,12 +74,20 @@ def block_offsets(
 
 
 @triton.jit
-def dense_pixels(px, py, size_x, C, CHANNELS_LAST: tl.constexpr, OFFSET: tl.constexpr):
-    """Offsets of pixels (in vectors) in an image without gaps."""
-    pixel = py.to(OFFSET) * size_x + px
+def dense_pixels(px, py, pz, size, C, CHANNELS_LAST: tl.constexpr, OFFSET: tl.constexpr):
+    """Offsets of pixels (in vectors) in an image of `size` (x, y, z) without gaps."""
+    size_x, size_y, _ = size
+    pixel = (pz.to(OFFSET) * size_y + py) * size_x + px
     if CHANNELS_LAST:
         pixel = pixel * C
     return pixel
+
+
+@triton.jit
+def elements(size, OFFSET: tl.constexpr):
+    """Elements of one channel of an image of `size` (x, y, z)."""
+    size_x, size_y, size_z = size
+    return size_x.to(OFFSET) * size_y * size_z
 
 
 @triton.jit

@@ -11,12 +11,14 @@ from .interpolation import touches
 
 
 @triton.jit
-def invert(m, W, H, OW, OH):
+def invert(m, size, out):
     """The inverse of a map with its rounding: (i00, i01, i10, i11, slack, blur).
 
     slack: bound of the rounding of source coordinates, in source pixels. blur: the same for everything that passes
     through the inverse, whose determinant may cancel. Singular maps give non-finite entries, these the whole output.
     """
+    W, H, _ = size
+    OW, OH, _ = out
     a, b, mx, c, d, my = m
     det = a * d - b * c
     spread = W + H + tl.abs(mx) + tl.abs(my)
@@ -25,6 +27,17 @@ def invert(m, W, H, OW, OH):
     slack = 8 * EPS * spread
     blur = slack * (1 + (tl.abs(a * d) + tl.abs(b * c)) / tl.abs(det))
     return d / det, -b / det, -c / det, a / det, slack, blur
+
+
+@triton.jit
+def extents(m, out):
+    """How far the output's source coordinates reach from their middle, in x and in y."""
+    OW, OH, _ = out
+    a, b, _, c, d, _ = m
+    return (
+        (tl.abs(a) * (OW - 1) + tl.abs(b) * (OH - 1)) * 0.5,
+        (tl.abs(c) * (OW - 1) + tl.abs(d) * (OH - 1)) * 0.5,
+    )
 
 
 @triton.jit
@@ -44,7 +57,7 @@ def last_index(x, size):
 @triton.jit
 def reach(MODE: tl.constexpr):
     """How far from a source coordinate its taps lie, in source pixels."""
-    return 0.5 if MODE == "nearest" else 1.0
+    return 0.5 if MODE == "nearest" else 2.0 if MODE == "bicubic" else 1.0
 
 
 @triton.jit
@@ -73,14 +86,14 @@ def separated(distance, reached, PADDING: tl.constexpr):
 
 @triton.jit
 def candidates(
-    qx, qy, m, inverse, W, H, OW, OH,
-    MODE: tl.constexpr, PADDING: tl.constexpr, CLIPPED: tl.constexpr,
+    qx, qy, m, inverse, size, out, MODE: tl.constexpr, PADDING: tl.constexpr, CLIPPED: tl.constexpr
 ):  # fmt: skip
     """The box of output pixels that may touch q: (x0, x1, y0, y1), inclusive; empty as x1 < x0."""
+    W, H, _ = size
+    OW, OH, _ = out
     a, b, mx, c, d, my = m
     i00, i01, i10, i11, slack, blur = inverse
-    extent_x = (tl.abs(a) * (OW - 1) + tl.abs(b) * (OH - 1)) * 0.5
-    extent_y = (tl.abs(c) * (OW - 1) + tl.abs(d) * (OH - 1)) * 0.5
+    extent_x, extent_y = extents(m, out)
     ux, half_x = footprint(qx, W, mx, extent_x, MODE, CLIPPED)
     uy, half_y = footprint(qy, H, my, extent_y, MODE, CLIPPED)
     ux -= mx
@@ -111,11 +124,12 @@ def candidates(
 
 
 @triton.jit
-def half_open(x0, x1, y0, y1, qx, qy, m, OW, OH, MODE: tl.constexpr, COMPUTE: tl.constexpr):
+def half_open(x0, x1, y0, y1, qx, qy, m, out, MODE: tl.constexpr, COMPUTE: tl.constexpr):
     """Cut a box to the half-open preimage where a source coordinate depends on one output coordinate alone.
 
     For the identity this leaves 4 of 9 candidates. The coefficient that is 0 makes the other coordinate irrelevant.
     """
+    OW, OH, _ = out
     a, b, mx, c, d, my = m
     if b == 0:
         dx0, dx1 = centred(x0, OW, COMPUTE), centred(x1, OW, COMPUTE)
@@ -129,19 +143,14 @@ def half_open(x0, x1, y0, y1, qx, qy, m, OW, OH, MODE: tl.constexpr, COMPUTE: tl
 
 
 @triton.jit
-def clips(m, W, H, OW, OH, MODE: tl.constexpr, PADDING: tl.constexpr):
+def clips(m, size, out, MODE: tl.constexpr, PADDING: tl.constexpr):
     """Whether padding moves output pixels onto edge pixels that they would not touch without."""
-    a, b, mx, c, d, my = m
-    if PADDING == "border":
-        extent_x = (tl.abs(a) * (OW - 1) + tl.abs(b) * (OH - 1)) * 0.5
-        extent_y = (tl.abs(c) * (OW - 1) + tl.abs(d) * (OH - 1)) * 0.5
-        within = (mx - extent_x >= -reach(MODE)) & (mx + extent_x < W - 1 + reach(MODE))
-        within &= (my - extent_y >= -reach(MODE)) & (my + extent_y < H - 1 + reach(MODE))
-        result = ~within
-    else:
-        result = mx != mx  # also for NaN: nothing is touched then
-        result = result & ~result
-    return result
+    W, H, _ = size
+    mx, my = m[2], m[5]
+    extent_x, extent_y = extents(m, out)
+    within = (mx - extent_x >= -reach(MODE)) & (mx + extent_x < W - 1 + reach(MODE))
+    within &= (my - extent_y >= -reach(MODE)) & (my + extent_y < H - 1 + reach(MODE))
+    return (within == 0) & (PADDING == "border")
 
 
 @triton.jit
@@ -160,14 +169,15 @@ def solve_row(coefficient, offset, centre, half, slack, size):
 
 @triton.jit
 def row_range(
-    py, qx, qy, m, inverse, W, H, OW, OH,
+    py, qx, qy, m, inverse, size, out,
     MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The pixels of output row py that may touch q, clipped ones included: (first, last), empty as last < first."""
+    W, H, _ = size
+    OW, OH, _ = out
     a, b, mx, c, d, my = m
     slack = inverse[4]
-    extent_x = (tl.abs(a) * (OW - 1) + tl.abs(b) * (OH - 1)) * 0.5
-    extent_y = (tl.abs(c) * (OW - 1) + tl.abs(d) * (OH - 1)) * 0.5
+    extent_x, extent_y = extents(m, out)
     centre_x, half_x = footprint(qx, W, mx, extent_x, MODE, PADDING == "border")
     centre_y, half_y = footprint(qy, H, my, extent_y, MODE, PADDING == "border")
     dy = centred(py, OH, COMPUTE)

@@ -1,0 +1,135 @@
+"""From theta to PyTorch's sampling grid by the paper's definitions: where the check and the peers sample.
+
+Nothing here is shared with `stn_triton`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cases import Case
+
+CONTROL_POINTS = 4
+"""Along each side of the lattice of "tps" and "piecewise_affine"."""
+LATTICES = ("tps", "piecewise_affine")
+
+Size = tuple[int, ...]
+
+
+def parameters(case: Case, theta: Tensor) -> Tensor:
+    """theta, one map after the other, differentiably: matrices (N * K, rows, columns) or points (N * K, P, 2)."""
+    flat = theta.flatten(0, 0 if case.k is None else 1)
+    if case.transform == "projective" and flat.shape[1:] == (8,):
+        return F.pad(flat, (0, 1), value=1.0).unflatten(1, (3, 3))
+    if case.transform != "attention":
+        return flat
+    scale, shift = flat[:, :1], flat[:, 1:]
+    return torch.cat((torch.diag_embed(scale.expand_as(shift)), shift.unsqueeze(-1)), -1)
+
+
+def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
+    """The grid (N * K, *out_size, ndim) that `grid_sample` takes, `samples` times as fine along each axis."""
+    size = tuple(samples * length for length in case.out_size)
+    if case.transform in LATTICES:
+        weights = _lattice_weights(
+            case.transform, size, case.align_corners, parameters.dtype, parameters.device
+        )
+        return (weights @ parameters).unflatten(1, size)
+    if case.transform != "projective":
+        return F.affine_grid(parameters, [len(parameters), 1, *size], case.align_corners)
+    points = F.pad(_points(size, case.align_corners, parameters), (0, 1), value=1.0)
+    moved = points @ parameters.mT
+    return (moved[..., :2] / moved[..., 2:]).unflatten(1, size)
+
+
+def source_pixels(case: Case, parameters: Tensor, samples: int = 1) -> list[Tensor]:
+    """Source coordinates in pixels, float64, x first, each (maps, *out_size)."""
+    grid = sampling_grid(case, parameters.double(), samples)
+    found = []
+    for coordinate, size in zip(grid.unbind(-1), case.shape[:1:-1], strict=True):
+        extent = size - 1 if case.align_corners else size
+        found.append((coordinate * extent + size - 1) / 2)
+    return found
+
+
+def sample_groups(case: Case, parameters: Tensor) -> list[tuple[Tensor, int]]:
+    """Which maps take how many samples of an output pixel along each axis: (their numbers, samples).
+
+    With `antialias=True` as many as a pixel of the output spans in the source, at least 1 and at most 8.
+    """
+    if case.antialias is not True:
+        return [(torch.arange(len(parameters)), case.antialias or 1)]
+    steps = parameters.detach().double().cpu()[:, :, :-1].abs()
+    steps = steps * torch.tensor(case.shape[:1:-1]).unsqueeze(1) / torch.tensor(case.out_size[::-1])
+    counts = (steps.amax((1, 2)) - 1e-3).ceil().clamp(1, 8).long()
+    return [((counts == count).nonzero().squeeze(1), count) for count in counts.unique().tolist()]
+
+
+@lru_cache
+def control_points(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """The lattice itself, (P, 2) as (x, y), y slow."""
+    side = torch.linspace(-1, 1, CONTROL_POINTS, dtype=torch.float64)
+    return torch.cartesian_prod(side, side).flip(1).to(device, dtype)
+
+
+def _points(size: Size, align_corners: bool, like: Tensor) -> Tensor:
+    """Normalised (x, y) of the output pixels, (h * w, 2)."""
+    identity = torch.eye(2, 3, dtype=like.dtype, device=like.device).unsqueeze(0)
+    return F.affine_grid(identity, [1, 1, *size], align_corners).flatten(0, 2)
+
+
+# A constant, as in any network that uses splines: not part of what is timed, compiled or not.
+@torch.compiler.assume_constant_result
+def _lattice_weights(
+    transform: str, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return _solved_weights(transform, size, align_corners, dtype, device)
+
+
+@lru_cache(maxsize=4)
+def _solved_weights(
+    transform: str, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """By how much each pixel follows each control point, (h * w, P)."""
+    points = _points(size, align_corners, torch.empty((), dtype=torch.float64))
+    weights = _spline_weights(points) if transform == "tps" else _triangle_weights(points)
+    return weights.to(device, dtype)
+
+
+def _spline_weights(points: Tensor) -> Tensor:
+    return _spline_terms(points) @ solved_spline()
+
+
+def solved_spline() -> Tensor:
+    """(P + 3, P) float64: from control points to the (w_k, a0, a1, a2) of the thin-plate spline through them,
+    a0 + a1 x + a2 y + sum of w_k phi(r_k).
+    """
+    lattice = control_points(torch.float64)
+    count = len(lattice)
+    system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
+    system[:count] = _spline_terms(lattice)
+    system[count:, :count] = system[:count, count:].mT
+    return torch.linalg.inv(system)[:, :count]
+
+
+def _spline_terms(points: Tensor) -> Tensor:
+    r = torch.cdist(
+        points, control_points(torch.float64), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return torch.cat((torch.xlogy(r**2, r), torch.ones_like(points[:, :1]), points), 1)
+
+
+def _triangle_weights(points: Tensor) -> Tensor:
+    """Barycentric coordinates in the triangles of each cell, cut from its (x0, y0) to its (x1, y1) corner."""
+    place = (points + 1) / 2 * (CONTROL_POINTS - 1)
+    cell = place.floor().clamp(0, CONTROL_POINTS - 2)
+    a, b = (place - cell).unbind(1)
+    first = (cell[:, 1] * CONTROL_POINTS + cell[:, 0]).long()
+    third = torch.where(a >= b, first + 1, first + CONTROL_POINTS)
+    corners = torch.stack((first, third, first + CONTROL_POINTS + 1), 1)
+    shares = torch.stack((1 - torch.maximum(a, b), (a - b).abs(), torch.minimum(a, b)), 1)
+    return points.new_zeros(len(points), CONTROL_POINTS**2).scatter_(1, corners, shares)

@@ -1,0 +1,118 @@
+"""The tensors that a case runs on.
+
+theta is drawn from a seed on the CPU, so that a case means the same samples on every machine: a rotation by any
+angle, scaled by 0.5 to 1.5 and shifted by up to a tenth of the frame; for projective maps also tilted, for the control
+points of a lattice also bent. Attention crops as for CUB: scale 0.5 (0.3 to 0.9 where antialiasing goes by theta) and a
+shift that keeps the crop inside the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from .cases import Case
+from .grids import (
+    CONTROL_POINTS,
+    LATTICES,
+    control_points,
+    parameters,
+    sample_groups,
+    source_pixels,
+)
+
+KINK_BAND = 1e-3
+"""Distance in pixels from a kink or tie within which a rounded coordinate may take the other side."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tensors of one case; `theta` is float32 whatever the storage dtype, `grad` is that of the result."""
+
+    input: Tensor
+    theta: Tensor
+    grad: Tensor
+
+
+def leading(case: Case) -> tuple[int, ...]:
+    """(N,) or (N, K)."""
+    return case.shape[:1] if case.k is None else (case.shape[0], case.k)
+
+
+def make_theta(case: Case, *, seed: int = 0) -> Tensor:
+    """theta of a case on the CPU, float32: (N, [K,] *theta shape)."""
+    generator = torch.Generator().manual_seed(1_000_003 * case.seed + seed)
+    lead, ndim = leading(case), case.ndim
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*lead, *shape, generator=generator)
+
+    if case.transform == "attention":
+        scale = uniform(0.3, 0.9, 1) if case.antialias is True else torch.full((*lead, 1), 0.5)
+        return torch.cat((scale, (0.95 - scale) * uniform(-1, 1, ndim)), -1)
+    linear = uniform(0.5, 1.5, 1, 1) * torch.eye(ndim)
+    for plane in combinations(range(ndim), 2):
+        linear = linear @ _rotation(plane, uniform(-torch.pi, torch.pi), ndim)
+    shift = uniform(-0.2, 0.2, ndim)
+    if case.transform in LATTICES:
+        bent = control_points(torch.float32) + uniform(-0.1, 0.1, CONTROL_POINTS**2, 2)
+        return bent @ linear.mT + shift.unsqueeze(-2)
+    matrix = torch.cat((linear, shift.unsqueeze(-1)), -1)
+    if case.transform == "affine":
+        return matrix
+    return torch.cat((matrix.flatten(-2), uniform(-0.15, 0.15, 2)), -1)
+
+
+def _rotation(plane: tuple[int, int], angle: Tensor, ndim: int) -> Tensor:
+    i, j = plane
+    turn = torch.eye(ndim).repeat(*angle.shape, 1, 1)
+    turn[..., i, i] = turn[..., j, j] = angle.cos()
+    turn[..., j, i] = angle.sin()
+    turn[..., i, j] = -angle.sin()
+    return turn
+
+
+def clear_of_kinks(case: Case, theta: Tensor) -> Tensor:
+    """(N, [K,] 1, *out_size) bool: the outputs whose samples lie at least `KINK_BAND` from every kink and tie."""
+    flat = parameters(case, theta)
+    clear = torch.empty(len(flat), *case.out_size, dtype=torch.bool, device=theta.device)
+    for maps, samples in sample_groups(case, flat):
+        clear[maps] = _clear(case, flat[maps], samples)
+    return clear.reshape(*leading(case), 1, *case.out_size)
+
+
+def _clear(case: Case, flat: Tensor, samples: int) -> Tensor:
+    # Kinks are at whole pixels, ties of nearest at half ones; reflection without aligned corners folds at half ones.
+    both = case.padding_mode == "reflection"
+    clear = torch.ones((), dtype=torch.bool, device=flat.device)
+    for coordinate in source_pixels(case, flat, samples):
+        if case.mode != "nearest" or both:
+            clear = clear & ((coordinate - coordinate.round()).abs() > KINK_BAND)
+        if case.mode == "nearest" or both:
+            clear = clear & (((coordinate - 0.5) - (coordinate - 0.5).round()).abs() > KINK_BAND)
+    for axis in range(-case.ndim, 0):
+        clear = clear.unflatten(axis, (-1, samples)).all(axis)
+    return clear
+
+
+def in_format(case: Case, x: Tensor) -> Tensor:
+    """`x` (N, [K,] C, *size) in the memory format of the case, K counting as part of the batch."""
+    if case.memory_format == "contiguous":
+        return x.contiguous()
+    channel = -1 - case.ndim
+    return x.movedim(channel, -1).contiguous().movedim(-1, channel)
+
+
+def make_inputs(case: Case, device: str | torch.device = "cpu", *, seed: int = 0) -> Inputs:
+    """Random input, theta and gradient of the result; the gradient is 0 beside kinks, where either slope is right."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device).to(case.dtype)
+
+    theta = make_theta(case, seed=seed).to(device)
+    grad = normal(*leading(case), case.shape[1], *case.out_size) * clear_of_kinks(case, theta)
+    return Inputs(in_format(case, normal(*case.shape)), theta, in_format(case, grad))

@@ -1,0 +1,106 @@
+"""The bytes that a case must move, counted from its own theta."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from .cases import Case, Direction, Grads
+from .grids import parameters, sample_groups, source_pixels
+from .inputs import make_theta
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How much of a case its theta touches, in pixels of one channel, summed over the batch."""
+
+    source: int
+    """Distinct source pixels that any sample of any of the K maps reads."""
+    outputs: int
+    """Outputs that read at least one source pixel: the others are 0 and pass no gradient on."""
+
+
+def _padded(case: Case, s: Tensor, size: int) -> Tensor:
+    """What the padding makes of a coordinate, or of a tap of bicubic."""
+    if case.padding_mode == "zeros":
+        return s.clamp(-3, size + 2)
+    if case.padding_mode == "reflection":
+        low, span = (0.0, size - 1) if case.align_corners else (-0.5, size)
+        distance = (s - low).abs() % (2 * span) if span else torch.zeros_like(s)
+        s = low + torch.minimum(distance, 2 * span - distance)
+    return s.clamp(0, size - 1)
+
+
+def _taps(case: Case, s: Tensor, size: int) -> list[Tensor]:
+    """Indices of the pixels that each coordinate reads along one axis; some may lie outside."""
+    if case.mode == "bicubic":
+        return [_padded(case, s.floor() + step, size).round().long() for step in (-1, 0, 1, 2)]
+    s = _padded(case, s, size)
+    return (
+        [s.round().long()] if case.mode == "nearest" else [s.floor().long(), s.floor().long() + 1]
+    )
+
+
+@cache
+def _reach(case: Case, device: str) -> Reach:
+    size = case.shape[2:]
+    flat = parameters(case, make_theta(case)).to(device)
+    touched = torch.zeros(case.shape[0], math.prod(size), dtype=torch.bool, device=device)
+    outputs = 0
+    for maps, samples in sample_groups(case, flat):
+        for number in maps.tolist():
+            pixels = touched[number // (case.k or 1)]
+            found = source_pixels(case, flat[number : number + 1], samples)[::-1]  # z, y, x
+            reads = torch.zeros_like(found[0], dtype=torch.bool)
+            for tap in product(*map(_taps, [case] * case.ndim, found, size)):
+                inside = torch.ones_like(reads)
+                pixel = torch.zeros_like(tap[0])
+                for index, length in zip(tap, size, strict=True):
+                    inside &= (index >= 0) & (index < length)
+                    pixel = pixel * length + index
+                pixels[pixel[inside]] = True
+                reads |= inside
+            for axis in range(-case.ndim, 0):
+                reads = reads.unflatten(axis, (-1, samples)).any(axis)
+            outputs += int(reads.sum())
+    return Reach(int(touched.sum()), outputs)
+
+
+def reach(case: Case, device: str = "cpu") -> Reach:
+    """The reach of a case, counted exactly from its theta."""
+    plain = replace(case, name="", dtype=torch.float32, memory_format="contiguous", grads=("both",))
+    return _reach(plain, device)
+
+
+def min_bytes(case: Case, direction: Direction, grads: Grads | None, device: str = "cpu") -> int:
+    """The bytes that must cross device memory: every tensor's needed part once per pass, theta's few left out.
+
+    Forward: the source pixels touched, however many samples read them, and the whole result. Backward adds the
+    gradient of the result where it passes anything on; the touched source once more if theta wants a gradient; and the
+    whole input gradient, zeros included, if the input does.
+    """
+    touched = reach(case, device)
+    per_pixel = case.shape[1] * torch.finfo(case.dtype).bits // 8
+    source = touched.source * per_pixel
+    total = source + case.maps * math.prod(case.out_size) * per_pixel
+    if direction == "fwd+bwd":
+        total += touched.outputs * per_pixel
+        total += source if grads in ("both", "theta") else 0
+        whole = case.shape[0] * math.prod(case.shape[2:]) * per_pixel
+        total += whole if grads in ("both", "input") else 0
+    return total
+
+
+def least_peak_bytes(case: Case, direction: Direction, grads: Grads | None) -> int:
+    """The memory that a call must add to what it is given: the result and each gradient wanted."""
+    element = torch.finfo(case.dtype).bits // 8
+    total = case.output_elements() * element
+    if direction == "fwd+bwd":
+        total += math.prod(case.shape) * element if grads in ("both", "input") else 0
+        total += make_theta(case).numel() * 4 if grads in ("both", "theta") else 0
+    return total

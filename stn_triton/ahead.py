@@ -1,0 +1,78 @@
+"""Compiling the kernels before the first call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .functional import checked
+from .ops import HAS_TRITON, INTERPRET
+from .transforms import TRANSFORMS
+
+
+def warmup(
+    input_shape: Sequence[int],
+    out_size: Sequence[int],
+    *,
+    num_transformers: int | None = None,
+    grid: int = 4,
+    dtype: torch.dtype = torch.float32,
+    theta_dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    gradients: Sequence[str] = ("input", "theta"),
+    device: torch.device | str | int | None = None,
+    transform: str = "affine",
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    antialias: bool | int = False,
+) -> int:
+    """Compile the Triton kernels that calls of `st_sample` will need, without running them.
+
+    Kernels are compiled for dtypes, memory format, options, and block sizes, which follow from the number of channels
+    and roughly from the sizes; other sizes usually need no other kernel. Triton keeps them on disk, too.
+
+    Args:
+        input_shape: (N, C, H, W) or (N, C, D, H, W).
+        out_size: (h, w), or (d, h, w).
+        num_transformers: K, or None for a theta without that axis.
+        grid: points along each side of the lattice of "tps" and "piecewise_affine".
+        dtype, theta_dtype, channels_last: of the tensors that will come.
+        gradients: those that will be asked for: "input", "theta", both, or none for the forward pass alone.
+        device: the GPU to compile for; None is the current one.
+        transform, mode, padding_mode, align_corners, antialias: as in `st_sample`.
+
+    Returns the number of kernels; 0 where there is nothing to compile: on a CPU, or without Triton.
+
+    Raises as `st_sample` does, and ValueError for other names in `gradients`.
+    """
+    if not set(gradients) <= {"input", "theta"}:
+        raise ValueError(f"gradients must be among 'input' and 'theta', got {gradients!r}")
+    lead = input_shape[:1] if num_transformers is None else (input_shape[0], num_transformers)
+    x = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+    entry = TRANSFORMS.get(transform, TRANSFORMS["affine"])
+    theta = torch.empty(
+        (*lead, *entry.identity(x.dim() - 2, grid).shape), dtype=theta_dtype, device="meta"
+    )
+    size, options = checked(
+        x, theta, out_size, transform, mode, padding_mode, align_corners, antialias
+    )
+    where = torch.device("cuda" if device is None else device)
+    if not HAS_TRITON or INTERPRET or where.type != "cuda" or not torch.cuda.is_available():
+        return 0
+    from .autograd import sample_backward
+    from .kernels.forward import sample_forward
+    from .kernels.launch import recorded
+
+    with recorded() as launches:
+        output = sample_forward(x, theta, size, options)
+        if gradients:
+            wanted = "input" in gradients, "theta" in gradients
+            sample_backward(output, x, theta, size, options, wanted)
+    with torch.cuda.device(where):
+        for launch in launches:
+            launch.compile()
+    return len(launches)

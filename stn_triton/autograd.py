@@ -1,0 +1,281 @@
+"""The derivatives of the fused op in eager mode: of any order, forward and backward, and batched.
+
+With S(theta) the linear map from image to result, v = S(theta) u, and S' its change along a tangent of theta: first
+order needs S' u, the adjoint of S, and the derivative of <g, S u> by theta; second order the adjoint of S' and the
+derivative of <g, S' u> by theta. Each is a kernel; derivatives of those come from index operations (`taps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .kernels.backward_gather import gather_backward, gathers
+from .kernels.backward_scatter import scatter_backward
+from .kernels.backward_theta import theta_backward
+from .kernels.forward import sample_forward
+from .torch_backend import st_sample_taps
+from .transforms import Options, theta_dims
+
+_Size = tuple[int, ...]
+_Wanted = tuple[bool, bool]
+
+
+def sample_backward(
+    grad: Tensor, input: Tensor, theta: Tensor, size: _Size, options: Options, wanted: _Wanted
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
+    arguments = grad, input, theta, size, options
+    input_wanted, theta_wanted = wanted
+    if input_wanted and gathers(input, options):
+        return gather_backward(*arguments, with_theta=theta_wanted)
+    return (
+        scatter_backward(*arguments) if input_wanted else None,
+        theta_backward(*arguments) if theta_wanted else None,
+    )
+
+
+class Sample(torch.autograd.Function):
+    """S(theta) u, from (input, theta, size, options)."""
+
+    @staticmethod
+    def forward(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+        return sample_forward(input, theta, size, options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _keep(ctx, *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[:2]
+        if torch._C._functorch.is_legacy_batchedtensor(grad):  # of `is_grads_batched`
+            size, options = ctx.arguments
+            run = partial(st_sample_taps, out_size=size, options=options)
+            return *torch.func.vjp(run, *ctx.saved_tensors)[1](grad), None, None
+        grads = iter(_Backward.apply(grad, *ctx.saved_tensors, *ctx.arguments, wanted))
+        return *(next(grads) if each else None for each in wanted), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, input_along: Tensor | None, theta_along: Tensor | None, *_: None) -> Tensor:
+        input, theta = ctx.saved_tensors
+        return _total(
+            _sample(ctx, input_along, theta),
+            _second_order("tangent", ctx, input, theta, theta_along),
+        )
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...],
+        input: Tensor, theta: Tensor, size: _Size, options: Options,
+    ) -> tuple[Tensor, int]:  # fmt: skip
+        batch, (input_dim, theta_dim) = info.batch_size, in_dims[:2]
+        if input_dim is None and theta_dim is not None:
+            # The thetas of a batch are transformers of one image.
+            theta = theta.movedim(theta_dim, 1)  # (N, B, [K,] *shape)
+            several = theta.dim() - 1 > 1 + theta_dims(theta, len(size), options)
+            output = Sample.apply(input, theta.flatten(1, 2) if several else theta, size, options)
+            return output.unflatten(1, (batch, -1)) if several else output, 1
+        folded = _fold(batch, in_dims, (input, theta))
+        return _unfold(batch, Sample.apply(*folded, size, options)), 0
+
+
+class _Backward(torch.autograd.Function):
+    """Those gradients of <grad, S(theta) u> by (u, theta) that are wanted."""
+
+    @staticmethod
+    def forward(
+        grad: Tensor, input: Tensor, theta: Tensor, size: _Size, options: Options, wanted: _Wanted
+    ) -> tuple[Tensor, ...]:
+        found = sample_backward(grad, input, theta, size, options, wanted)
+        return tuple(each for each in found if each is not None)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *arguments, ctx.wanted = inputs
+        _keep(ctx, *arguments)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *found: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, input, theta = ctx.saved_tensors
+        along = iter(found)
+        input_along, theta_along = (next(along) if each else None for each in ctx.wanted)
+        return (
+            _total(
+                _sample(ctx, input_along, theta),
+                _second_order("tangent", ctx, input, theta, theta_along),
+            ),
+            _second_order("adjoint", ctx, grad, input, theta, theta_along),
+            _total(
+                _gradient(ctx, (False, True), grad, input_along, theta),
+                _second_order("curvature", ctx, grad, input, theta, theta_along),
+            ),
+            *[None] * 3,
+        )
+
+    @staticmethod
+    def jvp(
+        ctx: Any, grad_along: Tensor | None, input_along: Tensor | None, theta_along: Tensor | None,
+        *_: None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        grad, input, theta = ctx.saved_tensors
+        changes = []
+        if ctx.wanted[0]:
+            changes.append(_total(
+                _gradient(ctx, (True, False), grad_along, input, theta),
+                _second_order("adjoint", ctx, grad, input, theta, theta_along),
+                like=input,
+            ))  # fmt: skip
+        if ctx.wanted[1]:
+            changes.append(_total(
+                _gradient(ctx, (False, True), grad_along, input, theta),
+                _gradient(ctx, (False, True), grad, input_along, theta),
+                _second_order("curvature", ctx, grad, input, theta, theta_along),
+                like=theta,
+            ))  # fmt: skip
+        return tuple(changes)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], grad: Tensor, input: Tensor, theta: Tensor,
+        *arguments: Any,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:  # fmt: skip
+        folded = _fold(info.batch_size, in_dims, (grad, input, theta))
+        found = _Backward.apply(*folded, *arguments)
+        return tuple(_unfold(info.batch_size, each) for each in found), (0,) * len(found)
+
+
+class _SecondOrder(torch.autograd.Function):
+    """One of `_PRODUCTS`, from (its name, size, options, *tensors)."""
+
+    @staticmethod
+    def forward(name: str, size: _Size, options: Options, *tensors: Tensor) -> Tensor:
+        return _PRODUCTS[name].kernel(*tensors, size, options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        name, size, options, *tensors = inputs
+        ctx.formula = partial(_PRODUCTS[name].formula, size, options)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        pull = torch.func.vjp(ctx.formula, *ctx.saved_tensors)[1]
+        return None, None, None, *pull(grad)
+
+    @staticmethod
+    def jvp(ctx: Any, _1: None, _2: None, _3: None, *along: Tensor | None) -> Tensor:
+        tensors = ctx.saved_tensors
+        changes = [
+            torch.zeros_like(tensor) if change is None else change
+            for tensor, change in zip(tensors, along, strict=True)
+        ]
+        return torch.func.jvp(ctx.formula, tensors, tuple(changes))[1]
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], name: str, size: _Size, options: Options,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, int]:  # fmt: skip
+        folded = _fold(info.batch_size, in_dims[3:], tensors)
+        return _unfold(info.batch_size, _SecondOrder.apply(name, size, options, *folded)), 0
+
+
+class _Product(NamedTuple):
+    """A kernel, (*tensors, size, options) -> Tensor, and the same in index operations, (size, options, *tensors)."""
+
+    kernel: Callable[..., Tensor]
+    formula: Callable[..., Tensor]
+
+
+def _tangent(size: _Size, options: Options, input: Tensor, theta: Tensor, along: Tensor) -> Tensor:
+    run = partial(st_sample_taps, input, out_size=size, options=options)
+    return torch.func.jvp(run, (theta,), (along.to(theta.dtype),))[1]
+
+
+def _adjoint(size: _Size, options: Options, grad: Tensor, *tensors: Tensor) -> Tensor:
+    input, *rest = tensors
+    return torch.func.vjp(lambda input: _tangent(size, options, input, *rest), input)[1](grad)[0]
+
+
+def _curvature(
+    size: _Size, options: Options, grad: Tensor, input: Tensor, theta: Tensor, along: Tensor
+) -> Tensor:
+    return torch.func.vjp(lambda theta: _tangent(size, options, input, theta, along), theta)[1](
+        grad
+    )[0]
+
+
+def _along(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A kernel's launcher, called with the tangent after the other tensors."""
+
+    def run(*arguments: Any) -> Tensor:
+        *tensors, along, size, options = arguments
+        return kernel(*tensors, size, options, tangent=along)
+
+    return run
+
+
+_PRODUCTS = {
+    # S' u, from (input, theta, along)
+    "tangent": _Product(_along(sample_forward), _tangent),
+    # the adjoint of S' at grad, from (grad, input, theta, along)
+    "adjoint": _Product(_along(scatter_backward), _adjoint),
+    # the derivative of <grad, S' u> by theta, from (grad, input, theta, along)
+    "curvature": _Product(_along(theta_backward), _curvature),
+}
+
+
+def _keep(ctx: Any, *arguments: Any) -> None:
+    *tensors, size, options = arguments
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.arguments = size, options
+
+
+def _sample(ctx: Any, input: Tensor | None, theta: Tensor) -> Tensor | None:
+    return None if input is None else Sample.apply(input, theta, *ctx.arguments)
+
+
+def _gradient(ctx: Any, wanted: _Wanted, *tensors: Tensor | None) -> Tensor | None:
+    if any(tensor is None for tensor in tensors):
+        return None
+    (found,) = _Backward.apply(*tensors, *ctx.arguments, wanted)
+    return found
+
+
+def _second_order(name: str, ctx: Any, *tensors: Tensor | None) -> Tensor | None:
+    if any(tensor is None for tensor in tensors):
+        return None
+    return _SecondOrder.apply(name, *ctx.arguments, *tensors)
+
+
+def _total(*terms: Tensor | None, like: Tensor | None = None) -> Any:
+    """The sum of those terms that are there; if none is: zeros like `like`, or None."""
+    there = [term for term in terms if term is not None]
+    if not there:
+        return None if like is None else torch.zeros_like(like)
+    total = there[0]
+    for term in there[1:]:
+        total = total + term
+    return total
+
+
+def _fold(batch: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Batched tensors, (B, N, ...), as tensors of B * N images; those that are not batched repeated."""
+    return [
+        (tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)).flatten(
+            0, 1
+        )
+        for tensor, dim in zip(tensors, dims, strict=False)
+    ]
+
+
+def _unfold(batch: int, tensor: Tensor) -> Tensor:
+    return tensor.unflatten(0, (batch, -1))

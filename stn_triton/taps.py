@@ -1,0 +1,104 @@
+"""Sampling by plain index operations: every tap is gathered, weighted and summed.
+
+Slower than `grid_sampler` and than the kernels, but with every derivative that PyTorch knows: the tap's whole
+coordinates are constants, their weights are polynomials of the source coordinates, and all operations have forward
+mode, higher derivatives and rules for batching.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from .transforms import Options
+
+_CUBIC = -0.75
+"""PyTorch's parameter of the cubic convolution."""
+
+
+def sample_taps(image: Tensor, source: Tensor, options: Options) -> Tensor:
+    """Sample at source coordinates in pixels.
+
+    Shapes: image (N, C, *size); source (ndim, N, P), x first, finite, of the image's dtype. Returns (N, C, P).
+    Derivatives of any order and mode for image and source.
+    """
+    channels, *size = image.shape[1:]
+    pixels = image.flatten(2)
+    taps = []
+    for s, length in zip(source.unbind(), reversed(size), strict=True):
+        at, weights = axis_taps(s, s.new_full((), length - 1), options)
+        taps.append(list(zip(at.long(), weights, strict=True)))
+    output = pixels.new_zeros(())
+    for tap in product(*reversed(taps)):
+        index, weight = tap[0]
+        for (at, factor), length in zip(tap[1:], size[1:], strict=True):
+            index, weight = index * length + at, weight * factor
+        values = pixels.gather(2, index.unsqueeze(1).expand(-1, channels, -1))
+        output = output + weight.unsqueeze(1) * values
+    return output
+
+
+def is_transformed() -> bool:
+    """Whether a `torch.func` transform or forward-mode differentiation is looking on."""
+    transforms = torch._C._are_functorch_transforms_active()  # which Dynamo understands too
+    return transforms or torch.autograd.forward_ad._current_level >= 0
+
+
+def axis_taps(source: Tensor, last: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Whole coordinates and weights of the taps of finite source coordinates in pixels, stacked in front.
+
+    last: the last pixel's number, broadcast against source. A tap outside weighs nothing and reads its inside
+    neighbour.
+    """
+    if options.mode == "bicubic":
+        low = source.detach().floor()
+        at = torch.stack([low + number for number in (-1, 0, 1, 2)])
+        weights = torch.stack(_cubic_weights(source - low))
+        if options.padding_mode == "reflection":
+            at = _reflected(at, last, options.align_corners)
+    elif options.mode == "nearest":
+        at = _padded(source.detach(), last, options).round().unsqueeze(0)
+        # A constant that still depends on the source, so that its gradient is 0 and not missing.
+        weights = torch.where(at.isfinite(), 1.0, source)
+    else:
+        source = _padded(source, last, options)
+        low = source.detach().floor()
+        rest = source - low
+        at = torch.stack((low, low + 1))
+        weights = torch.stack((1 - rest, rest))
+    inside = at.clamp(torch.zeros_like(last), last)
+    if options.padding_mode == "zeros":
+        weights = torch.where(inside == at, weights, 0.0)
+    return inside, weights
+
+
+def _padded(source: Tensor, last: Tensor, options: Options) -> Tensor:
+    """The coordinate that is read instead; constant at and beyond the ends."""
+    if options.padding_mode == "zeros":
+        return source
+    if options.padding_mode == "reflection":
+        source = _reflected(source, last, options.align_corners)
+    ends = source.detach().clamp(torch.zeros_like(last), last)
+    return torch.where((source > 0) & (source < last), source, ends)
+
+
+def _reflected(source: Tensor, last: Tensor, align_corners: bool) -> Tensor:
+    """Folded at the outer edges of the end pixels, or at their centres."""
+    edge = 0.0 if align_corners else -0.5
+    span = (last - 2 * edge).clamp(min=1)
+    away = (source - edge).abs().remainder(2 * span)
+    return torch.where(away < span, away, 2 * span - away) + edge
+
+
+def _cubic_weights(rest: Tensor) -> list[Tensor]:
+    """Keys' cubic convolution at the taps -1, 0, 1 and 2 pixels from the one to the left."""
+
+    def near(t: Tensor) -> Tensor:
+        return ((_CUBIC + 2) * t - (_CUBIC + 3)) * t * t + 1
+
+    def far(t: Tensor) -> Tensor:
+        return ((_CUBIC * t - 5 * _CUBIC) * t + 8 * _CUBIC) * t - 4 * _CUBIC
+
+    return [far(1 + rest), near(rest), near(1 - rest), far(2 - rest)]
