@@ -18,6 +18,7 @@ from .kernels.backward_gather import gather_backward, gathers
 from .kernels.backward_scatter import scatter_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
+from .taps import is_transformed
 from .torch_backend import st_sample_taps
 from .transforms import Options, theta_dims
 
@@ -39,8 +40,37 @@ def sample_backward(
     )
 
 
-class Sample(torch.autograd.Function):
-    """S(theta) u, from (input, theta, size, options)."""
+def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+    """S(theta) u with every derivative."""
+    function = _Sample if is_transformed() else _LeanSample
+    return function.apply(input, theta, size, options)
+
+
+class _LeanSample(torch.autograd.Function):
+    """S(theta) u, from (input, theta, size, options), where only the gradient is likely to be wanted.
+
+    A Function that transforms can look into takes PyTorch twice as long to call.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+        ctx.save_for_backward(input, theta)
+        ctx.arguments = size, options
+        return sample_forward(input, theta, size, options)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
+        if torch.is_grad_enabled() or batched or is_transformed():
+            return _Sample.backward(ctx, grad)
+        input, theta = ctx.saved_tensors
+        size, options = ctx.arguments
+        found = sample_backward(grad, input, theta, size, options, ctx.needs_input_grad[:2])
+        return *found, None, None
+
+
+class _Sample(torch.autograd.Function):
+    """The same, whatever is wanted."""
 
     @staticmethod
     def forward(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
@@ -78,10 +108,10 @@ class Sample(torch.autograd.Function):
             # The thetas of a batch are transformers of one image.
             theta = theta.movedim(theta_dim, 1)  # (N, B, [K,] *shape)
             several = theta.dim() - 1 > 1 + theta_dims(theta, len(size), options)
-            output = Sample.apply(input, theta.flatten(1, 2) if several else theta, size, options)
+            output = _Sample.apply(input, theta.flatten(1, 2) if several else theta, size, options)
             return output.unflatten(1, (batch, -1)) if several else output, 1
         folded = _fold(batch, in_dims, (input, theta))
-        return _unfold(batch, Sample.apply(*folded, size, options)), 0
+        return _unfold(batch, _Sample.apply(*folded, size, options)), 0
 
 
 class _Backward(torch.autograd.Function):
@@ -240,7 +270,7 @@ def _keep(ctx: Any, *arguments: Any) -> None:
 
 
 def _sample(ctx: Any, input: Tensor | None, theta: Tensor) -> Tensor | None:
-    return None if input is None else Sample.apply(input, theta, *ctx.arguments)
+    return None if input is None else sample(input, theta, *ctx.arguments)
 
 
 def _gradient(ctx: Any, wanted: _Wanted, *tensors: Tensor | None) -> Tensor | None:

@@ -22,7 +22,7 @@ from .transforms import Options
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
-    from .autograd import Sample, sample_backward
+    from . import autograd
     from .kernels.forward import sample_forward
     from .kernels.launch import INTERPRET as INTERPRET
 else:
@@ -36,7 +36,7 @@ _Gradients = tuple[Tensor | None, Tensor | None]
 def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` by the Triton kernels, arguments validated."""
     if not torch.compiler.is_compiling():
-        return Sample.apply(input, theta, out_size, options)
+        return autograd.sample(input, theta, out_size, options)
     if is_transformed():
         return st_sample_taps(input, theta, out_size, options)
     return st_sample_registered(input, theta, out_size, options)
@@ -79,7 +79,7 @@ def sample_backward_op(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
     options = Options(transform, mode, padding_mode, align_corners, samples)
-    run = sample_backward if _by_kernels(input) else _torch_backward
+    run = autograd.sample_backward if _by_kernels(input) else _torch_backward
     wanted = input_wanted, theta_wanted
     of_input, of_theta = run(grad, input, theta, tuple(out_size), options, wanted)
     return (
