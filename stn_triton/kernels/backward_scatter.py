@@ -115,11 +115,11 @@ def _scatter_backward_kernel(
                     pixel = dense_pixels(
                         ix.to(OFFSET), iy.to(OFFSET), slice, size, C, CHANNELS_LAST, OFFSET
                     )  # fmt: skip
-                    at = block_offsets(
+                    offsets = block_offsets(
                         pixel, channel, elements(size, OFFSET), CHANNELS_LAST, VECTOR, OFFSET
                     )  # fmt: skip
                     _add(
-                        sum_ptr + at, fine_ptr + at, per_pixel(weight, CHANNELS_LAST) * grad, units,
+                        sum_ptr + offsets, fine_ptr + offsets, per_pixel(weight, CHANNELS_LAST) * grad, units,
                         per_pixel(found, CHANNELS_LAST) & exists, FIXED,
                     )  # fmt: skip
 
