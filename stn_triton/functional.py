@@ -45,7 +45,7 @@ def st_sample(
             "affine": (N, 2, 3), for 5-D input (N, 3, 4).
             "attention": (N, 3) = (s, tx, ty), for 5-D input (N, 4) = (s, tx, ty, tz).
             "projective": (N, 8), row-major with h33 = 1, or (N, 3, 3) of any scale; divided by the third coordinate
-                whatever its sign; where that is 0, outside.
+                whatever its sign; where that is 0, outside, as +inf in x and y.
             "tps", "piecewise_affine": (N, P, 2) with P = G * G, the source (x, y) of the points of a regular G x G
                 lattice over the output, y slow; the lattice itself is the identity. In between a thin-plate spline, or
                 linear in the two triangles of each cell, split from its (x0, y0) to its (x1, y1) corner.
@@ -60,7 +60,7 @@ def st_sample(
             ("reflection").
         antialias: False: one sample an output pixel. An int S: the mean of S x S samples inside it (S x S x S for 5-D
             input). True, for affine and attention: S = 1 to 8 as theta shrinks the input, chosen for each theta.
-            S > 1 and True need align_corners=False.
+            Needs align_corners=False.
         backend: "triton" or "torch"; None takes Triton for tensors on a GPU, else torch.
 
     Raises:
@@ -173,17 +173,21 @@ def check_name(name: str, value: object, allowed: Collection[object]) -> None:
 def _checked_samples(antialias: bool | int, transform: str, align_corners: bool) -> int:
     if antialias is False:
         return 1
-    if not isinstance(antialias, int):
-        raise TypeError(f"antialias must be a bool or an int, got {type(antialias).__name__}")
-    if antialias < 1:
+    try:
+        samples = operator.index(antialias)
+    except TypeError:
+        raise TypeError(
+            f"antialias must be a bool or an int, got {type(antialias).__name__}"
+        ) from None
+    if samples < 1:
         raise ValueError(f"antialias must be False, True or an int of at least 1, got {antialias}")
     if antialias is True and TRANSFORMS[transform].matrix is None:
         raise ValueError(
             f"antialias=True is for transform 'affine' or 'attention', got {transform!r}; give an int"
         )
-    if align_corners and (antialias is True or antialias > 1):
+    if align_corners:
         raise ValueError(f"antialias needs align_corners=False, got {antialias!r} and True")
-    return AUTO if antialias is True else antialias
+    return AUTO if antialias is True else samples
 
 
 def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transform: str) -> None:

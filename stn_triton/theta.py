@@ -58,6 +58,7 @@ def identity_theta(
         "tps" and "piecewise_affine" (grid * grid, 2). dtype None: torch's default dtype.
 
     Raises:
+        TypeError: a dtype that is not float; a batch_shape that is not a sequence.
         ValueError: an unknown transform, an `ndim` that it is not for, a `grid` below 2.
     """
     check_name("transform", transform, tuple(TRANSFORMS))
@@ -65,7 +66,12 @@ def identity_theta(
     check_name(f"ndim of transform {transform!r}", ndim, entry.ndims)
     if grid < 2:
         raise ValueError(f"grid must be at least 2, got {grid}")
-    theta = entry.identity(ndim, grid).to(device, dtype or torch.get_default_dtype())
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a float dtype, got {dtype}")
+    if not isinstance(batch_shape, Sequence):
+        raise TypeError(f"batch_shape must be a sequence of ints, got {batch_shape!r}")
+    theta = entry.identity(ndim, grid).to(device, dtype)
     return theta.repeat(*batch_shape, *[1] * theta.dim())
 
 
@@ -249,6 +255,10 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 def _inverse(matrix: Tensor) -> Tensor:
     """The adjugate over the determinant, of (..., 2, 2) or (..., 3, 3)."""
+    # Very large and small entries are brought near 1 first: their determinant would leave the range of float32.
+    largest = matrix.detach().abs().amax((-2, -1), keepdim=True)
+    unit = torch.where((largest > 1e-6) & (largest < 1e6), 1.0, largest)
+    matrix = matrix / unit
     if matrix.shape[-1] == 2:
         (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
         adjugate = torch.stack((d, -b, -c, a), -1).unflatten(-1, (2, 2))
@@ -258,7 +268,7 @@ def _inverse(matrix: Tensor) -> Tensor:
         columns = [torch.linalg.cross(*pair) for pair in ((y, z), (z, x), (x, y))]
         adjugate = torch.stack(columns, -1)
         determinant = (x * columns[0]).sum(-1)
-    return adjugate / determinant[..., None, None]
+    return adjugate / determinant[..., None, None] / unit
 
 
 def _to_pixels(size: tuple[int, ...], align_corners: bool, like: Tensor) -> Tensor:

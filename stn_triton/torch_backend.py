@@ -131,9 +131,7 @@ def _one_sample(
         if _tame(matrix):
             return _by_separable_grid(image, matrix, out_size, options)
     axes = tuple(_base(length, options.align_corners, theta) for length in reversed(out_size))
-    with torch.autocast(theta.device.type, enabled=False):
-        grid = TRANSFORMS[options.transform].grid(theta, axes)
-    return sampler(image, grid, options)
+    return sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
 
 
 def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:

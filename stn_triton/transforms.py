@@ -168,11 +168,8 @@ def _lattice_grid(lattice: Lattice) -> Callable[[Tensor, tuple[Tensor, ...]], Te
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product, which autocast must not round."""
-    if left.device.type == "meta":  # of which autocast knows nothing
-        return left @ right
-    with torch.autocast(left.device.type, enabled=False):
-        return left @ right
+    """The matrix product in float64, which neither autocast rounds, nor TF32, forward or backward."""
+    return (left.double() @ right.double()).to(right.dtype)
 
 
 def lattice_coefficients(theta: Tensor, lattice: Lattice) -> Tensor:
@@ -183,20 +180,20 @@ def lattice_coefficients(theta: Tensor, lattice: Lattice) -> Tensor:
     side = lattice_side(theta.shape[-2])
     points, weights = _lattice_constants(lattice.weights, side, torch.float64, theta.device)
     displacement = theta - points.to(theta.dtype)  # exactly 0 for the identity
-    return _product(weights, displacement.double()).to(theta.dtype)
+    return _product(weights, displacement)
 
 
 def lattice_tangent(tangent: Tensor, lattice: Lattice) -> Tensor:
     """The change of `lattice_coefficients` along a tangent of theta, (..., G * G, 2) -> (..., M, 2)."""
     side = lattice_side(tangent.shape[-2])
     _, weights = _lattice_constants(lattice.weights, side, torch.float64, tangent.device)
-    return _product(weights, tangent.double()).to(tangent.dtype)
+    return _product(weights, tangent)
 
 
 def lattice_theta_gradient(gradient: Tensor, grid: int, lattice: Lattice) -> Tensor:
     """The chain from the gradient of `lattice_coefficients`, (..., M, 2), back to theta's."""
     _, weights = _lattice_constants(lattice.weights, grid, torch.float64, gradient.device)
-    return _product(weights.mT, gradient.double()).to(gradient.dtype)
+    return _product(weights.mT, gradient)
 
 
 @torch.compiler.assume_constant_result

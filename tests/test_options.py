@@ -457,3 +457,21 @@ def test_autocast_casts_nothing(setting: str, backend: str, device: torch.device
     expected = run(u, theta)
     with torch.autocast(device.type, torch.bfloat16):
         assert torch.equal(run(u, theta), expected)
+
+
+@pytest.mark.parametrize("setting", GRAPHS)
+def test_backward_inside_autocast(setting: str, device: torch.device) -> None:
+    u, theta, run = in_graph(setting, "torch", device)
+    cotangent = torch.randn_like(run(u, theta))
+    expected = with_gradients(run, u, theta, cotangent)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = with_gradients(run, u, theta, cotangent)
+    for name in found:
+        assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("setting", GRAPHS)
+def test_meta_tensors(setting: str, device: torch.device) -> None:
+    u, theta, run = in_graph(setting, "torch", device)
+    expected, found = run(u, theta), run(u.to("meta"), theta.to("meta"))
+    assert (found.shape, found.stride()) == (expected.shape, expected.stride())

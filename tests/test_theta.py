@@ -412,3 +412,21 @@ def test_refused(what: str) -> None:
         call()
     missing = [word for word in words if word not in str(caught.value)]
     assert not missing, f"{missing} not in: {caught.value}"
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-13, 1e13, 1e20])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_invert_has_no_favourite_scale(ndim: int, scale: float) -> None:
+    theta = identity_theta("affine", (2,), ndim=ndim) + 0.2 * torch.randn(2, ndim, ndim + 1)
+    theta[..., -1] = 0
+    expected = invert(theta.double())
+    torch.testing.assert_close(
+        invert(scale * theta).double() * scale, expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_identity_theta_refuses_what_is_no_float_and_no_shape() -> None:
+    with pytest.raises(TypeError, match=r"float dtype.*int32"):
+        identity_theta("tps", dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"batch_shape.*4"):
+        identity_theta("affine", 4)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor
 from stn_triton.formats import compute_dtype, like_output, theta_shape
 from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
 
-from .config import Geometry, forward_blocks, geometry, grid_of, parameters, tiles_of
+from .config import Geometry, forward_blocks, geometry, grid_of, half_blocks, parameters, tiles_of
 from .coords import (
     add_derivatives,
     add_projective_curvature,
@@ -177,7 +177,7 @@ def theta_backward(
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
     g = geometry(input, theta, out_size, options)
-    blocks = forward_blocks(g)
+    blocks = forward_blocks(g) if tangent is None else half_blocks(g)
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2

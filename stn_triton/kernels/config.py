@@ -148,21 +148,20 @@ def forward_blocks(g: Geometry) -> Blocks:
     return blocks
 
 
-def scatter_blocks(g: Geometry) -> Blocks:
-    """Blocks of the scatter kernel: as in the forward kernel, with room for offsets and sums of 64 bits."""
+def half_blocks(g: Geometry) -> Blocks:
+    """Those blocks with half the pixels, where a kernel needs more registers for each."""
     blocks = forward_blocks(g)
-    return (
-        blocks._replace(TILE_Y=max(blocks.TILE_Y // 2, 1))
-        if g.constexprs["CHANNELS_LAST"]
-        else blocks
-    )
+    if not g.constexprs["CHANNELS_LAST"]:
+        return blocks
+    return blocks._replace(TILE_Y=max(blocks.TILE_Y // 2, 1))
 
 
 def gather_blocks(g: Geometry) -> Blocks:
     """Blocks of the gather kernel, whose tiles are input pixels."""
     # With 128 registers a lane 16 warps fit on a multiprocessor; left alone, the compiler takes up to 200, or spills a
-    # few to reach a step below. Double precision needs more.
-    maxnreg = 128 if g.constexprs["COMPUTE"] is tl.float32 else None
+    # few to reach a step below. Double precision needs more, as do cubic weights and divisions by samples.
+    simple = g.constexprs["MODE"] != "bicubic" and g.constexprs["ANTIALIAS"] == "none"
+    maxnreg = (128 if simple else 168) if g.constexprs["COMPUTE"] is tl.float32 else None
     if g.constexprs["CHANNELS_LAST"]:
         block = _channel_block(g.channels, 64)
         pixels = max(min(1024 // block, 64), 16)
