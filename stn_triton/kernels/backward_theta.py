@@ -177,7 +177,8 @@ def theta_backward(
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
     g = geometry(input, theta, out_size, options)
-    blocks = forward_blocks(g) if tangent is None else half_blocks(g)
+    scalar = g.constexprs["VECTOR"] == 1  # loads of single channels, with an address each
+    blocks = half_blocks(g) if scalar or tangent is not None else forward_blocks(g)
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
