@@ -15,7 +15,7 @@ from torch import Tensor
 from stn_triton.formats import compute_dtype, empty_input_gradient, like_output
 from stn_triton.transforms import TRANSFORMS, Options
 
-from .config import geometry, grid_of, half_blocks, parameters
+from .config import geometry, grid_of, parameters, smaller_blocks
 from .coords import load_map_and_tangent, locate, locate_tangent
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
@@ -134,7 +134,7 @@ def scatter_backward(
 ) -> Tensor:
     """The gradient of the input, or its change as theta changes along `tangent`."""
     g = geometry(input, theta, out_size, options)
-    blocks = half_blocks(g)
+    blocks = smaller_blocks(g)
     wide = compute_dtype(input, theta)
     grad_output = like_output(grad_output, input)
     largest = grad_output.abs().flatten(1).amax(1) if grad_output.numel() else None

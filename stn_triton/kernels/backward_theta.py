@@ -14,7 +14,7 @@ from torch import Tensor
 from stn_triton.formats import compute_dtype, like_output, theta_shape
 from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
 
-from .config import Geometry, forward_blocks, geometry, grid_of, half_blocks, parameters, tiles_of
+from .config import Geometry, geometry, grid_of, parameters, smaller_blocks, tiles_of
 from .coords import (
     add_derivatives,
     add_projective_curvature,
@@ -177,8 +177,10 @@ def theta_backward(
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
     g = geometry(input, theta, out_size, options)
-    scalar = g.constexprs["VECTOR"] == 1  # loads of single channels, with an address each
-    blocks = half_blocks(g) if scalar or tangent is not None else forward_blocks(g)
+    # Loads of single channels, with an address each, sixteen taps, or second derivatives.
+    large = g.constexprs["VECTOR"] == 1 or options.mode == "bicubic" or tangent is not None
+    largest = options.mode == "bicubic" and tangent is not None
+    blocks = smaller_blocks(g, 4 if largest else 2 if large else 1)
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2

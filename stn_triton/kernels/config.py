@@ -148,12 +148,12 @@ def forward_blocks(g: Geometry) -> Blocks:
     return blocks
 
 
-def half_blocks(g: Geometry) -> Blocks:
-    """Those blocks with half the pixels, where a kernel needs more registers for each."""
+def smaller_blocks(g: Geometry, by: int = 2) -> Blocks:
+    """Those blocks with fewer pixels, by this factor, where a kernel needs more registers for each."""
     blocks = forward_blocks(g)
     if not g.constexprs["CHANNELS_LAST"]:
         return blocks
-    return blocks._replace(TILE_Y=max(blocks.TILE_Y // 2, 1))
+    return blocks._replace(TILE_Y=max(blocks.TILE_Y // by, 1))
 
 
 def gather_blocks(g: Geometry) -> Blocks:

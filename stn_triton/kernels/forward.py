@@ -11,7 +11,7 @@ from torch import Tensor
 from stn_triton.formats import empty_output
 from stn_triton.transforms import Options
 
-from .config import forward_blocks, geometry, grid_of, half_blocks, parameters
+from .config import geometry, grid_of, parameters, smaller_blocks
 from .coords import load_map_and_tangent, locate, locate_tangent
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
@@ -124,7 +124,7 @@ def sample_forward(
 ) -> Tensor:
     """The result, or its change as theta changes along `tangent`. No validation, no autograd."""
     g = geometry(input, theta, out_size, options)
-    blocks = forward_blocks(g) if tangent is None else half_blocks(g)
+    blocks = smaller_blocks(g, 1 if tangent is None else 2)
     output = empty_output(input, theta, out_size, options)
     launch(
         _sample_forward_kernel,
