@@ -101,11 +101,10 @@ def checked(
 ) -> tuple[tuple[int, ...], Options]:
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
     size = checked_size(out_size)
-    _check_names(transform, mode, padding_mode, backend)
-    _check_tensors(input, theta, size, transform)
     options = checked_options(
-        input.dim() - 2, transform, mode, padding_mode, align_corners, antialias, backend
+        len(size), transform, mode, padding_mode, align_corners, antialias, backend
     )
+    _check_tensors(input, theta, size, transform)
     return size, options
 
 

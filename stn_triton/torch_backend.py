@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .formats import compute_dtype, is_channels_last, like_output, theta_shape
 from .taps import is_transformed, sample_taps
-from .transforms import AUTO, TRANSFORMS, Options
+from .transforms import AUTO, MOST_SAMPLES, TRANSFORMS, Options, output_axes
 from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, sample_rows
 
 _MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
@@ -30,8 +30,6 @@ _FAR = 1e6
 """A normalised coordinate outside every image, finite in pixel units too."""
 _OVERFLOWS = 1e30
 """A normalised coordinate that may not be finite in pixel units, and has no whole digits to be mirrored."""
-MOST_SAMPLES = 8
-"""Of an output pixel along each axis, where theta decides."""
 
 _Size = tuple[int, ...]
 _Sampler = Callable[[Tensor, Tensor, Options], Tensor]
@@ -94,10 +92,8 @@ def _mean_of_chosen_samples(
     number = torch.arange(most, dtype=theta.dtype, device=theta.device)
     from_centre = (2 * number + 1) / count - 1  # (N, K, most), in halves of an output pixel
     axes = tuple(
-        (_base(length, False, theta).unsqueeze(-1) + (from_centre / length).unsqueeze(-2)).flatten(
-            -2
-        )
-        for length in reversed(out_size)
+        (centre.unsqueeze(-1) + (from_centre / len(centre)).unsqueeze(-2)).flatten(-2)
+        for centre in output_axes(out_size, False, theta)
     )
     output = sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
     output = output.unflatten(2, (-1, most * out_size[0]))  # (N, C, K, most * h, ...)
@@ -130,7 +126,7 @@ def _one_sample(
         matrix = matrix_of(theta, 2)
         if _tame(matrix):
             return _by_separable_grid(image, matrix, out_size, options)
-    axes = tuple(_base(length, options.align_corners, theta) for length in reversed(out_size))
+    axes = output_axes(out_size, options.align_corners, theta)
     return sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
 
 
@@ -173,18 +169,9 @@ def _by_separable_grid(image: Tensor, matrix: Tensor, out_size: _Size, options: 
 
 def _separate(matrix: Tensor, out_size: _Size, align_corners: bool) -> tuple[Tensor, Tensor]:
     """(N, K, 2, 3) -> what x and what y give to the normalised source (x, y): (N, K, w, 2) and (N, K, h, 2)."""
-    height, width = out_size
+    x, y = output_axes(out_size, align_corners, matrix)
     by_x, by_y, offset = matrix.unsqueeze(2).unbind(-1)  # (N, K, 1, 2)
-    return (
-        by_x * _base(width, align_corners, matrix).unsqueeze(1),
-        torch.addcmul(offset, by_y, _base(height, align_corners, matrix).unsqueeze(1)),
-    )
-
-
-def _base(length: int, align_corners: bool, like: Tensor) -> Tensor:
-    """The normalised output coordinates of one axis, (length,)."""
-    twice = torch.arange(1 - length, length, 2, dtype=like.dtype, device=like.device)
-    return twice / max(length - 1 if align_corners else length, 1)
+    return by_x * x.unsqueeze(1), torch.addcmul(offset, by_y, y.unsqueeze(1))
 
 
 def _finite(grid: Tensor, in_size: _Size, options: Options) -> Tensor:

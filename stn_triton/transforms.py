@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 AUTO = 0
 """As many samples of an output pixel as theta's Jacobian asks for."""
+MOST_SAMPLES = 8
+"""The most of them along each axis."""
 
 
 class Options(NamedTuple):

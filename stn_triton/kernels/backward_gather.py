@@ -14,7 +14,7 @@ from stn_triton.transforms import TRANSFORMS, Options
 
 from .backward_theta import new_partial, sum_partial
 from .config import gather_blocks, geometry, grid_of, parameters, tiles_of
-from .coords import add_derivatives, centred, load_map, map_sums, source, store_theta_gradient
+from .coords import add_derivatives, centred, map_sums, source, store_theta_gradient
 from .interpolation import touch, touches
 from .launch import UNSPECIALISED, launch
 from .layout import (
@@ -33,7 +33,7 @@ from .layout import (
     tile_pixels,
 )
 from .preimage import candidates, clips, half_open, invert, row_range
-from .supersampling import mean, samples_of, virtual
+from .supersampling import load_finer_map, mean
 
 TURN_ABOVE = tl.constexpr(64)
 """Candidates of a pixel above which a tile asks whether turning round is cheaper."""
@@ -126,12 +126,9 @@ def _gather_backward_kernel(
     total = block_zeros(PIXELS, BLOCK_C, CHANNELS_LAST, COMPUTE)
     for k in range(K):
         nk = n * K + k
-        samples = samples_of(
-            map_ptr, nk, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE
-        )  # fmt: skip
-        finer = virtual(out, samples, NDIM, ANTIALIAS)
-        m = load_map(
-            map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE
+        samples, finer, m, _tangent = load_finer_map(
+            map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
+            TRANSFORM, NDIM, ANTIALIAS, COMPUTE, False,
         )  # fmt: skip
         inverse = invert(m, size, finer)
         grad_ptr = grad_output_ptr + nk.to(tl.int64) * C * VECTOR * OH * OW

@@ -16,7 +16,7 @@ from stn_triton.formats import compute_dtype, empty_input_gradient, like_output
 from stn_triton.transforms import TRANSFORMS, Options
 
 from .config import geometry, grid_of, parameters, smaller_blocks
-from .coords import load_map_and_tangent, locate, locate_tangent
+from .coords import locate, locate_tangent
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
 from .layout import (
@@ -29,7 +29,7 @@ from .layout import (
     tile_count,
     tile_pixels,
 )
-from .supersampling import mean, sample_count, sample_position, samples_of, virtual
+from .supersampling import load_finer_map, mean, sample_count, sample_position
 
 FINER = tl.constexpr(2.0**40)
 """How much finer the second integer of a double-precision sum counts."""
@@ -71,13 +71,11 @@ def _scatter_backward_kernel(
     exists = per_channel(exists, CHANNELS_LAST)
     in_output = (px < OW) & (py < OH)
 
-    at = 2 * nk if TANGENT else nk
-    S = samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
-    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
-    finer = virtual(out, S, NDIM, ANTIALIAS)
-    m, t = load_map_and_tangent(
-        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
+    S, finer, m, t = load_finer_map(
+        map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
     )  # fmt: skip
+    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
     pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
     offsets = block_offsets(
         pixel, channel, elements(out, OFFSET), CHANNELS_LAST, VECTOR, OFFSET

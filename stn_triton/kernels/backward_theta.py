@@ -18,7 +18,6 @@ from .config import Geometry, geometry, grid_of, parameters, smaller_blocks, til
 from .coords import (
     add_derivatives,
     add_projective_curvature,
-    load_map_and_tangent,
     locate,
     locate_tangent,
     map_sums,
@@ -38,7 +37,7 @@ from .layout import (
     tile_count,
     tile_pixels,
 )
-from .supersampling import mean, sample_count, sample_position, samples_of, virtual
+from .supersampling import load_finer_map, mean, sample_count, sample_position
 
 
 @triton.jit
@@ -118,13 +117,11 @@ def _theta_backward_kernel(
     exists = per_channel(exists, CHANNELS_LAST)
     in_output = (px < OW) & (py < OH)
 
-    at = 2 * nk if TANGENT else nk
-    S = samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
-    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
-    finer = virtual(out, S, NDIM, ANTIALIAS)
-    m, t = load_map_and_tangent(
-        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
+    S, finer, m, t = load_finer_map(
+        map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
     )  # fmt: skip
+    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
     image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
     pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
     offsets = block_offsets(
@@ -196,7 +193,7 @@ def theta_backward(
 
 def new_partial(g: Geometry, input: Tensor, theta: Tensor, parts: int) -> Tensor:
     """Room for the gradient of the map's numbers as each of `parts` programs of each transformation finds it."""
-    return theta.new_empty((g.n * g.k, parts, g.sizes[3]), dtype=compute_dtype(input, theta))
+    return theta.new_empty((g.n * g.k, parts, g.parameters), dtype=compute_dtype(input, theta))
 
 
 def sum_partial(partial: Tensor, theta: Tensor, ndim: int, options: Options) -> Tensor:

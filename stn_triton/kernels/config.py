@@ -27,9 +27,9 @@ class Geometry(NamedTuple):
     channels: int
     size: tuple[int, ...]  # of input, (D, H, W)
     out_size: tuple[int, ...]  # (OD, OH, OW)
-    sizes: tuple[
-        int, ...
-    ]  # K, channels in vectors, G, PARAMETERS, *size, *out_size, align_corners, S
+    parameters: int  # numbers by which the kernels know a transformation
+    # K, channels in vectors, G, PARAMETERS, *size, *out_size, align_corners, S
+    sizes: tuple[int, ...]
     strides: tuple[int, ...]  # of input, in vectors
     constexprs: dict[str, Any]
 
@@ -91,14 +91,16 @@ def geometry(input: Tensor, theta: Tensor, out_size: tuple[int, ...], options: O
     )
     largest = max(span + 1, channels * math.prod(size), channels * math.prod(out_size))
     align_corners, samples = int(options.align_corners), options.samples
+    count = parameter_count(trailing, options)
     return Geometry(
         n,
         k,
         channels,
         tuple(size),
         out_size,
+        count,
         (
-            *(k, channels // vector, math.isqrt(trailing[0]), parameter_count(trailing, options)),
+            *(k, channels // vector, math.isqrt(trailing[0]), count),
             *(*size, *out_size, align_corners, samples),
         ),
         tuple(stride // vector for stride in (stride_n, stride_c, *strides)),

@@ -12,7 +12,7 @@ from stn_triton.formats import empty_output
 from stn_triton.transforms import Options
 
 from .config import geometry, grid_of, parameters, smaller_blocks
-from .coords import load_map_and_tangent, locate, locate_tangent
+from .coords import locate, locate_tangent
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
 from .layout import (
@@ -27,7 +27,7 @@ from .layout import (
     tile_count,
     tile_pixels,
 )
-from .supersampling import mean, sample_count, sample_position, samples_of, virtual
+from .supersampling import load_finer_map, mean, sample_count, sample_position
 
 
 @triton.jit
@@ -85,11 +85,9 @@ def _sample_forward_kernel(
     exists = per_channel(exists, CHANNELS_LAST)
     written = (px < OW) & (py < OH)
 
-    at = 2 * nk if TANGENT else nk
-    S = samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
-    finer = virtual(out, S, NDIM, ANTIALIAS)
-    m, t = load_map_and_tangent(
-        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
+    S, finer, m, t = load_finer_map(
+        map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
     )  # fmt: skip
     image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
     total = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)

@@ -33,7 +33,7 @@ def pad(s, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
         follows = tl.where((s > 0) & (s < size - 1), follows, 0.0).to(s.dtype)
         s = _bounded(s, 0, size - 1)
     elif PADDING == "reflection":
-        s, side, _ = reflect(s, size, align_corners)
+        s, side = reflect(s, size, align_corners)
         follows = tl.where((s > 0) & (s < size - 1), side, 0.0).to(s.dtype)
         s = _bounded(s, 0, size - 1)
     else:
@@ -49,7 +49,7 @@ def _bounded(s, low, high):
 
 @triton.jit
 def reflect(s, size, align_corners):
-    """Fold at the ends: (s, 1 or -1 as it follows the unfolded s, number of the mirror image that s lay in).
+    """Fold at the ends: (s, 1 or -1 as it follows the unfolded s).
 
     The ends are the outer pixels' centres (align_corners) or their outer edges. A coordinate that is not finite, or
     farther away than can be told, gives 0.
@@ -69,8 +69,7 @@ def reflect(s, size, align_corners):
     folded = tl.where((s >= 0) & (s <= size - 1), s, folded)  # without the rounding of folding
     folded = tl.where(known & (size > 1), folded, 0.0).to(s.dtype)
     side = tl.where(odd == (away < 0), 1.0, -1.0)
-    side = tl.where(known, side, 0.0).to(s.dtype)
-    return folded, side, tl.where(away < 0, -image - 1, image).to(s.dtype)
+    return folded, tl.where(known, side, 0.0).to(s.dtype)
 
 
 @triton.jit
@@ -134,7 +133,7 @@ def tap(s, size, align_corners, INDEX: tl.constexpr, MODE: tl.constexpr, PADDING
         if PADDING == "border":
             at = _bounded(at, 0, size - 1)
         elif PADDING == "reflection":
-            at, _, _ = reflect(at, size, align_corners)
+            at, _ = reflect(at, size, align_corners)
     else:
         low = tl.floor(s)
         if INDEX == 0:

@@ -3,14 +3,30 @@
 import triton
 import triton.language as tl
 
-from .coords import centred, divide, load_map
+from stn_triton.transforms import MOST_SAMPLES
 
-MOST = tl.constexpr(8)
-"""Samples along each axis that "auto" takes at most."""
+from .coords import centred, divide, load_map, load_map_and_tangent
+
+MOST = tl.constexpr(MOST_SAMPLES)
 
 
 @triton.jit
-def samples_of(
+def load_finer_map(
+    map_ptr, nk, G, PARAMETERS, size, out, S, align_corners, TRANSFORM: tl.constexpr, NDIM: tl.constexpr,
+    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, TANGENT: tl.constexpr,
+):  # fmt: skip
+    """Transformation number nk as it samples: (samples along each axis, the finer output's size, map, tangent)."""
+    at = 2 * nk if TANGENT else nk
+    S = _samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
+    finer = _virtual(out, S, NDIM, ANTIALIAS)
+    m, t = load_map_and_tangent(
+        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
+    )  # fmt: skip
+    return S, finer, m, t
+
+
+@triton.jit
+def _samples_of(
     map_ptr, nk, G, PARAMETERS, size, out, S,
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
@@ -36,7 +52,7 @@ def samples_of(
 
 
 @triton.jit
-def virtual(out, S, NDIM: tl.constexpr, ANTIALIAS: tl.constexpr):
+def _virtual(out, S, NDIM: tl.constexpr, ANTIALIAS: tl.constexpr):
     """The size (x, y, z) of the finer output."""
     OW, OH, OD = out
     if ANTIALIAS != "none":
