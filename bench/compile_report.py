@@ -83,11 +83,14 @@ def _rows(variant: Variant, arch: str) -> list[Details]:
     found = []
     for launch in launches(variant):
         compiled = compile_launch(launch, arch)
+        flags, name = variant.flags, variant.name
+        if "CHANNELS_LAST" not in launch.constexprs:  # it reads no image
+            flags, name = (text.replace(f" {variant.memory_format}", "") for text in (flags, name))
         row = Row(
-            name=f"{launch.kernel.__name__}: {variant.name}",
+            name=f"{launch.kernel.__name__}: {name}",
             direction=variant.direction,
             dtype=variant.dtype_name,
-            flags=variant.flags,
+            flags=flags,
             arch=arch,
             num_warps=launch.num_warps,
             shared_bytes=compiled.metadata.shared,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stn_triton.autograd import sample_backward
-from stn_triton.kernels.backward_scatter import scatter_backward
+from stn_triton.kernels.backward_boxes import box_backward
 from stn_triton.kernels.backward_theta import theta_backward
 from stn_triton.kernels.forward import sample_forward
 from stn_triton.kernels.launch import Launch, recorded
@@ -42,7 +42,7 @@ def launches(variant: Variant) -> list[Launch]:
         if variant.grads is None:
             sample_forward(x, theta, variant.out_size, options, tangent)
         elif variant.tangent:
-            backward = scatter_backward if variant.grads == "input" else theta_backward
+            backward = box_backward if variant.grads == "input" else theta_backward
             backward(grad, x, theta, variant.out_size, options, tangent)
         else:
             wanted = variant.grads != "theta", variant.grads != "input"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .kernels.backward_boxes import box_backward
 from .kernels.backward_gather import gather_backward, gathers
-from .kernels.backward_scatter import scatter_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
 from .taps import is_transformed
@@ -35,7 +35,7 @@ def sample_backward(
     if input_wanted and gathers(input, options):
         return gather_backward(*arguments, with_theta=theta_wanted)
     return (
-        scatter_backward(*arguments) if input_wanted else None,
+        box_backward(*arguments) if input_wanted else None,
         theta_backward(*arguments) if theta_wanted else None,
     )
 
@@ -256,7 +256,7 @@ _PRODUCTS = {
     # S' u, from (input, theta, along)
     "tangent": _Product(_along(sample_forward), _tangent),
     # the adjoint of S' at grad, from (grad, input, theta, along)
-    "adjoint": _Product(_along(scatter_backward), _adjoint),
+    "adjoint": _Product(_along(box_backward), _adjoint),
     # the derivative of <grad, S' u> by theta, from (grad, input, theta, along)
     "curvature": _Product(_along(theta_backward), _curvature),
 }

@@ -68,8 +68,8 @@ def st_sample(
         ValueError: wrong shapes or sizes, unknown names, different devices, options that exclude each other.
         RuntimeError: backend="triton" where no Triton kernel can run.
 
-    Deterministic: bitwise the same result and gradients on every run; for "tps" and "piecewise_affine" on a GPU the
-    gradient of input only with `torch.use_deterministic_algorithms(True)`.
+    Deterministic: bitwise the same result and gradients on every run, but for backend="torch" on a GPU, whose gradient
+    of input PyTorch adds up in any order.
 
     Derivatives: of any order in eager mode, backward, forward and under `torch.func` transforms; inside
     `torch.compile` the gradients.

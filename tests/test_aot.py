@@ -22,20 +22,12 @@ from bench.compile_report import Details, Failure, compile_all
 from bench.disassembly import expressions_at
 from bench.variants import Variant, core_set, covering_set
 from stn_triton.kernels import coords
-from stn_triton.transforms import TRANSFORMS
 
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COLUMNS = {
     "name", "direction", "dtype", "flags", "arch", "num_warps", "registers", "spill_bytes",
     "shared_bytes", "global_atomics", "widest_global_load_bits", "instructions",
 }  # fmt: skip
-
-
-def may_scatter(variant: Variant) -> bool:
-    """Whether the input's gradient is a sum of atomic additions (of integers where it must be repeatable)."""
-    linear = TRANSFORMS[variant.transform].matrix is not None and len(variant.out_size) == 2
-    gathered = linear and variant.padding_mode != "reflection" and not variant.tangent
-    return variant.grads in ("input", "both") and not gathered
 
 
 def complaints(found: Details | Failure) -> Iterator[str]:
@@ -49,11 +41,12 @@ def complaints(found: Details | Failure) -> Iterator[str]:
         yield f"{row.arch} {row.name}: spills {row.spill_bytes} bytes"
     if narrow and found.uses_float64():
         yield f"{row.arch} {row.name}: computes in double precision"
-    if row.global_atomics and not may_scatter(found.variant):
+    if row.global_atomics:
         yield f"{row.arch} {row.name}: {row.global_atomics} global atomics"
     # An AMD wavefront has 64 lanes: tiles made for warps of 32 leave each of them half as much.
     least = 64 if row.arch.startswith("gfx") else 128
-    if found.variant.wide_loads() and row.widest_global_load_bits < least:
+    wide = found.variant.wide_loads() and "channels_last" in row.flags
+    if wide and row.widest_global_load_bits < least:
         yield f"{row.arch} {row.name}: widest load {row.widest_global_load_bits} bits"
 
 

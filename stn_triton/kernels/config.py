@@ -170,3 +170,17 @@ def gather_blocks(g: Geometry) -> Blocks:
         lanes = pixels * block // g.constexprs["VECTOR"]  # one vector a lane
         return Blocks(pixels // 4, 4, block, min(max(lanes // 32, 4), 8), maxnreg)
     return Blocks(16, 8, _channel_block(g.channels, 4), 4, maxnreg)
+
+
+def box_blocks(g: Geometry) -> Blocks:
+    """Blocks of the gather through boxes, whose tiles are input pixels."""
+    # Each lane holds the taps of several output pixels: four along an axis where padding moves every tap by itself.
+    padding = g.constexprs["PADDING"]
+    large = g.constexprs["MODE"] == "bicubic" and padding != "zeros"
+    large |= g.constexprs["NDIM"] == 3 and padding == "reflection"
+    rows, warps = (2, 8) if large else (4, 4)
+    maxnreg = 240 if g.constexprs["COMPUTE"] is tl.float32 else None
+    block = _channel_block(g.channels, 32)
+    if g.constexprs["CHANNELS_LAST"]:
+        return Blocks(8, 2 * rows, block, warps, maxnreg)
+    return Blocks(16, rows, block, warps, maxnreg)

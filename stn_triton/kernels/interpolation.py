@@ -18,6 +18,12 @@ def taps_of(MODE):
 
 
 @triton.jit
+def reach(MODE: tl.constexpr):
+    """How far from a source coordinate its taps lie, in source pixels."""
+    return 0.5 if MODE == "nearest" else 2.0 if MODE == "bicubic" else 1.0
+
+
+@triton.jit
 def pad(s, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
     """Source coordinate as the sampler uses it: (s, how it follows the unpadded one: 1, -1 or 0).
 
@@ -70,6 +76,18 @@ def reflect(s, size, align_corners):
     folded = tl.where(known & (size > 1), folded, 0.0).to(s.dtype)
     side = tl.where(odd == (away < 0), 1.0, -1.0)
     return folded, tl.where(known, side, 0.0).to(s.dtype)
+
+
+@triton.jit
+def landing(s, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
+    """Where inside the image padding moves source coordinate s, with its taps around it; outside with "zeros"."""
+    s, _ = pad(s, size, align_corners, MODE, PADDING)
+    if MODE == "bicubic":  # taps are moved one by one, but never farther from each other
+        if PADDING == "border":
+            s = _bounded(s, 0, size - 1)
+        elif PADDING == "reflection":
+            s, _ = reflect(s, size, align_corners)
+    return s
 
 
 @triton.jit
@@ -216,24 +234,32 @@ def touch(s, q, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
         follows = tl.full(s.shape, 1.0, s.dtype)
     else:
         padded, follows = pad(s, size, align_corners, MODE, PADDING)
+    return touch_padded(padded, follows, q, size, align_corners, MODE, PADDING)
+
+
+@triton.jit
+def touch_padded(
+    padded, follows, q, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr
+):  # fmt: skip
+    """The same, given the padded coordinate and how it follows the unpadded one."""
     hit = touches(padded, q, MODE)
     if MODE == "nearest":
-        weight = tl.where(hit, 1.0, 0.0).to(s.dtype)
+        weight = tl.where(hit, 1.0, 0.0).to(padded.dtype)
         slope = tl.zeros_like(weight)
-    elif MODE == "bicubic" and PADDING == "border":
-        weight, slope = tl.zeros_like(padded), tl.zeros_like(padded)
-        for index in tl.static_range(4):  # an edge pixel may be several taps
+    elif MODE == "bicubic" and PADDING != "zeros":
+        weight, slope = tl.zeros_like(padded - q), tl.zeros_like(padded - q)
+        for index in tl.static_range(4):  # a pixel near the edge may be several taps
             at, w, dw = tap(padded, size, align_corners, index, MODE, PADDING)
             weight += tl.where(at == q, w, 0.0)
             slope += tl.where(at == q, dw * follows, 0.0)
         hit = (weight != 0) | (slope != 0)
     elif MODE == "bicubic":
         weight, slope = cubic(padded - q)
-        weight = tl.where(hit, weight, 0.0).to(s.dtype)
-        slope = tl.where(hit, slope, 0.0).to(s.dtype)
+        weight = tl.where(hit, weight, 0.0).to(padded.dtype)
+        slope = tl.where(hit, slope, 0.0).to(padded.dtype)
     else:
         away = padded - q
-        weight = tl.where(hit, 1 - tl.abs(away), 0.0).to(s.dtype)
-        slope = tl.where(away < 0, follows, -follows).to(s.dtype)
-        slope = tl.where(hit, slope, 0.0).to(s.dtype)
+        weight = tl.where(hit, 1 - tl.abs(away), 0.0).to(padded.dtype)
+        slope = tl.where(away < 0, follows, -follows).to(padded.dtype)
+        slope = tl.where(hit, slope, 0.0).to(padded.dtype)
     return hit, weight, slope

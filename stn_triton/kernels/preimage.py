@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .coords import centred, source
-from .interpolation import touches
+from .interpolation import reach, touches
 
 
 @triton.jit
@@ -52,12 +52,6 @@ def last_index(x, size):
     """The last index at or before x, within [-1, size - 1]; size - 1 if x is NaN."""
     x = tl.where(x < size - 1, x, size - 1).to(x.dtype)
     return tl.floor(tl.where(x > -1, x, -1.0).to(x.dtype)).to(tl.int32)
-
-
-@triton.jit
-def reach(MODE: tl.constexpr):
-    """How far from a source coordinate its taps lie, in source pixels."""
-    return 0.5 if MODE == "nearest" else 2.0 if MODE == "bicubic" else 1.0
 
 
 @triton.jit
