@@ -2,6 +2,16 @@
 
 from .optim import parameter_groups
 from .parallel import ParallelSTN
-from .registry import create_model, list_models
+from .registry import create_model, list_models, model_input
+from .serial import SerialSTN
+from .stacked import StackedSTN
 
-__all__ = ["ParallelSTN", "create_model", "list_models", "parameter_groups"]
+__all__ = [
+    "ParallelSTN",
+    "SerialSTN",
+    "StackedSTN",
+    "create_model",
+    "list_models",
+    "model_input",
+    "parameter_groups",
+]

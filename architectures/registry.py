@@ -11,9 +11,18 @@ from typing import Any
 
 from torch import nn
 
-from . import mnist_addition
+from stn_triton.modules import check_at_least
 
-MODELS: dict[str, Callable[..., nn.Module]] = {**mnist_addition.MODELS}
+from . import colocalisation, cub, mnist, mnist3d, mnist_addition, svhn
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    **mnist.MODELS,
+    **mnist_addition.MODELS,
+    **svhn.MODELS,
+    **cub.MODELS,
+    **colocalisation.MODELS,
+    **mnist3d.MODELS,
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -24,35 +33,66 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(name: str, **options: Any) -> nn.Module:
     """Build one of the paper's networks.
 
-    Convention: as in `SpatialTransformer`, theta maps output to source coordinates.
+    Convention: as in `SpatialTransformer`, theta maps output to source coordinates. Networks with
+    transformers are a `ParallelSTN`, `SerialSTN` or `StackedSTN`, whose `forward` takes
+    `return_theta=True`; those without are plain sequences of modules and take the images alone.
 
-    Common options: `num_classes`, `in_channels` and `image_size` (one side, in pixels); the other
-    options, such as widths, are the keywords of the network's function in its experiment's file.
+    Common options: `num_classes` (not for "colocalisation"), `in_channels` and `image_size` (one
+    side, in pixels); the other options, such as widths, are the keywords of the network's function
+    in its experiment's file.
 
-    Shapes: images (N, in_channels, image_size, image_size), float -> logits (N, num_classes).
+    Shapes: images (N, in_channels, image_size, image_size), float -> logits (N, num_classes);
+    "svhn_*": logits (N, 5, num_classes); "mnist3d_*" reads volumes; "colocalisation" gives (crop,
+    theta). `model_input` tells the input's shape.
 
     Raises:
-        ValueError: a name that `list_models()` does not have; the message names the nearest.
-        TypeError: an option that this network does not have; the message lists those it has.
+        ValueError: a name that `list_models()` does not have, the message names the nearest; a
+            number below 1, an image_size that this network cannot read.
+        TypeError: an option that this network does not have, the message lists those it has; a
+            number that is not an int.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025); the docstring of each experiment's file names
     its section and how what the paper leaves open was settled.
     """
-    if name not in MODELS:
-        near = get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"unknown model {name!r}; the nearest is {near[0]!r} "
-            f"(all {len(MODELS)}: architectures.list_models())"
-        )
-    build = MODELS[name]
+    build = _builder(name)
     known = _options(build)
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise TypeError(f"{name} has no option {option!r}; it has {', '.join(known)}")
+        kind = known[option].annotation  # a string, as these files postpone annotations
+        if kind == "int" or (kind == "int | None" and value is not None):
+            check_at_least(option, value, 1)
     return build(**options)
 
 
-def _options(build: Callable[..., nn.Module]) -> list[str]:
+def model_input(name: str, **options: Any) -> tuple[int, ...]:
+    """The shape of one input of a network, without the batch: (C, H, W), or (C, D, H, W) for volumes.
+
+    options: those that `create_model` is given; only `in_channels` and `image_size` matter.
+
+    Raises:
+        ValueError: a name that `list_models()` does not have.
+    """
+    known = _options(_builder(name))
+    channels, side = (
+        options.get(option, known[option].default) for option in ("in_channels", "image_size")
+    )
+    return (channels, *[side] * (3 if name in mnist3d.MODELS else 2))
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name not in MODELS:
+        near = get_close_matches(str(name), MODELS, n=3)
+        near = near or get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown model {name!r}; nearest: {', '.join(map(repr, near))} "
+            f"(all {len(MODELS)}: architectures.list_models())"
+        )
+    return MODELS[name]
+
+
+def _options(build: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
     """The keywords that are still free: what `partial` has bound makes the name what it is."""
     bound = build.keywords if isinstance(build, partial) else {}
-    return [option for option in inspect.signature(build).parameters if option not in bound]
+    parameters = inspect.signature(build).parameters
+    return {option: parameters[option] for option in parameters if option not in bound}

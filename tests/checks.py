@@ -20,6 +20,16 @@ needs_triton = pytest.mark.skipif(
 BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
 SLOW_TRITON = ["torch", pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
 """For what an interpreted kernel takes seconds."""
+
+
+def mostly_slow(cases: Sequence[Any], every: int = 4) -> list[Any]:
+    """All cases as parameters; the quick tests take one of `every`."""
+    return [
+        case if number % every == 0 else pytest.param(case, marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
+
+
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = ["contiguous", "channels_last", "strided", "expanded", "transposed"]
 OPTIONS: dict[str, list[Any]] = {

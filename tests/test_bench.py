@@ -191,6 +191,7 @@ def dry_run(folder: Path, *arguments: str) -> dict[str, object]:
     return content
 
 
+@pytest.mark.slow
 def test_dry_run_and_resume(tmp_path: Path) -> None:
     content = dry_run(tmp_path)
     assert list(content) == [

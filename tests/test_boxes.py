@@ -59,9 +59,8 @@ def test_hostile_thetas(name: str, padding_mode: str, device: torch.device) -> N
     compare(u, theta, (7, 11), Options(padding_mode=padding_mode))
 
 
-@pytest.mark.parametrize(
-    "mode", ["bilinear", "nearest", pytest.param("bicubic", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_many_chunks(padding_mode: str, mode: str, small_boxes: None, device: torch.device) -> None:
     torch.manual_seed(1)

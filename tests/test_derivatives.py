@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks import exact, label, needs_triton, pairwise, plain, within_budget
+from checks import exact, label, mostly_slow, needs_triton, pairwise, plain, within_budget
 from test_options import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -44,12 +44,12 @@ def against_differences(case: dict[str, Any], ndim: int, device: torch.device) -
     assert gradgradcheck(run, inputs, check_fwd_over_rev=True, fast_mode=True)
 
 
-@pytest.mark.parametrize("case", CASES + EXTRA, ids=label)
+@pytest.mark.parametrize("case", mostly_slow(CASES + EXTRA), ids=label)
 def test_against_differences(case: dict[str, Any], device: torch.device) -> None:
     against_differences(case, 2, device)
 
 
-@pytest.mark.parametrize("case", VOLUMES, ids=label)
+@pytest.mark.parametrize("case", mostly_slow(VOLUMES), ids=label)
 def test_volumes_against_differences(case: dict[str, Any], device: torch.device) -> None:
     against_differences(case, 3, device)
 

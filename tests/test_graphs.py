@@ -331,7 +331,7 @@ def outcome(
     return "right"
 
 
-@pytest.mark.parametrize("compiled", ["whole", "inside"])
+@pytest.mark.parametrize("compiled", [pytest.param("whole", marks=pytest.mark.slow), "inside"])
 @pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda f: f.__name__)

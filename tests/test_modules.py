@@ -327,6 +327,7 @@ def test_copies_and_pickles_work_alike(transform: str) -> None:
         assert other.initial_theta == module.initial_theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_compiles_as_one_graph(transform: str) -> None:
     module, x = trained((4, 4), transform=transform), images()

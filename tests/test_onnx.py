@@ -83,7 +83,9 @@ def assert_same(program: Any, model: nn.Module, u: Tensor, theta: Tensor) -> Non
 SPACES = [(name, ndim) for name, entry in TRANSFORMS.items() for ndim in entry.ndims]
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["one", "K"])
+@pytest.mark.parametrize(
+    "several", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one", "K"]
+)
 @pytest.mark.parametrize(("transform", "ndim"), SPACES)
 def test_same_numbers(transform: str, ndim: int, several: bool) -> None:
     calls = [
@@ -96,6 +98,7 @@ def test_same_numbers(transform: str, ndim: int, several: bool) -> None:
     assert_same(export(model, (u, theta)), model, u, theta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_every_mode_and_padding(ndim: int) -> None:
     modes = ["bilinear", "nearest", "bicubic"][: 5 - ndim]
@@ -110,6 +113,7 @@ def test_every_mode_and_padding(ndim: int) -> None:
     assert_same(export(model, (u, theta)), model, u, theta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["affine", "projective", "tps"])
 @pytest.mark.parametrize("out_size", [(1, 8), (5, 1)], ids=str)
 def test_one_pixel_between_aligned_corners(transform: str, out_size: tuple[int, int]) -> None:
@@ -118,6 +122,7 @@ def test_one_pixel_between_aligned_corners(transform: str, out_size: tuple[int, 
     assert_same(export(model, (u, theta)), model, u, theta)
 
 
+@pytest.mark.slow
 def test_homography_of_any_scale() -> None:
     model = Calls((5, 8), {"transform": "projective"})
     u, theta = inputs_for("projective", 2, 2)
@@ -125,6 +130,7 @@ def test_homography_of_any_scale() -> None:
     assert_same(export(model, (u, whole)), model, u, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_other_dtypes(dtype: torch.dtype) -> None:
     model = Calls((5, 8), {})
@@ -146,6 +152,7 @@ def test_nodes() -> None:
     assert several.count("AffineGrid") == several.count("GridSample") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["affine", "attention", "projective"])
 def test_symbolic_sizes(transform: str) -> None:
     model = Calls(None, {"transform": transform}, {"transform": transform, "antialias": 2})
@@ -157,6 +164,7 @@ def test_symbolic_sizes(transform: str) -> None:
     assert_same(program, model, torch.randn(4, 3, 6, 11), theta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["tps", "piecewise_affine"])
 def test_symbolic_batch(transform: str) -> None:
     model = Calls((5, 8), {"transform": transform})
@@ -198,6 +206,7 @@ def test_module(exported_first: bool) -> None:
     torch.testing.assert_close(theirs, module(u), rtol=0, atol=budget)
 
 
+@pytest.mark.slow
 def test_import_does_without_onnx() -> None:
     code = (
         "import sys, stn_triton; stn_triton.onnx_translations(); print('onnxscript' in sys.modules)"

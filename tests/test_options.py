@@ -20,6 +20,7 @@ from checks import (
     identity,
     label,
     make_input,
+    mostly_slow,
     needs_triton,
     pairwise,
     peer,
@@ -404,7 +405,7 @@ def in_graph(
 
 
 @pytest.mark.parametrize("backend", SLOW_TRITON)
-@pytest.mark.parametrize("setting", GRAPHS)
+@pytest.mark.parametrize("setting", mostly_slow(list(GRAPHS)))
 @pytest.mark.parametrize(
     ("compiler", "dynamic"),
     [

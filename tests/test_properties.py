@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from checks import BACKENDS, DTYPES, LAYOUTS, check, distance_to_kinks, make_input, with_gradients
+from checks import (
+    BACKENDS,
+    DTYPES,
+    LAYOUTS,
+    SLOW_TRITON,
+    check,
+    distance_to_kinks,
+    make_input,
+    with_gradients,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -90,7 +99,7 @@ def test_linear_in_the_input(backend: str) -> None:
     linear()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TRITON)
 def test_k_transformers_are_one_after_the_other(backend: str) -> None:
     @settings(max_examples=EXAMPLES[backend] // 2)
     @given(problem=problems().filter(lambda p: p["k"] is not None))
@@ -111,7 +120,7 @@ def test_k_transformers_are_one_after_the_other(backend: str) -> None:
     equal()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TRITON)
 def test_images_of_a_batch_do_not_meet(backend: str) -> None:
     @settings(max_examples=EXAMPLES[backend] // 2)
     @given(problem=problems(most_k=1).filter(lambda p: p["shape"][0] == 2))

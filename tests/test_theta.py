@@ -341,6 +341,7 @@ def test_vmap(name: str) -> None:
     torch.testing.assert_close(torch.func.vmap(FUNCTIONS[name])(thetas), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_compiles_as_one_graph(name: str) -> None:
     compiled = torch.compile(FUNCTIONS[name], fullgraph=True, backend="aot_eager", dynamic=True)
@@ -349,6 +350,7 @@ def test_compiles_as_one_graph(name: str) -> None:
         torch.testing.assert_close(compiled(theta), FUNCTIONS[name](theta))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["projective", "tps", "piecewise_affine"])
 def test_grid_compiles_for_any_size(transform: str) -> None:
     def run(theta: Tensor, height: int) -> Tensor:

@@ -7,14 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .digits import Digits
+from .digits import Digits, draw_digits
 from .distort import rts
-
-
-def draw_digits(digits: Digits, n: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n digits with replacement: images (n, 1, 28, 28) float32 in [0, 1], labels (n,)."""
-    chosen = torch.randint(len(digits), (n,), generator=generator, device=generator.device)
-    return digits.images[chosen].unsqueeze(1).float() / 255, digits.labels[chosen]
 
 
 def addition_batch(

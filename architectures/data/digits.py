@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import DataError
+
 _UNSIGNED_BYTE = 8  # IDX's code for the element type; MNIST has no other
 _NUM_CLASSES = 10
 _EMBEDDED_PER_CLASS = 500
 _EMBEDDED_TEST_PER_CLASS = 100
-
-
-class DataError(RuntimeError):
-    """Data that is missing or broken; the message is one line that names the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +34,17 @@ class Digits:
     def to(self, device: torch.device | str) -> Digits:
         """The same digits on another device."""
         return Digits(images=self.images.to(device), labels=self.labels.to(device))
+
+    def of_class(self, label: int) -> Digits:
+        """Those of one class."""
+        chosen = self.labels == label
+        return Digits(images=self.images[chosen], labels=self.labels[chosen])
+
+
+def draw_digits(digits: Digits, n: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """n digits with replacement: images (n, 1, 28, 28) float32 in [0, 1], labels (n,)."""
+    chosen = torch.randint(len(digits), (n,), generator=generator, device=generator.device)
+    return digits.images[chosen].unsqueeze(1).float() / 255, digits.labels[chosen]
 
 
 def read_idx(path: Path) -> Tensor:

@@ -1,4 +1,7 @@
-"""Random rotation, scale and place for whole batches, drawn and applied on the batch's device."""
+"""Random thetas for whole batches: rotation, scale and place, four moved corners, an elastic lattice.
+
+All is drawn on the generator's device. Paper: section 4.1 and appendix A.4 (R, RTS, P, E).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from stn_triton import st_sample
+from stn_triton import identity_theta, st_sample
+
+_CORNER_DRAWS = 8
+_LEAST_AREA = 0.2
+"""The least that corners keep of the area that each spans with its neighbours."""
 
 
 def uniform(low: float, high: float, n: int, generator: torch.Generator) -> Tensor:
@@ -54,7 +61,7 @@ def rts_theta(
         torch.stack(rows, 1) * factor[:, None, None]
     )  # image -> canvas, in pixels from centres
 
-    low, high = _ink_bounds(images, forward)
+    low, high = ink_bounds(images, forward)
     half = torch.tensor((canvas[1], canvas[0]), device=images.device) / 2
     first, last = -half - low, half - high  # ink's corners at the canvas's edges
     room = (last - first).clamp(min=0) * spread
@@ -84,19 +91,128 @@ def rts(
     return st_sample(images, theta, canvas)
 
 
-def _ink_bounds(images: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the transformed ink begins and ends, in canvas pixels from its centre: 2 x (N, 2)."""
+def ink_bounds(images: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
+    """Where ink, transformed by matrices (N, axes, 2), begins and ends, in pixels from the centre: 2 x (N, axes)."""
     _, _, h, w = images.shape
-    y, x = torch.meshgrid(
-        torch.arange(h, device=images.device) - (h - 1) / 2,
-        torch.arange(w, device=images.device) - (w - 1) / 2,
-        indexing="ij",
-    )
-    at = forward @ torch.stack((x.flatten(), y.flatten()))  # (N, 2, H * W)
-    blank = images.flatten(1)[:, None] <= 0  # (N, 1, H * W)
+    ink = images[:, 0] > 0
+    # The outermost ink in any direction is the first or the last of a row.
+    column = torch.arange(w, device=images.device, dtype=torch.uint8 if w < 256 else torch.int64)
+    first = torch.where(ink, column, w).amin(2)
+    last = torch.where(ink, column, 0).amax(2)
+    x = torch.cat((first, last), 1) - (w - 1) / 2  # (N, 2 h)
+    y = (torch.arange(h, device=images.device) - (h - 1) / 2).repeat(2)
+    at = forward[..., :1] * x[:, None] + forward[..., 1:] * y
+    blank = (first == w).repeat(1, 2)[:, None]
     low = at.masked_fill(blank, math.inf).amin(2)
     high = at.masked_fill(blank, -math.inf).amax(2)
     # Bilinear sampling spreads a pixel over one pixel to each side, along the image's axes.
     reach = forward.abs().sum(2)
     empty = blank.all(2)
     return (low - reach).masked_fill(empty, 0), (high + reach).masked_fill(empty, 0)
+
+
+def rotation_theta(n: int, *, generator: torch.Generator, degrees: float = 90.0) -> Tensor:
+    """Draw thetas (n, 2, 3) that rotate square images about their middle, by [-degrees, degrees].
+
+    Source: Jaderberg et al. 2015, appendix A.4 (R).
+    """
+    angle = uniform(-math.radians(degrees), math.radians(degrees), n, generator)
+    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return torch.stack((cos, sin, none, -sin, cos, none), 1).unflatten(1, (2, 3))
+
+
+def projective_theta(
+    n: int,
+    image_size: tuple[int, int],
+    canvas: tuple[int, int],
+    *,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.75, 1.0),
+    corner_std: float = 5.0,
+) -> Tensor:
+    """Draw the homographies that scale images about the canvas's middle and then move each of their corners.
+
+    Convention: theta maps canvas to image coordinates, both normalised, as `st_sample` takes it. The scale is uniform
+    in `scale`; every corner is then moved by N(0, corner_std) canvas pixels along x and along y.
+
+    Corners are drawn again (6 % of the images) where one is nearly in line with its neighbours, or behind that line:
+    there a homography squeezes a digit to a speck, or tears it. After a fixed number of draws, a chance of 1e-8, they
+    stay unmoved.
+
+    Shapes: -> (n, 8) float32, row-major with h33 = 1.
+
+    Source: Jaderberg et al. 2015, appendix A.4 (P); that such corners are drawn again is ours.
+    """
+    device = generator.device
+    corners = torch.tensor([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)], device=device)
+    frame = (
+        corners * torch.tensor(image_size[::-1], device=device) / 2
+    )  # canvas pixels from its middle
+    frame = frame * uniform(*scale, n, generator)[:, None, None]
+    noise = torch.randn(n, _CORNER_DRAWS, 4, 2, generator=generator, device=device) * corner_std
+    noise[:, -1] = 0
+    moved = frame[:, None] + noise
+    first = _is_convex(moved, frame[:, None]).byte().argmax(1)  # the first of equal maxima
+    chosen = moved[torch.arange(n, device=device), first]
+    return homography_theta(chosen / (torch.tensor(canvas[::-1], device=device) / 2), corners)
+
+
+def _is_convex(corners: Tensor, frame: Tensor) -> Tensor:
+    """Whether each corner (..., 4, 2) keeps enough of the area that it spans with its neighbours."""
+
+    def turns(points: Tensor) -> Tensor:
+        edge = points.roll(-1, -2) - points
+        following = edge.roll(-1, -2)
+        return edge[..., 0] * following[..., 1] - edge[..., 1] * following[..., 0]
+
+    return (turns(corners) > _LEAST_AREA * turns(frame)).all(-1)
+
+
+def homography_theta(points: Tensor, images: Tensor) -> Tensor:
+    """The homographies (N, 8), h33 = 1, that take four points each (N, 4, 2) to four others ([N,] 4, 2).
+
+    Two linear equations a point: the first row times (x, y, 1) is X times the third, the second likewise for Y.
+    """
+    x, y = points.double().unbind(-1)
+    wanted = images.double().expand_as(points)
+    one, none = torch.ones_like(x), torch.zeros_like(x)
+    rows = []
+    for target, lead in zip(
+        wanted.unbind(-1),
+        ((x, y, one, none, none, none), (none, none, none, x, y, one)),
+        strict=True,
+    ):
+        rows.append(torch.stack((*lead, -x * target, -y * target), -1))
+    matrix, right = torch.cat(rows, 1), torch.cat(wanted.unbind(-1), 1)
+    return torch.linalg.solve(matrix, right).float()
+
+
+def elastic_theta(
+    n: int,
+    image_size: tuple[int, int],
+    canvas: tuple[int, int],
+    *,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.75, 1.0),
+    point_std: float = 1.5,
+    grid: int = 4,
+) -> Tensor:
+    """Draw the thin-plate splines that scale images about the canvas's middle and distort them elastically.
+
+    Convention: theta holds where in the image the canvas's lattice of control points reads, normalised, as
+    `st_sample` takes it. The scale is uniform in `scale`; each control point then reads N(0, point_std) image pixels
+    further on, along x and along y.
+
+    Shapes: -> (n, grid², 2) float32.
+
+    Source: Jaderberg et al. 2015, appendix A.4 (E). The paper does not say on which side the points are moved; here
+    it is the image's, the side that theta is about.
+    """
+    device = generator.device
+    lattice = identity_theta("tps", (n,), grid=grid, dtype=torch.float32, device=device)
+    ratio = torch.tensor(canvas[::-1], device=device) / torch.tensor(
+        image_size[::-1], device=device
+    )
+    noise = torch.randn(lattice.shape, generator=generator, device=device) * point_std
+    pixel = 2 / torch.tensor(image_size[::-1], device=device)
+    return lattice * ratio / uniform(*scale, n, generator)[:, None, None] + noise * pixel

@@ -1,0 +1,167 @@
+"""Co-localisation (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.2, figure 4, table 5).
+
+Images that show one class of object, unknown which; a transformer learns where it is, without
+labels and without boxes: its crops of all images shall look alike, more so than each looks like a
+random crop of its own image. What the paper leaves open or says twice, and here it is so:
+
+- The localiser has the layers that the paper lists, 5,947 parameters for 84-pixel images; the
+  paper calls it a network of 100,000.
+- The random crop of the loss is of the image n, as the paper's definition of it says. Of m, it
+  would be the same: the sum is over all ordered pairs, and distances are symmetric.
+- The crop starts as the whole image (the identity), as in the paper's other experiments.
+- "Activations" of the encoder are what its layers hand on: after ReLU and pooling, the last
+  layer's before the softmax.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from stn_triton.modules import SpatialTransformer, check_at_least
+
+from . import layers
+
+
+class CoLocaliser(nn.Module):
+    """One attention transformer: images (N, C, s, s) -> crops (N, C, c, c), theta (N, 3) = (s, tx, ty).
+
+    Convention: theta maps coordinates of the crop to coordinates of the image, normalised to
+    [-1, 1] in (x, y) order: the box is [tx - s, tx + s] x [ty - s, ty + s].
+    """
+
+    def __init__(self, transformer: SpatialTransformer) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(crop, theta)."""
+        crop, theta = self.transformer(x, return_theta=True)
+        return crop, theta
+
+
+def colocaliser(
+    *,
+    in_channels: int = 1,
+    image_size: int = 84,
+    crop_size: int = 28,
+    width: int = 8,
+    initial_scale: float = 1.0,
+    antialias: bool = False,
+) -> CoLocaliser:
+    """(N, in_channels, s, s) -> (crop (N, in_channels, c, c), theta (N, 3)).
+
+    The localiser: conv 9x9 with stride 4, maximum of 2x2, two fully connected layers.
+
+    crop_size: c; the crop must fit the encoder.
+    width: filters and units of each layer of the localiser.
+    initial_scale: side of the first crop relative to the image's.
+    antialias: as in `st_sample`; the paper samples without.
+
+    Raises:
+        ValueError: images below 13 pixels.
+    """
+    check_at_least("image_size", image_size, 13)
+    side = ((image_size - 9) // 4 + 1) // 2
+    localisation = nn.Sequential(
+        nn.Conv2d(in_channels, width, 9, stride=4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        *layers.fcn_localisation(width * side**2, width, layers=2),
+    )
+    return CoLocaliser(
+        SpatialTransformer(
+            localisation,
+            (crop_size, crop_size),
+            in_features=width,
+            transform="attention",
+            initial_theta=[initial_scale, 0.0, 0.0],
+            antialias=antialias,
+        )
+    )
+
+
+class Encoder(nn.Module):
+    """The encoder e(): images -> (N, F), what every layer of a trained network gives, side by side.
+
+    The network is copied, frozen and always in evaluation mode; gradients pass to the images.
+
+    Arguments:
+        network: a sequence of layers, such as `create_model("mnist_cnn", image_size=28)` trained
+            on digits.
+
+    Raises:
+        TypeError: not a sequence of modules.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Sequential):
+            raise TypeError(f"network must be an nn.Sequential, got {type(network).__name__}")
+        self.network = copy.deepcopy(network)
+        self.network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but the network stays as it is."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, h, w) -> (N, F)."""
+        features: list[Tensor] = []
+        for layer in self.network:
+            x = layer(x)
+            features.append(x.flatten(1))
+        return torch.cat(features, 1)
+
+
+def colocalisation_loss(
+    encode: Callable[[Tensor], Tensor],
+    crops: Tensor,
+    random_crops: Tensor,
+    margin: float = 1.0,
+) -> Tensor:
+    """The triplet loss, summed over all ordered pairs of images.
+
+    sum over n and m != n of max(0, |e(crop n) - e(crop m)|² - |e(crop n) - e(random crop n)|² +
+    margin). Differentiable in the crops, in the random crops and in what `encode` has to train.
+
+    Arguments:
+        encode: e(), (N, C, h, w) -> (N, F); see `Encoder`.
+        margin: the paper's alpha.
+
+    Shapes: crops and random_crops (N, C, h, w), a random crop of each image -> (); 0 for one image.
+    Differences of all pairs are held at once, N² F numbers.
+
+    Raises:
+        ValueError: crops and random crops of different shapes.
+
+    Source: Jaderberg et al. 2015, appendix A.2.
+    """
+    if crops.shape != random_crops.shape:
+        raise ValueError(
+            "random_crops must be one for each crop, of the same shape "
+            f"{tuple(crops.shape)}, got {tuple(random_crops.shape)}"
+        )
+    codes, others = (_wide(encode(images)) for images in (crops, random_crops))
+    between = _squared(codes.unsqueeze(1) - codes)
+    to_random = _squared(codes - others)
+    hinge = (between - to_random.unsqueeze(1) + margin).relu()
+    return hinge.sum() - hinge.diagonal().sum()
+
+
+def _wide(codes: Tensor) -> Tensor:
+    """In float32 at least: small differences of large sums decide, also under autocast."""
+    return codes.to(torch.promote_types(codes.dtype, torch.float32))
+
+
+def _squared(difference: Tensor) -> Tensor:
+    return difference.square().sum(-1)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"colocalisation": colocaliser}

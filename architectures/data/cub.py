@@ -1,0 +1,116 @@
+"""CUB-200-2011's birds (paper, section 4.3 and appendix A.6).
+
+The official layout: a folder with images.txt, image_class_labels.txt, train_test_split.txt, classes.txt and images/.
+The paper crops 224 px from images of side 256, and (as a reimplementation does, the paper does not say) 448 px from
+side 512. Here the shorter side is brought there and the picture keeps its proportions; crop and resize are one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .files import DataError, channels_first, cropped, inside, open_picture, read_lines
+
+_T = TypeVar("_T")
+
+
+class CUB(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures of birds and their species.
+
+    Items: a uint8 image (3, image_size, image_size) and its species, int64 (), 0 to 199 in the official order. To
+    train on: a random crop, flipped every other time on average; to test on: the middle crop. Both are taken from the
+    picture resized so that its shorter side is 8/7 of image_size (256 for 224, 512 for 448).
+
+    Crops and flips are drawn from torch's default generator, which a `DataLoader` seeds for each of its workers.
+
+    Args:
+        root: the folder that holds images.txt.
+        train: the training or the test pictures of train_test_split.txt.
+        image_size: the side of the crops, in pixels.
+
+    Raises:
+        ValueError: an image_size below 1.
+        DataError: files that are missing or broken, or that do not fit together; names the file.
+
+    Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 4.3.
+    """
+
+    def __init__(self, root: Path | str, *, train: bool, image_size: int = 224) -> None:
+        if image_size < 1:
+            raise ValueError(f"wanted image_size >= 1, got {image_size}")
+        root = Path(root)
+        self.train = train
+        self.image_size = image_size
+        index = root / "images.txt"
+        names = _table(index, str)
+        labels = _table(root / "image_class_labels.txt", int, names)
+        split = _table(root / "train_test_split.txt", int, names)
+        species = _table(root / "classes.txt", str)
+        self.classes = list(species.values())
+        numbers = {key: number for number, key in enumerate(species)}
+        for image, key in labels.items():
+            if str(key) not in numbers:
+                raise DataError(
+                    f"{root / 'image_class_labels.txt'}: wanted a class of classes.txt for image {image}, got {key}"
+                )
+            if split[image] not in (0, 1):
+                raise DataError(
+                    f"{root / 'train_test_split.txt'}: wanted 0 or 1 for image {image}, got {split[image]}"
+                )
+        chosen = [image for image in names if split[image] == train]
+        self._paths = [inside(root / "images", names[image], index) for image in chosen]
+        missing = [path for path in self._paths if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{missing[0]}: no such file; {len(missing)} of {len(chosen)} pictures that {index} names are missing"
+            )
+        if not chosen:
+            raise DataError(
+                f"{index}: wanted pictures to {'train' if train else 'test'} on, got none"
+            )
+        self.labels = torch.tensor([numbers[str(labels[image])] for image in chosen])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        picture = open_picture(self._paths[index])
+        # All in the picture's own pixels: `side` of them become image_size.
+        side = min(picture.size) * 7 / 8
+        room = (picture.width - side, picture.height - side)
+        across, down = torch.rand(2).tolist() if self.train else (0.5, 0.5)
+        x, y = across * room[0], down * room[1]
+        box = (x, y, min(x + side, picture.width), min(y + side, picture.height))
+        image = channels_first(cropped(picture, box, (self.image_size, self.image_size)))
+        if self.train and torch.rand(()) < 0.5:
+            image = image.flip(2)
+        return image, self.labels[index]
+
+
+def _table(
+    path: Path, convert: Callable[[str], _T], wanted: dict[str, str] | None = None
+) -> dict[str, _T]:
+    """Lines "id value" as a dictionary in the file's order; `wanted`: the ids that it must have, and no others."""
+    found: dict[str, _T] = {}
+    for line in read_lines(path):
+        key, _, value = line.strip().partition(" ")
+        try:
+            converted = convert(value.strip())
+        except ValueError:
+            value = ""
+        if not key.isdecimal() or not value or key in found:
+            raise DataError(f"{path}: wanted lines of a new number and a value, got {line!r}")
+        found[key] = converted
+    if wanted is not None and found.keys() != wanted.keys():
+        example = min(found.keys() ^ wanted.keys(), key=int)
+        raise DataError(
+            f"{path}: wanted one line for each of {len(wanted)} images in images.txt, got {len(found)}; "
+            f"{example} is in one of them only"
+        )
+    return found

@@ -1,0 +1,132 @@
+"""What all loaders share: the error, paths that stay inside their folder, pictures, and folders that appear whole."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TRAIN_EXTRA = "pip install 'stn-triton[train]'"
+
+
+class DataError(RuntimeError):
+    """Data that is missing or broken; the message is one line that names the file."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, or at least its name, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def inside(folder: Path, name: str, index: Path) -> Path:
+    """The path of a file of `folder` that an index names.
+
+    Raises:
+        DataError: a name that leads out of the folder: absolute, with .., or through a symbolic link.
+    """
+    relative = PurePosixPath(name)
+    usable = name not in ("", ".") and "\0" not in name and "\\" not in name
+    if not usable or relative.is_absolute() or ".." in relative.parts:
+        raise DataError(f"{index}: wanted names of files inside {folder}, got {name!r}")
+    path = folder / relative
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, or a circle of links
+        raise DataError(
+            f"{index}: wanted names of files, got {name!r}: {one_line(error)}"
+        ) from error
+    if not within:
+        raise DataError(f"{index}: wanted names of files inside {folder}, but {name!r} links out")
+    return path
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        DataError: unreadable, or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: wanted text in UTF-8, got other bytes: {one_line(error)}"
+        ) from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture in RGB, decoded whole.
+
+    Raises:
+        DataError: missing, not a picture, truncated or corrupt; or Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading pictures needs the package pillow: {TRAIN_EXTRA}"
+        ) from error
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise DataError(f"{path}: wanted a picture that can be decoded, got: {reason}") from error
+
+
+def cropped(
+    picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The box (x0, y0, x1, y1), pixels from the outer edges, of a picture, resized to (h, w): (h, w, 3) uint8.
+
+    By Pillow's bilinear filter, which widens as it shrinks and so does not alias.
+    """
+    from PIL import Image
+
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+
+
+def channels_first(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """(h, w, 3) -> a uint8 tensor (3, h, w) of its own memory."""
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `target` when all went well, and vanishes otherwise.
+
+    If meanwhile another process made `target`, that stays and this one's is dropped.
+
+    Raises:
+        DataError: no folder can be made or written to there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+        unfinished.mkdir()
+    except OSError as error:
+        raise DataError(f"{target}: cannot be made: {error.strerror or error}") from error
+    try:
+        yield unfinished
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
+        if not target.exists():
+            unfinished.rename(target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Digits as volumes (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.3, figure 5).
+
+A digit made solid lies somewhere, rotated, in a volume of 60x60x60 voxels. A transformer of three
+dimensions resamples the volume, which is then summed over its depth: a picture, read by a network
+of two dimensions. Only class labels train it. The paper gives neither layers nor errors for this;
+here localisation and classifier are those of the 60-pixel images of section 4.1, the localisation
+with convolutions in three dimensions. 556,000 parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from einops.layers.torch import Reduce
+from torch import nn
+
+from stn_triton.modules import SpatialTransformer
+
+from . import layers
+from .serial import SerialSTN
+
+
+def st_cnn(
+    *,
+    num_classes: int = 10,
+    in_channels: int = 1,
+    image_size: int = 60,
+    filters: int = 64,
+    localisation_filters: int = 20,
+    pool: int = 2,
+    projection: str = "sum",
+    padding_mode: str = "zeros",
+) -> SerialSTN:
+    """(N, in_channels, s, s, s) -> logits (N, num_classes): affine transformer (3, 4), projection, classifier.
+
+    Convention: volumes are (depth, height, width), theta is for (x, y, z), x along the width.
+
+    filters: of each of the classifier's two convolutions.
+    localisation_filters: of the localisation's two convolutions, and the units of its last layer.
+    pool: average pooling between projection and classifier; 1 for none.
+    projection: over the depth, "sum" as in the paper, "mean" or "max".
+    padding_mode: of the transformer.
+
+    Raises:
+        ValueError: an unknown projection; an image_size that the convolutions do not fit into.
+    """
+    if projection not in ("sum", "mean", "max"):
+        raise ValueError(f"projection must be 'sum', 'mean' or 'max', got {projection!r}")
+    transformer = SpatialTransformer(
+        layers.cnn_localisation(in_channels, image_size, localisation_filters, ndim=3),
+        (image_size,) * 3,
+        in_features=localisation_filters,
+        padding_mode=padding_mode,
+    )
+    side = layers.pooled_size(image_size, pool)
+    head = nn.Sequential(
+        Reduce("n c d h w -> n c h w", projection),
+        nn.AvgPool2d(pool),
+        *layers.cnn(in_channels, side, filters, num_classes),
+    )
+    return SerialSTN([transformer], head)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mnist3d_st_cnn": st_cnn}

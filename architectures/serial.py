@@ -1,0 +1,191 @@
+"""Transformers one after the other (Jaderberg et al. 2015, arXiv:1506.02025, section 3.4).
+
+The paper puts transformers in a row and leaves open what each of them samples. Here it is the map
+of the one before, as the paper's figures read, or with `compose=True` always the first input, by
+the product of all thetas so far: then the last map has been interpolated once, however many
+transformers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any, Literal, cast, overload
+
+from torch import Tensor, nn
+
+from stn_triton import compose as product
+from stn_triton import st_sample
+from stn_triton.modules import SpatialTransformer
+from stn_triton.transforms import TRANSFORMS
+
+
+class SerialSTN(nn.Module):
+    """Transformers one after the other, and a head that reads the last one's map.
+
+    Convention: as in `SpatialTransformer`: each theta maps coordinates of the transformer's output
+    to coordinates of what it reads, the map of the transformer before it, both normalised to
+    [-1, 1] in (x, y[, z]) order; `composed_theta` turns them into thetas that map to the input.
+
+    Arguments:
+        transformers: one or more `SpatialTransformer`s without `num_transformers`.
+        head: reads the last transformer's map.
+        compose: every transformer localises on the map resampled so far, and then the input, not
+            that map, is resampled by the product of all thetas so far, with this transformer's
+            size, mode and padding. Nothing is blurred step by step, and what left the frame can
+            come back. For affine and attention, with one `align_corners` for all.
+
+    Shapes: x (N, C, H, W) -> what `head` makes of the last map (N, C, h, w); a list of one theta
+    (N, *theta shape) for each transformer, in float32. Volumes (N, C, D, H, W) likewise.
+
+    Raises:
+        TypeError: something else than `SpatialTransformer`s, or than a module as head.
+        ValueError: no transformers, one with `num_transformers`, some for images and some for
+            volumes; with `compose` a transformer without a matrix, or of another `align_corners`.
+
+    Source: Jaderberg et al. 2015, section 3.4; the product of thetas: section 4.2, table 2.
+    """
+
+    def __init__(
+        self, transformers: Iterable[SpatialTransformer], head: nn.Module, *, compose: bool = False
+    ) -> None:
+        super().__init__()
+        row = as_list("transformers", transformers)
+        check_transformers(row)
+        if not row:
+            raise ValueError("transformers must be at least one SpatialTransformer, got none")
+        if compose:
+            _check_composable(row)
+        self.transformers = nn.ModuleList(row)
+        self.head = checked_module("head", head)
+        self.compose = compose
+
+    def resample(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the head reads, and the thetas: x -> (map (N, C, [d,] h, w), [theta, ...])."""
+        seen = x
+        frame: Tensor | None = None  # the product of the thetas so far
+        thetas: list[Tensor] = []
+        for module in self.transformers:
+            transformer = cast(SpatialTransformer, module)
+            theta = transformer.localise(seen)
+            thetas.append(theta)
+            if not self.compose:
+                seen = transformer.sample(seen, theta)
+                continue
+            own = _affine(transformer, theta)
+            frame = own if frame is None else product(frame, own)
+            seen = st_sample(
+                x,
+                frame,
+                tuple(seen.shape[2:]) if transformer.out_size is None else transformer.out_size,
+                mode=transformer.mode,
+                padding_mode=transformer.padding_mode,
+                align_corners=transformer.align_corners,
+                antialias=transformer.antialias,
+                backend=transformer.backend,
+            )
+        return seen, thetas
+
+    def composed_theta(self, thetas: Sequence[Tensor]) -> list[Tensor]:
+        """For each transformer the affine theta (N, 2, 3) from its output to the input.
+
+        thetas are those of `forward`. Volumes: (N, 3, 4). For affine and attention; with
+        `compose` the last is what the input was resampled by.
+
+        Raises:
+            ValueError: a transform without a matrix; another number of thetas than transformers.
+        """
+        return composed(self.transformers, thetas)
+
+    @overload
+    def forward(self, x: Tensor, return_theta: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def forward(self, x: Tensor, return_theta: Literal[True]) -> tuple[Tensor, list[Tensor]]: ...
+
+    def forward(
+        self, x: Tensor, return_theta: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Logits, or (logits, list of thetas (N, *theta shape))."""
+        seen, thetas = self.resample(x)
+        logits: Tensor = self.head(seen)
+        return (logits, thetas) if return_theta else logits
+
+    def extra_repr(self) -> str:
+        """What `print` shows beside the submodules."""
+        return "compose=True" if self.compose else ""
+
+
+def composed(transformers: Iterable[nn.Module], thetas: Sequence[Tensor]) -> list[Tensor]:
+    """The product of the first theta, of the first two, ... as affine thetas to the first input."""
+    row = [cast(SpatialTransformer, module) for module in transformers]
+    if len(row) != len(thetas):
+        raise ValueError(
+            f"thetas must be one for each of {len(row)} transformers, got {len(thetas)}"
+        )
+    return list(accumulate(map(_affine, row, thetas), product))
+
+
+def as_list(name: str, given: Iterable[Any]) -> list[Any]:
+    """The entries of what should be a list of modules."""
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a list of modules, got {type(given).__name__}")
+    return list(given)
+
+
+def checked_module(name: str, given: nn.Module) -> nn.Module:
+    """Refuse what is not a module."""
+    if not isinstance(given, nn.Module):
+        raise TypeError(f"{name} must be an nn.Module, got {type(given).__name__}")
+    return given
+
+
+def check_transformers(transformers: Sequence[Any], *, or_none: bool = False) -> None:
+    """Refuse what cannot stand in a row: each must read one map and give one."""
+    ndim = None
+    for number, transformer in enumerate(transformers):
+        name = f"transformers[{number}]"
+        if or_none and transformer is None:
+            continue
+        if not isinstance(transformer, SpatialTransformer):
+            raise TypeError(
+                f"{name} must be a SpatialTransformer, got {type(transformer).__name__}"
+            )
+        if transformer.num_transformers is not None:
+            raise ValueError(
+                f"{name} must give one map, got num_transformers={transformer.num_transformers} "
+                "(ParallelSTN is for several)"
+            )
+        ndim = ndim or transformer.ndim
+        if transformer.ndim != ndim:
+            raise ValueError(
+                f"transformers must all be for images or all for volumes, got {name} for "
+                f"{transformer.ndim} spatial axes after one for {ndim}"
+            )
+
+
+def _check_composable(transformers: Sequence[SpatialTransformer]) -> None:
+    for number, transformer in enumerate(transformers):
+        _check_matrix(f"transformers[{number}]", transformer)
+        if transformer.align_corners != transformers[0].align_corners:
+            raise ValueError(
+                "compose=True needs one align_corners for all transformers, got "
+                f"{transformers[0].align_corners} and, in transformers[{number}], "
+                f"{transformer.align_corners}"
+            )
+
+
+def _check_matrix(name: str, transformer: SpatialTransformer) -> None:
+    if TRANSFORMS[transformer.transform].matrix is None:
+        linear = " or ".join(repr(n) for n, entry in TRANSFORMS.items() if entry.matrix)
+        raise ValueError(
+            f"to be composed, {name} must have transform {linear}, got {transformer.transform!r}"
+        )
+
+
+def _affine(transformer: SpatialTransformer, theta: Tensor) -> Tensor:
+    """theta of a transformer as an affine one: (N, 2, 3) or (N, 3, 4)."""
+    _check_matrix("a transformer", transformer)
+    to_matrix = TRANSFORMS[transformer.transform].matrix
+    assert to_matrix is not None
+    return to_matrix(theta, transformer.ndim)

@@ -1,0 +1,181 @@
+"""House numbers (Jaderberg et al. 2015, arXiv:1506.02025, section 4.2 and appendix A.5, table 2).
+
+Up to five digits in one image of 64 or 128 pixels; five softmaxes over ten digits and "none" read
+them. Eleven hidden layers: eight convolutions 5x5 and three fully connected layers. The baseline
+has 32.8 million parameters at 64 pixels and 61.1 at 128; one transformer at the input adds 1.1 and
+4.2 million, four before the first convolutions 5.1 and 20.5. What the paper leaves open, and here
+it is so:
+
+- Three layers of 3072 units, which make the eleven that the text counts; likewise two of 32 in
+  the localisation at the input, which the text calls a network of four layers.
+- Every transformer keeps the size of its map, at 128 pixels, too.
+- Dropout of 0.5 on all layers but the first convolution and the localisations: here on what a
+  stage hands on, after its ReLU and pooling; the softmaxes have none.
+- Initialisation: see `layers.initialise`. Regression layers start at the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from einops.layers.torch import Rearrange
+from torch import nn
+
+from stn_triton.modules import SpatialTransformer, check_at_least
+
+from . import layers
+from .serial import SerialSTN
+from .stacked import StackedSTN
+
+FILTERS = (48, 64, 128, 160, 192, 192, 192, 192)
+POOLED = (True, False, True, False, True, False, True, False)
+HIDDEN = (3072, 3072, 3072)
+
+
+def cnn(
+    *,
+    num_classes: int = 11,
+    in_channels: int = 3,
+    image_size: int = 64,
+    num_digits: int = 5,
+    width: float = 1.0,
+    dropout: float = 0.5,
+) -> nn.Sequential:
+    """(N, in_channels, s, s) -> logits (N, num_digits, num_classes): the baseline.
+
+    width: multiplies filters and units of every layer.
+    dropout: the share that is dropped.
+
+    Raises:
+        ValueError: images below 16 pixels, of which four poolings leave nothing.
+    """
+    stages = _stages(in_channels, width, dropout)
+    return nn.Sequential(*stages, _head(image_size, num_digits, num_classes, width, dropout))
+
+
+def st_cnn_single(
+    *,
+    num_classes: int = 11,
+    in_channels: int = 3,
+    image_size: int = 64,
+    num_digits: int = 5,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    localisation_width: int = 32,
+    padding_mode: str = "zeros",
+) -> SerialSTN:
+    """(N, in_channels, s, s) -> logits (N, num_digits, num_classes): one transformer, at the input.
+
+    Its localisation: conv 5x5, maximum of 2x2, conv 5x5, two fully connected layers.
+
+    width, dropout: as in `cnn`, of the classifier.
+    localisation_width: filters and units of each of the localisation's layers.
+    padding_mode: of the transformer.
+    """
+    localisation = nn.Sequential(
+        _convolution(in_channels, localisation_width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        _convolution(localisation_width, localisation_width),
+        nn.ReLU(),
+        *layers.fcn_localisation(
+            localisation_width * (image_size // 2) ** 2, localisation_width, layers=2
+        ),
+    )
+    transformer = _transformer(localisation, localisation_width, padding_mode)
+    network = cnn(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        num_digits=num_digits,
+        width=width,
+        dropout=dropout,
+    )
+    return SerialSTN([transformer], network)
+
+
+def st_cnn_multi(
+    *,
+    num_classes: int = 11,
+    in_channels: int = 3,
+    image_size: int = 64,
+    num_digits: int = 5,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    localisation_width: int = 32,
+    padding_mode: str = "zeros",
+) -> StackedSTN:
+    """(N, in_channels, s, s) -> logits (N, num_digits, num_classes): four transformers at increasing depth.
+
+    They stand before the first four convolutions; their localisations are two fully connected
+    layers on the map that the transformer reads.
+
+    width, dropout: as in `cnn`, of the classifier.
+    localisation_width: units in each of a localisation's layers.
+    padding_mode: of the transformers.
+    """
+    head = _head(image_size, num_digits, num_classes, width, dropout)
+    channels = (in_channels, *_scaled(FILTERS, width))
+    transformers: list[SpatialTransformer | None] = [None] * len(FILTERS)
+    for number in range(4):
+        side = image_size // 2 ** sum(POOLED[:number])
+        localisation = layers.fcn_localisation(
+            channels[number] * side**2, localisation_width, layers=2
+        )
+        transformers[number] = _transformer(localisation, localisation_width, padding_mode)
+    return StackedSTN(_stages(in_channels, width, dropout), head, transformers=transformers)
+
+
+def _stages(in_channels: int, width: float, dropout: float) -> list[nn.Module]:
+    """The eight convolutions, each with its ReLU, pooling and dropout."""
+    filters = _scaled(FILTERS, width)
+    stages: list[nn.Module] = []
+    for before, after, pooled in zip((in_channels, *filters), filters, POOLED, strict=False):
+        parts: list[nn.Module] = [_convolution(before, after), nn.ReLU()]
+        if pooled:
+            parts.append(nn.MaxPool2d(2))
+        if stages:
+            parts.append(nn.Dropout(dropout))
+        stages.append(layers.initialise(nn.Sequential(*parts)))
+    return stages
+
+
+def _head(
+    image_size: int, num_digits: int, num_classes: int, width: float, dropout: float
+) -> nn.Sequential:
+    """(N, C, h, w) -> logits (N, num_digits, num_classes): three hidden layers, then a classifier for each digit."""
+    check_at_least("image_size", image_size, 2 ** sum(POOLED))
+    side = image_size // 2 ** sum(POOLED)
+    hidden = _scaled(HIDDEN, width)
+    widths = (_scaled(FILTERS, width)[-1] * side**2, *hidden)
+    parts: list[nn.Module] = [layers.flatten()]
+    for before, after in zip(widths, hidden, strict=False):
+        parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    parts += [
+        nn.Linear(hidden[-1], num_digits * num_classes),
+        Rearrange("n (digit k) -> n digit k", k=num_classes),
+    ]
+    return layers.initialise(nn.Sequential(*parts))
+
+
+def _transformer(localisation: nn.Sequential, width: int, padding_mode: str) -> SpatialTransformer:
+    return SpatialTransformer(
+        layers.initialise(localisation), None, in_features=width, padding_mode=padding_mode
+    )
+
+
+def _convolution(in_channels: int, filters: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, filters, 5, padding=2)
+
+
+def _scaled(widths: tuple[int, ...], factor: float) -> tuple[int, ...]:
+    if not factor > 0:
+        raise ValueError(f"width must be above 0, got {factor}")
+    return tuple(max(1, round(factor * width)) for width in widths)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "svhn_cnn": cnn,
+    "svhn_st_cnn_single": st_cnn_single,
+    "svhn_st_cnn_multi": st_cnn_multi,
+}

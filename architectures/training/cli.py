@@ -1,0 +1,253 @@
+"""The command line: `python -m architectures list | train | evaluate | show | reproduce`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError, UsageError, first_line
+from .experiments import EXPERIMENTS, SCHEDULES
+from .tables import TABLES
+
+PROGRAM = "python -m architectures"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0; 1 bad data or checkpoint; 2 bad arguments; 128 + the signal that stopped it."""
+    from architectures.data import DataError
+
+    chosen = _parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except UsageError as error:
+        return _fail(chosen.command, error, 2)
+    except (CheckpointError, DataError, OSError) as error:
+        return _fail(chosen.command, error, 1)
+    except ModuleNotFoundError as error:
+        return _fail(
+            chosen.command, f"{error.name} is not installed: pip install 'stn-triton[train]'", 1
+        )
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(command: str, error: object, status: int) -> int:
+    line = first_line(error) if isinstance(error, Exception) else str(error)
+    print(f"{PROGRAM} {command}: {line}", file=sys.stderr)
+    return status
+
+
+class _OneLine(argparse.ArgumentParser):
+    """Errors as one line, without the usage before them."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _number(kind: Callable[[str], float], least: float, what: str) -> Callable[[str], Any]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"wanted {what}, got {text!r}")
+        return value
+
+    return convert
+
+
+_count = _number(int, 1, "a whole number, at least 1")
+_seed = _number(int, 0, "a whole number, at least 0")
+_positive = _number(float, 1e-30, "a number above 0")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"wanted NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(_seed(part) for part in text.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLine(
+        prog=PROGRAM, description="Train, evaluate and draw the networks of the STN paper."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = partial(_add_command, commands)
+
+    add("list", _list, "the networks, with parameters and input sizes, and the experiments")
+
+    train = add("train", _train, "train a network on an experiment")
+    train.add_argument(
+        "experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=", ".join(EXPERIMENTS)
+    )
+    train.add_argument("--model", help="its network (default: the experiment's; see list)")
+    _add_data_dir(train)
+    _add_schedule(train)
+    train.add_argument(
+        "--max-steps", type=_count, help="steps; the learning rate falls as fast as they are few"
+    )
+    train.add_argument(
+        "--max-minutes", type=_positive, help="stop after as many, resumed runs counted together"
+    )
+    train.add_argument("--batch-size", type=_count, help="images a step, of all processes together")
+    train.add_argument("--lr", type=_positive, help="the highest learning rate")
+    train.add_argument("--seed", type=_seed, help="of weights and data (default: 0)")
+    train.add_argument("--image-size", type=_count, help="64 or 128 for svhn, 224 or 448 for cub")
+    for what in ("model", "data"):
+        train.add_argument(
+            f"--{what}-option", type=_option, action="append", default=[], metavar="NAME=VALUE",
+            help=f"an option of the {'network' if what == 'model' else 'data'}; may be given again",
+        )  # fmt: skip
+    train.add_argument(
+        "--precision",
+        default="32-true",
+        help="as Lightning names it: bf16-mixed, ... (%(default)s)",
+    )
+    train.add_argument("--devices", help="how many, or auto, or which: 0,1 (default: 1)")
+    train.add_argument("--num-nodes", type=_count, default=1, help="machines (%(default)s)")
+    train.add_argument(
+        "--strategy", default="auto", help="as Lightning names it: ddp, ... (%(default)s)"
+    )
+    train.add_argument("--compile", action="store_true", help="torch.compile the network")
+    train.add_argument(
+        "--resume", nargs="?", const=True, default=False, type=Path, metavar="PATH",
+        help="go on from this checkpoint, or from last.ckpt in the run's folder",
+    )  # fmt: skip
+    train.add_argument("--out", type=Path, help="folder of the run (default: out/train/NAME)")
+    train.add_argument(
+        "--checkpoint-every",
+        type=_count,
+        metavar="STEPS",
+        help="steps between checkpoints and validations",
+    )
+
+    evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    _add_data_dir(evaluate)
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write it there, too")
+
+    show = add("show", _show, "a picture of what a network's transformers look at")
+    show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    show.add_argument("--out", type=Path, required=True, metavar="PNG")
+    _add_data_dir(show)
+    show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
+
+    reproduce = add("reproduce", _reproduce, "train and evaluate a whole table of the paper")
+    reproduce.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    _add_data_dir(reproduce)
+    _add_schedule(reproduce)
+    reproduce.add_argument("--max-steps", type=_count, help="steps of each run")
+    reproduce.add_argument("--max-minutes", type=_positive, help="minutes of each run")
+    reproduce.add_argument(
+        "--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
+    )
+    reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
+    reproduce.add_argument(
+        "--out", type=Path, default=Path("out/reproduce"), help="folder (%(default)s)"
+    )
+    return parser
+
+
+def _add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR",
+        help="MNIST's IDX files (default: 5,000 embedded digits), or the folder of SVHN or CUB",
+    )  # fmt: skip
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--schedule", choices=SCHEDULES, help="the paper's, or one of minutes (default: paper)"
+    )
+    which.add_argument(
+        "--fast",
+        dest="schedule",
+        action="store_const",
+        const="fast",
+        help="the same as --schedule fast",
+    )
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from .listing import listing
+
+    print(listing())
+    return 0
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    from .train import Run, train
+
+    options = {
+        name: value for name, value in vars(chosen).items() if name in Run.__dataclass_fields__
+    }
+    options |= {
+        f"{what}_options": dict(getattr(chosen, f"{what}_option")) for what in ("model", "data")
+    }
+    out, signal = train(Run(**options))
+    if signal:
+        print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
+        return 128 + signal
+    print(out / "last.ckpt")
+    return 0
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    from .evaluate import evaluate
+    from .files import write_json
+
+    found = evaluate(chosen.checkpoint, chosen.data_dir)
+    print("\n".join(f"{name:14s} {value}" for name, value in found.items()))
+    if chosen.json:
+        write_json(chosen.json, found)
+    return 0
+
+
+def _show(chosen: argparse.Namespace) -> int:
+    from .show import show
+
+    show(chosen.checkpoint, chosen.out, chosen.data_dir, chosen.examples)
+    print(chosen.out)
+    return 0
+
+
+def _reproduce(chosen: argparse.Namespace) -> int:
+    from .reproduce import reproduce
+
+    print(
+        reproduce(
+            chosen.table,
+            chosen.data_dir,
+            chosen.out,
+            schedule=chosen.schedule or "paper",
+            seeds=chosen.seeds,
+            max_steps=chosen.max_steps,
+            max_minutes=chosen.max_minutes,
+            models=chosen.model,
+        )
+    )
+    return 0

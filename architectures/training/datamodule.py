@@ -1,0 +1,303 @@
+"""Batches of an experiment. The number of the step decides the batch, so that training can stop and go on anywhere.
+
+Every process draws, or reads, its own part of each batch. Batches of digits are drawn whole by each process, on its
+device, and cut: two processes then learn from the same images as one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from architectures.data import DataError, Digits, load_digits
+
+from .errors import UsageError, first_line
+from .experiments import EXPERIMENTS, Schedule
+from .streams import Streams, stream_seed
+
+_CHUNK = 250
+"""Images that are evaluated together; a constant, since a fixed test set is drawn chunk by chunk."""
+_HELD_OUT = 12
+"""Every twelfth training example is kept for validation: 5,000 of MNIST's 60,000."""
+_VALIDATED = 2_000
+_TEST_SEED = 0
+
+
+Batch = tuple[Tensor, Any]
+
+
+class ExperimentData(L.LightningDataModule):
+    """What training, validation and test have in common.
+
+    schedule.batch_size: images a step, of all processes together; seed: of the training stream alone. The validation
+    and test sets are the same for all seeds.
+    """
+
+    def __init__(self, schedule: Schedule, seed: int) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.batch_size = schedule.batch_size
+        self.seed = seed
+
+    def test_batches(self, device: torch.device) -> Iterator[Batch]:
+        """The test set in chunks, on the device."""
+        raise NotImplementedError
+
+    def _step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class _Endless:
+    """A loader without an end and without a content: the step decides."""
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.repeat("train")
+
+
+class DigitData(ExperimentData):
+    """Digits, distorted on the training device as they are needed."""
+
+    def __init__(
+        self,
+        draw: Callable[..., Batch],
+        digits: tuple[Digits, Digits],
+        schedule: Schedule,
+        seed: int,
+        *,
+        holds: int | None,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(schedule, seed)
+        train, test = digits
+        held_out = torch.arange(len(train)) % _HELD_OUT == 0
+        self.digits = {
+            "train": Digits(images=train.images[~held_out], labels=train.labels[~held_out]),
+            "validation": Digits(images=train.images[held_out], labels=train.labels[held_out]),
+            "test": test,
+        }
+        self._examples = {
+            "validation": min(_VALIDATED, holds or _VALIDATED),
+            "test": holds or len(test),
+        }
+        self._draw = draw
+        self._options = options
+        self._streams = Streams()
+
+    def draw(self, split: str, number: int, device: torch.device) -> Batch:
+        """Batch `number` of the training stream, or chunk `number` of a fixed set."""
+        if self.digits[split].images.device != device:
+            self.digits[split] = self.digits[split].to(device)
+        if split == "train":
+            n, seed = self.batch_size, self.seed
+        else:
+            n, seed = min(_CHUNK, self._examples[split] - number * _CHUNK), _TEST_SEED
+        generator = self._streams(device, split, seed, number)
+        options = dict(self._options)
+        if split == "train" and self.schedule.easy:
+            options["difficulty"] = self.schedule.difficulty(number)
+        return self._draw(self.digits[split], n, generator=generator, **options)
+
+    def _chunks(self, split: str) -> range:
+        return range(-(-self._examples[split] // _CHUNK))
+
+    def train_dataloader(self) -> Iterable[str]:
+        return _Endless()
+
+    def val_dataloader(self) -> Iterable[int]:
+        return self._chunks("validation")
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Draw the batch of this step, or of this chunk, and keep this process's part of it."""
+        if batch == "train":
+            images, labels = self.draw("train", self._step(), device)
+        else:
+            images, labels = self.draw("validation", batch, device)
+        rank, world = self._rank()
+        return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
+
+    def test_batches(self, device: torch.device) -> Iterator[Batch]:
+        for number in self._chunks("test"):
+            yield self.draw("test", number, device)
+
+
+class SetOfDigits(DigitData):
+    """One set of examples for everything: a step learns from some of them, and all are what is tested."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._set: Batch | None = None
+
+    def draw(self, split: str, number: int, device: torch.device) -> Batch:
+        if self._set is None:
+            generator = self._streams(torch.device("cpu"), "set", self.seed)
+            n = self._examples["test"]
+            self._set = self._draw(self.digits["train"], n, generator=generator, **self._options)
+        images, labels = (part.to(device) for part in self._set)
+        if split == "train":
+            generator = self._streams(device, "train", self.seed, number)
+            order = torch.randperm(len(images), generator=generator, device=device)
+            chosen = order[: self.batch_size]
+        else:
+            chosen = torch.arange(
+                number * _CHUNK, min((number + 1) * _CHUNK, len(images)), device=device
+            )
+        return images[chosen], labels[chosen]
+
+
+class _Seeded(Dataset[Any]):
+    """A data set whose augmentation draws from a stream of its own at each place (position, index) of the epochs."""
+
+    def __init__(self, examples: Dataset[Any], seed: int) -> None:
+        self.examples = examples
+        self.seed = seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        position, index = place
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed("augment", self.seed, position))
+            return self.examples[index]
+
+
+class _Steps:
+    """The batches of this process from step `start()` on: lists of (position, index); an epoch is one permutation."""
+
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        rank: tuple[int, int],
+        start: Callable[[], int],
+    ) -> None:
+        self.examples, self.batch_size, self.seed, self.rank, self.start = (
+            examples,
+            batch_size,
+            seed,
+            rank,
+            start,
+        )
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(stream_seed("order", self.seed, epoch))
+        return torch.randperm(self.examples, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rank, world = self.rank
+        part = self.batch_size // world
+        epoch, order = -1, list[int]()
+        for step in itertools.count(self.start()):
+            batch = []
+            for position in range(
+                step * self.batch_size + rank * part, step * self.batch_size + (rank + 1) * part
+            ):
+                wanted, place = divmod(position, self.examples)
+                if wanted != epoch:
+                    epoch, order = wanted, self._order(wanted)
+                batch.append((position, order[place]))
+            yield batch
+
+
+class FileData(ExperimentData):
+    """Data sets of files, by the names train, validation and test; their items are (uint8 image, labels)."""
+
+    def __init__(
+        self, part: Callable[[str], Any], schedule: Schedule, seed: int, *, workers: int = 2
+    ) -> None:
+        super().__init__(schedule, seed)
+        self._part = cache(part)
+        self._workers = workers
+
+    def train_dataloader(self) -> Iterable[Any]:
+        steps = _Steps(
+            len(self._part("train")),
+            self.batch_size,
+            self.seed,
+            self._rank(),
+            self._step,
+        )
+        return DataLoader(
+            _Seeded(self._part("train"), self.seed),
+            batch_sampler=steps,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> Iterable[Any]:
+        rank, world = self._rank()
+        own = range(min(len(self._part("validation")), _VALIDATED))[rank::world]
+        return DataLoader(
+            _Seeded(self._part("validation"), _TEST_SEED),
+            batch_size=_CHUNK // 5,
+            sampler=[(index, index) for index in own],
+            num_workers=self._workers,
+        )
+
+    def test_batches(self, device: torch.device) -> Iterator[Batch]:
+        for images, labels in DataLoader(
+            self._part("test"), batch_size=_CHUNK // 5, num_workers=self._workers
+        ):
+            yield images.to(device).float() / 255, labels.to(device)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Images as float32 in [0, 1], converted where that is cheap."""
+        images, labels = (part.to(device, non_blocking=True) for part in batch)
+        return images.float() / 255, labels
+
+
+def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData:
+    """The data of an experiment, from the hyperparameters of `Classification`.
+
+    Raises:
+        DataError: data that are missing or broken.
+        UsageError: no directory for an experiment whose data come from files.
+    """
+    experiment, options = settings["experiment"], settings["data_options"]
+    schedule, seed = Schedule(**settings["schedule"]), settings["seed"]
+    entry = EXPERIMENTS[experiment]
+    if entry.batch is not None:
+        digits = load_digits(data_dir)
+        kind = SetOfDigits if entry.one_set else DigitData
+        data = kind(entry.batch, digits, schedule, seed, holds=entry.holds, options=options)
+        try:
+            data.draw("train", 0, torch.device("cpu"))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--data-option: {first_line(error)}") from error
+        return data
+    if data_dir is None:
+        raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
+    from architectures.data import CUB, SVHN
+
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir}: no such directory")
+    size = settings["image_size"]
+
+    def part(name: str) -> Any:
+        if experiment == "svhn":
+            train = "train+extra" if (data_dir / "extra").is_dir() else "train"
+            split = {"train": train, "validation": "valid", "test": "test"}[name]
+            return SVHN(data_dir, split, image_size=size, **options)
+        pictures = CUB(data_dir, train=name != "test", image_size=size, **options)
+        if name == "test":
+            return pictures
+        held_out = name == "validation"
+        return Subset(
+            pictures, [i for i in range(len(pictures)) if (i % _HELD_OUT == 0) == held_out]
+        )
+
+    return FileData(part, schedule, seed)

@@ -1,0 +1,17 @@
+"""What ends a command with one line on stderr."""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """Arguments that cannot be meant: exit status 2."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing, broken, or not of this program or network: exit status 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error as one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,99 @@
+"""What is learned, and how: one Lightning module for the classifiers, one for co-localisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from architectures.optim import parameter_groups
+from architectures.registry import create_model
+
+from .datamodule import ExperimentData
+from .experiments import Schedule
+from .streams import stream_seed
+
+
+class Classification(L.LightningModule):
+    """Cross entropy; an example counts as right when all that it asks for is right (all five digits of a number).
+
+    Its hyperparameters are what `evaluate` needs to build it again: experiment, model, model_options, data_options,
+    image_size, schedule_name, schedule, seed.
+
+    Shapes: images as the network wants them; logits (N, ..., classes), labels (N, ...).
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(settings)
+        self.schedule = Schedule(**settings["schedule"])
+        self.network = create_model(settings["model"], **settings["model_options"])
+
+    def prepare(self, data: ExperimentData) -> None:
+        """What has to be learned before training begins: nothing."""
+
+    def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and which examples are right (N,)."""
+        logits = self.network(images)
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+        return loss, (logits.argmax(-1) == labels).reshape(len(labels), -1).all(1)
+
+    def right(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Which examples are right (N,)."""
+        return self.score(images, labels)[1]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let the step decide what dropout draws, as it decides the batch."""
+        torch.manual_seed(
+            stream_seed("step", self.hparams["seed"], self.global_rank, self.trainer.global_step)
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss, right = self.score(*batch)
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
+        self.log("accuracy", 100 * right.float().mean(), prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        loss, right = self.score(*batch)
+        self.log("val_loss", loss, batch_size=len(right), sync_dist=True)
+        self.log_error(right)
+
+    def log_error(self, right: Tensor) -> None:
+        """Log the validation error, in percent, of some examples."""
+        error = 100 * (1 - right.float().mean())
+        self.log("val_error", error, prog_bar=True, batch_size=len(right), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(
+            self.network,
+            lr=self.schedule.lr,
+            localisation_lr_multiplier=self.schedule.localisation_lr_multiplier,
+            weight_decay=self.schedule.weight_decay,
+        )
+        optimiser: torch.optim.Optimizer
+        if self.schedule.optimiser == "sgd":
+            optimiser = torch.optim.SGD(groups, lr=self.schedule.lr, momentum=0.9)
+        else:
+            optimiser = torch.optim.AdamW(groups, lr=self.schedule.lr)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, self.schedule.factor)
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def build(settings: dict[str, Any]) -> Classification:
+    """The module of an experiment, from its hyperparameters.
+
+    Raises:
+        ValueError, TypeError: as `create_model`.
+    """
+    if settings["experiment"] == "colocalisation":
+        from .colocalise import Colocalisation
+
+        return Colocalisation(**settings)
+    return Classification(**settings)

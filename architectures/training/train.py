@@ -1,0 +1,243 @@
+"""Training one network on one experiment with Lightning's Trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from .callbacks import KeepLast, Pictures, Progress, WholeCheckpoints
+from .checkpoint import read_checkpoint
+from .curves import draw_curves
+from .datamodule import make_data
+from .errors import CheckpointError, UsageError, first_line
+from .experiments import EXPERIMENTS, Schedule
+from .module import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What to train and how. None: what the experiment's schedule, or the checkpoint that is resumed, says.
+
+    resume: True for last.ckpt in `out`, or a path.
+    """
+
+    experiment: str
+    model: str | None = None
+    data_dir: Path | None = None
+    schedule: str | None = None
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    image_size: int | None = None
+    model_options: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
+    precision: str = "32-true"
+    devices: str | None = None
+    num_nodes: int = 1
+    strategy: str = "auto"
+    compile: bool = False
+    resume: bool | Path = False
+    out: Path | None = None
+    checkpoint_every: int | None = None
+    quiet: bool = False
+
+
+def train(run: Run) -> tuple[Path, int]:
+    """Train, and give the folder of the run and the number of the signal that ended it, or 0.
+
+    In the folder: last.ckpt, best.ckpt (least validation error), logs/version_*/metrics.csv (one version each time the
+    run was resumed) with TensorBoard's events where that is installed, and curves.png.
+
+    Raises:
+        UsageError: arguments that do not fit the experiment, the checkpoint or this machine.
+        CheckpointError: nothing to resume from, or something else.
+        DataError: data that are missing or broken.
+    """
+    checkpoint, settings, out = _settings(run)
+    schedule = Schedule(**settings["schedule"])
+    keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
+    with _quiet():
+        trainer = _trainer(run, settings, out, keep)
+        if schedule.batch_size % trainer.world_size:
+            raise UsageError(
+                f"--batch-size must be a multiple of the {trainer.world_size} processes, got {schedule.batch_size}"
+            )
+        data = make_data(settings, run.data_dir)
+        torch.manual_seed(settings["seed"])
+        try:
+            module = build(settings)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--model-option: {first_line(error)}") from error
+        _check_folder(out, fresh=checkpoint is None)
+        if checkpoint is None:
+            module.prepare(data)
+        if run.compile:
+            module.network.compile()
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C where training has not begun
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        if trainer.is_global_zero:
+            draw_curves(out)
+    return out, keep.signal
+
+
+def _settings(run: Run) -> tuple[Path | None, dict[str, Any], Path]:
+    """The checkpoint to resume if any, the hyperparameters of `Classification`, the folder of the run."""
+    if run.experiment not in EXPERIMENTS:
+        raise UsageError(
+            f"unknown experiment {run.experiment!r}; wanted one of {', '.join(EXPERIMENTS)}"
+        )
+    settings = _fresh_settings(run)
+    name = (
+        f"{run.experiment}-{settings['model']}-{settings['schedule_name']}-seed{settings['seed']}"
+    )
+    folder = run.out or Path("out/train") / name
+    if not run.resume:
+        return None, settings, folder
+    checkpoint = run.resume if isinstance(run.resume, Path) else folder / "last.ckpt"
+    return checkpoint, _resumed_settings(run, checkpoint), run.out or checkpoint.parent
+
+
+def _fresh_settings(run: Run) -> dict[str, Any]:
+    entry = EXPERIMENTS[run.experiment]
+    model = run.model or entry.default
+    if model not in entry.fits():
+        raise UsageError(
+            f"--model {model!r} is not for {run.experiment}; wanted one of {', '.join(entry.fits())}"
+        )
+    image_size = run.image_size or entry.image_sizes[0]
+    if image_size not in entry.image_sizes:
+        sizes = " or ".join(map(str, entry.image_sizes))
+        raise UsageError(f"--image-size must be {sizes} for {run.experiment}, got {image_size}")
+    name = run.schedule or "paper"
+    changes: dict[str, Any] = {"steps": run.max_steps, "batch_size": run.batch_size, "lr": run.lr}
+    schedule = replace(entry.schedule(name), **{k: v for k, v in changes.items() if v is not None})
+    return {
+        "experiment": run.experiment,
+        "model": model,
+        "model_options": {"image_size": image_size} | run.model_options,
+        "data_options": dict(entry.data_options) | run.data_options,
+        "image_size": image_size,
+        "schedule_name": name,
+        "schedule": asdict(schedule),
+        "seed": run.seed or 0,
+    }
+
+
+def _resumed_settings(run: Run, checkpoint: Path) -> dict[str, Any]:
+    """Those of the checkpoint. What was asked for must agree with it; only the number of steps may change."""
+    settings: dict[str, Any] = read_checkpoint(checkpoint)["hyper_parameters"]
+    if settings["experiment"] != run.experiment:
+        raise CheckpointError(
+            f"{checkpoint}: wanted a checkpoint of {run.experiment}, got one of {settings['experiment']}"
+        )
+    had = settings | settings["schedule"] | settings["model_options"] | settings["data_options"]
+    asked = {
+        "model": run.model,
+        "schedule_name": run.schedule,
+        "seed": run.seed,
+        "image_size": run.image_size,
+        "batch_size": run.batch_size,
+        "lr": run.lr,
+        **run.model_options,
+        **run.data_options,
+    }
+    for name, value in asked.items():
+        if value is not None and value != had.get(name):
+            raise UsageError(f"{checkpoint}: was trained with {name} {had.get(name)}, got {value}")
+    if run.max_steps is not None:
+        settings["schedule"] = settings["schedule"] | {"steps": run.max_steps}
+    return settings
+
+
+def _check_folder(out: Path, *, fresh: bool) -> None:
+    """Make the folder of the run, and refuse it now rather than after the training."""
+    if fresh and (out / "last.ckpt").exists():
+        raise UsageError(
+            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+
+
+def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L.Trainer:
+    schedule = Schedule(**settings["schedule"])
+    table = CSVLogger(out, name="logs")
+    loggers: list[Logger] = [table]
+    callbacks: list[L.Callback] = [
+        keep,
+        ModelCheckpoint(out, "best", monitor="val_error", enable_version_counter=False),
+        LearningRateMonitor(),
+    ]
+    if find_spec("tensorboard"):
+        loggers.append(
+            TensorBoardLogger(out, "logs", version=table.version, default_hp_metric=False)
+        )
+        callbacks.append(Pictures())
+    if not run.quiet:
+        callbacks.append(Progress(settings["model"], schedule.batch_size))
+    try:
+        return L.Trainer(
+            devices=run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
+            num_nodes=run.num_nodes,
+            strategy=run.strategy,
+            precision=run.precision,  # type: ignore[arg-type]  # Lightning says which there are
+            max_steps=schedule.steps,
+            max_epochs=-1,
+            max_time=None if run.max_minutes is None else timedelta(minutes=run.max_minutes),
+            val_check_interval=keep.every,
+            check_val_every_n_epoch=None,
+            log_every_n_steps=min(50, max(1, schedule.steps // 20)),
+            gradient_clip_val=schedule.clip,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[WholeCheckpoints()],
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            enable_progress_bar=not run.quiet,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"--devices, --num-nodes, --strategy or --precision: {first_line(error)}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,231 @@
+"""`python -m architectures`: what each command writes, and how it fails: one line that says what and where."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+pytest.importorskip("mlxtend")
+
+from architectures import list_models
+from architectures.training import datamodule
+from architectures.training.cli import main
+from architectures.training.experiments import EXPERIMENTS
+from architectures.training.module import Classification
+from architectures.training.train import Run, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one step."""
+    out = tmp_path_factory.mktemp("run")
+    settings = Run(
+        experiment="mnist_r", model="mnist_st_fcn_affine", schedule="fast", max_steps=1, batch_size=4, seed=3,
+        out=out, quiet=True,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datamodule, "_VALIDATED", 10)
+        train(settings)
+    return out
+
+
+def _fails(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) -> str:
+    """The one line that a command ends with."""
+    capsys.readouterr()
+    try:
+        found: object = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        found = stopped.code
+    printed = capsys.readouterr()
+    assert found == status, printed.err
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_list_names_every_network_and_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in (*list_models(), *EXPERIMENTS):
+        assert re.search(rf"^{name} ", printed, re.MULTILINE)
+    assert re.search(
+        r"^mnist_addition_fcn +470,675 +2 x 42 x 42 +mnist_addition$", printed, re.MULTILINE
+    )
+
+
+@pytest.mark.slow
+def test_train_says_where_its_checkpoint_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    out = tmp_path / "new" / "run"
+    arguments = (
+        "train mnist_r --model mnist_fcn --fast --max-steps 2 --batch-size 4 --lr 1e-3 --out"
+    )
+    assert main([*arguments.split(), str(out)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == str(out / "last.ckpt")
+    assert "loss=" in printed.out and "accuracy=" in printed.out and "images/s=" in printed.out
+    assert printed.err == ""
+    assert {"last.ckpt", "best.ckpt", "curves.png", "logs"} == {path.name for path in out.iterdir()}
+
+
+def test_evaluate_writes_what_it_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / "found.json"
+    assert main(["evaluate", str(run / "last.ckpt"), "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert list(found) == ["experiment", "model", "error_percent", "examples", "seed", "step"]
+    assert found["experiment"] == "mnist_r" and found["model"] == "mnist_st_fcn_affine"
+    assert (found["examples"], found["seed"], found["step"]) == (1000, 3, 1)
+    assert 0 < found["error_percent"] <= 100
+    assert f"error_percent  {found['error_percent']}" in capsys.readouterr().out
+    assert [each.name for each in path.parent.iterdir()] == ["found.json"]
+
+
+def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "picture.png"
+    assert main(["show", str(run / "last.ckpt"), "--out", str(out), "--examples", "2"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    content = out.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+    assert 400 < width < 4000 and 300 < height < 3000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "COMMAND"),
+        ("dance", "dance"),
+        ("train", "EXPERIMENT"),
+        ("train mnist", "mnist_rts"),
+        ("train mnist_r --max-steps 0", "wanted a whole number, at least 1, got '0'"),
+        ("train mnist_r --lr nan", "wanted a number above 0, got 'nan'"),
+        ("train mnist_r --model mnist_addition_fcn", "wanted one of mnist_cnn"),
+        ("train mnist_r --model-option filters", "wanted NAME=VALUE, got 'filters'"),
+        ("train mnist_r --model-option filterz=3", "filterz"),
+        ("train mnist_r --data-option degreez=3", "degreez"),
+        ("train mnist_r --image-size 64", "--image-size must be 28 for mnist_r, got 64"),
+        ("train mnist_r --precision 7", "--precision"),
+        ("train mnist_r --strategy x", "--strategy"),
+        ("train mnist_r --fast --schedule paper", "not allowed with"),
+        ("train svhn", "svhn needs --data-dir"),
+        ("reproduce table6", "table1"),
+        ("reproduce table1 --seeds 0,x", "got 'x'"),
+        ("reproduce table1 --model x", "wanted one of mnist_cnn"),
+        ("evaluate", "CHECKPOINT"),
+        ("show x", "--out"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_status_2(
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in _fails(capsys, 2, *arguments.split())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_bad_folder_is_told_before_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "below"):
+        assert str(out) in _fails(capsys, 2, "train", "mnist_r", "--out", out)
+    assert "--resume" in _fails(capsys, 2, "train", "mnist_r", "--out", run)
+
+
+def test_missing_data_are_status_1(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    out = tmp_path / "run"
+    for experiment in ("mnist_r", "svhn", "cub"):
+        arguments = ("train", experiment, "--data-dir", nowhere, "--out", out)
+        assert str(nowhere) in _fails(capsys, 1, *arguments)
+    assert str(nowhere) in _fails(capsys, 1, "evaluate", run / "last.ckpt", "--data-dir", nowhere)
+
+
+def test_broken_checkpoints_are_status_1(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (run / "last.ckpt").read_bytes()
+    path = tmp_path / "last.ckpt"
+    picture = tmp_path / "picture.png"
+    commands = (
+        ("evaluate", path),
+        ("show", path, "--out", picture),
+        ("train", "mnist_r", "--resume", path),
+    )
+    for content in (None, b"", b"text", whole[: len(whole) // 2]):
+        if content is not None:
+            path.write_bytes(content)
+        for command in commands:
+            assert str(path) in _fails(capsys, 1, *command)
+    torch.save({"state_dict": {}}, path)
+    assert "not a checkpoint of" in _fails(capsys, 1, *commands[0])
+    found = torch.load(run / "last.ckpt", weights_only=True)
+    found["hyper_parameters"]["model"] = "mnist_cnn"
+    torch.save(found, path)
+    assert "its weights are not those of mnist_cnn" in _fails(capsys, 1, *commands[0])
+    assert not picture.exists()
+
+
+def test_resuming_something_else_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "last.ckpt"
+    assert "mnist_rts" in _fails(capsys, 1, "train", "mnist_rts", "--resume", path)
+    assert "with seed 3, got 4" in _fails(
+        capsys, 2, "train", "mnist_r", "--resume", path, "--seed", "4"
+    )
+
+
+def test_ctrl_c_is_status_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("architectures.training.evaluate.evaluate", interrupted)
+    assert main(["evaluate", "x"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_the_library_does_not_need_lightning() -> None:
+    script = "import sys, architectures; assert not {'lightning', 'matplotlib', 'h5py'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_training_saves_and_is_status_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    step = Classification.training_step
+
+    def interrupted(self: Classification, batch: Any, batch_idx: int) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classification, "training_step", interrupted)
+    arguments = "train mnist_r --model mnist_fcn --fast --max-steps 9 --batch-size 4 --out"
+    assert main([*arguments.split(), str(tmp_path)]) == 130
+    assert f"go on with --resume {tmp_path / 'last.ckpt'}" in capsys.readouterr().err
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1

@@ -1,0 +1,38 @@
+"""The scripts in examples/ run, and do what they say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("einops")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _example(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_there_are_no_others() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "finetune_backbone", "own_network", "register_images",
+    }  # fmt: skip
+
+
+def test_own_network_learns() -> None:
+    assert _example("own_network")["main"](steps=120) < 20
+
+
+def test_finetuning_lowers_the_loss() -> None:
+    losses = _example("finetune_backbone")["main"](steps=10)
+    assert losses[-1] < losses[0]
+
+
+def test_registration_finds_theta() -> None:
+    found, truth = _example("register_images")["main"]()
+    torch.testing.assert_close(found, truth, atol=2e-3, rtol=0)
