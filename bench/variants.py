@@ -109,6 +109,10 @@ def core_set() -> tuple[Variant, ...]:
     narrow, wide = _LAYOUTS[1], _LAYOUTS[4]
     found = [Variant(**layout, grads=grads) for layout in (narrow, wide) for grads in _KINDS]
     found += [replace(v, dtype=torch.bfloat16) for v in found[4:6]]
+    # What is gathered through boxes.
+    found += [
+        Variant(**layout, padding_mode="reflection", grads="input") for layout in (narrow, wide)
+    ]
     return tuple(found)
 
 
@@ -129,6 +133,7 @@ def covering_set() -> tuple[Variant, ...]:
         for layout, dtype in product((narrow, wide), (torch.float16, torch.float64)):
             for grads in _FORWARD_AND_BOTH:
                 yield Variant(**layout, dtype=dtype, grads=grads)
+            yield Variant(**layout, dtype=dtype, padding_mode="reflection", grads="input")
         by_transform = product(TRANSFORMS, MODES[:1], PADDING_MODES)
         by_mode = product(("affine",), MODES, PADDING_MODES)
         for turn, (transform, mode, padding) in enumerate((*by_transform, *by_mode)):
