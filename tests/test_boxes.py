@@ -32,18 +32,16 @@ def small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backward_boxes, name, tl.constexpr(value))
 
 
-def compare(
-    u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options, antialias: int = 1
-) -> None:
+def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options) -> None:
     """The gradient of the input beside that of the torch backend, both in double precision."""
     k = theta.shape[1:2] if theta.dim() == 4 else ()
     g = torch.randn(u.shape[0], *k, u.shape[1], *out_size, dtype=u.dtype, device=u.device)
     sampling = {
         "transform": options.transform, "mode": options.mode, "padding_mode": options.padding_mode,
-        "align_corners": options.align_corners, "antialias": antialias, "backend": "torch",
+        "align_corners": options.align_corners, "backend": "torch",
     }  # fmt: skip
     expected = with_gradients(st_sample, u, theta, g, out_size, **sampling)["input gradient"]
-    found = box_backward(g, u, theta, out_size, options._replace(samples=antialias))
+    found = box_backward(g, u, theta, out_size, options)
     assert found.shape == u.shape
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * g.abs().sum().item())
 
@@ -60,8 +58,10 @@ def test_hostile_thetas(name: str, padding_mode: str, device: torch.device) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
-@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(
+    ("mode", "padding_mode"),
+    [("nearest", "zeros"), ("bicubic", "border"), ("bilinear", "reflection")],
+)
 def test_many_chunks(padding_mode: str, mode: str, small_boxes: None, device: torch.device) -> None:
     torch.manual_seed(1)
     u = torch.randn(2, 2, 20, 9, dtype=torch.float64, device=device)
@@ -76,7 +76,7 @@ def test_maps_that_fold_and_tear(transform: str, small_boxes: None, device: torc
     u = torch.randn(1, 1, 18, 21, dtype=torch.float64, device=device)
     theta = identity_theta(transform, (1,), dtype=torch.float64, device=device)
     theta = theta + 0.8 * torch.randn_like(theta)  # homographies: the horizon is inside the image
-    compare(u, theta, (11, 15), Options(transform, padding_mode="reflection"), antialias=2)
+    compare(u, theta, (11, 15), Options(transform, padding_mode="reflection"))
 
 
 def test_slices_and_chunks_of_a_volume(small_boxes: None, device: torch.device) -> None:
