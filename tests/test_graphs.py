@@ -338,5 +338,7 @@ def outcome(
 def test_compiled_is_right_or_raises(
     combination: Callable[..., Tensor], backend: str, fullgraph: bool, compiled: str
 ) -> None:
+    if backend == "triton" and not fullgraph and combination is not COMBINATIONS[0]:
+        pytest.skip("where a graph breaks the torch backend shows as much in a tenth of the time")
     run = partial(st_sample, out_size=(2, 3), backend=backend)
     outcome(combination, run, compiled, fullgraph)

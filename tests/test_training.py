@@ -214,19 +214,15 @@ def test_a_second_run_is_refused_where_there_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_two_processes_learn_what_one_learns(launcher: str, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     arguments = (
         "architectures train mnist_r --model mnist_st_fcn_affine --fast --max-steps 3 --batch-size 8 "
         f"--checkpoint-every 3 --out {tmp_path}"
     ).split()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     python = [sys.executable, "-m"]
-    launch = {
-        "lightning": [*python, *arguments, "--devices", "2", "--strategy", "ddp"],
-        "torchrun": [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *arguments],
-    }  # fmt: skip
-    for folder, command in (("one", [*python, *arguments]), ("two", launch[launcher])):
+    torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    for folder, command in (("one", [*python, *arguments]), ("two", [*torchrun, *arguments])):
         command[command.index(str(tmp_path))] = str(tmp_path / folder)
         subprocess.run(
             command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=200

@@ -257,8 +257,8 @@ def box_backward(
     g = geometry(input, theta, out_size, options)
     blocks = box_blocks(g)
     sides = 2 * g.constexprs["NDIM"]
-    boxes = Blocks(BOX_X.value * CHUNK_X.value, BOX_Y.value * CHUNK_Y.value, g.channels, 4)
-    chunks = tiles_of(g.out_size, g.channels, boxes)
+    boxes = Blocks(BOX_X.value * CHUNK_X.value, BOX_Y.value * CHUNK_Y.value, 1, 4)
+    chunks = tiles_of(g.out_size, 1, boxes)
     box_bounds = input.new_empty((g.n * g.k, chunks, sides, CHUNK.value), dtype=torch.int32)
     chunk_bounds = input.new_empty((g.n * g.k, sides, chunks), dtype=torch.int32)
     grad_input = empty_input_gradient(input)
