@@ -136,7 +136,10 @@ def _stages(in_channels: int, width: float, dropout: float) -> list[nn.Module]:
             parts.append(nn.MaxPool2d(2))
         if stages:
             parts.append(nn.Dropout(dropout))
-        stages.append(layers.initialise(nn.Sequential(*parts)))
+        reads_dropped = len(stages) > 1  # of the stage before, which drops unless it is the first
+        stages.append(
+            layers.initialise(nn.Sequential(*parts), dropped=dropout if reads_dropped else 0.0)
+        )
     return stages
 
 
@@ -155,7 +158,7 @@ def _head(
         nn.Linear(hidden[-1], num_digits * num_classes),
         Rearrange("n (digit k) -> n digit k", k=num_classes),
     ]
-    return layers.initialise(nn.Sequential(*parts))
+    return layers.initialise(nn.Sequential(*parts), dropped=dropout)
 
 
 def _transformer(localisation: nn.Sequential, width: int, padding_mode: str) -> SpatialTransformer:

@@ -461,3 +461,8 @@ def test_without_packages(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError, match=r"needs the package .*stn-triton\[train\]"):
         SVHN(root, "test", cache_dir=cache)
+
+
+def test_allow_missing_is_yes_or_no(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="allow_missing must be True or False, got 'no'"):
+        SVHN(tmp_path, "train", allow_missing="no")  # type: ignore[arg-type]

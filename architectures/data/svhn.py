@@ -101,6 +101,8 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(
                 f"wanted image_size >= 1 and margin >= 0, got {image_size} and {margin}"
             )
+        if not isinstance(allow_missing, bool):
+            raise TypeError(f"allow_missing must be True or False, got {allow_missing!r}")
         caches = _default_cache_dir() if cache_dir is None else Path(cache_dir)
         parts = [
             _prepared(Path(root) / name, caches, image_size, margin, allow_missing)

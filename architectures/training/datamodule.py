@@ -288,6 +288,12 @@ def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData
     size = settings["image_size"]
 
     def part(name: str) -> Any:
+        try:
+            return files(name)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--data-option: {first_line(error)}") from error
+
+    def files(name: str) -> Any:
         if experiment == "svhn":
             train = "train+extra" if (data_dir / "extra").is_dir() else "train"
             split = {"train": train, "validation": "valid", "test": "test"}[name]
