@@ -83,6 +83,7 @@ def test_frames_of_the_demo_start_over_the_halves() -> None:
     assert corners[1].min(0).values.tolist() == [31.5, 15.5]
 
 
+@pytest.mark.slow
 def test_learning_moves_the_frames() -> None:
     torch.manual_seed(0)
     digits, _ = load_digits()
@@ -92,6 +93,7 @@ def test_learning_moves_the_frames() -> None:
     assert (network.transformers[0].regression.bias - before).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_throughput_table_has_a_row_for_every_shape() -> None:
     table = throughput_table(torch.device("cpu"), seconds=0.1)
