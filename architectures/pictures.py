@@ -48,9 +48,7 @@ def frame_corners(theta: Tensor, size: tuple[int, int], transform: str) -> Tenso
     """
     entry = TRANSFORMS[transform]
     side = torch.linspace(-1, 1, 2 if entry.lattice is None else 33, device=theta.device)
-    x, y = entry.grid(theta.float(), (side, side)).unbind(-1)
-    height, width = size
-    points = torch.stack(((x + 1) * width - 1, (y + 1) * height - 1), -1) / 2
+    points = _pixels(entry.grid(theta.float(), (side, side)), size)
     edges = (
         points[..., 0, :-1, :],
         points[..., :-1, -1, :],
@@ -76,20 +74,24 @@ def frame_lines(theta: Tensor, size: Sequence[int], transform: str) -> list[Tens
     for sides, axis in (((coarse, fine), -3), ((fine, coarse), -2)):
         y, x = (side.to(theta.device) for side in sides)
         at = TRANSFORMS[transform].grid(theta.float(), (x, y))  # (N, rows, columns, 2)
-        pixels = ((at + 1) * at.new_tensor((width, height)) - 1) / 2
-        lines += pixels.unbind(axis)
+        lines += _pixels(at, (height, width)).unbind(axis)
     return lines
+
+
+def _pixels(at: Tensor, size: tuple[int, int]) -> Tensor:
+    """Normalised (x, y) on an image of size (H, W), (..., 2), in pixels."""
+    height, width = size
+    return ((at + 1) * at.new_tensor((width, height)) - 1) / 2
 
 
 def _box_edges(theta: Tensor, size: tuple[int, int]) -> list[Tensor]:
     """The edges of 3-D frames, theta (N, 3, 4), in x and y: the near face, the far one, and what joins them."""
-    height, width = size
     face = theta.new_tensor(((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)))
     near, far = (torch.cat((face, face.new_tensor((z, 1)).expand(5, 2)), 1) for z in (-1.0, 1.0))
 
     def place(corners: Tensor) -> Tensor:
         at = (theta.unsqueeze(1) @ corners.unsqueeze(-1)).squeeze(-1)[..., :2]
-        return ((at + 1) * at.new_tensor((width, height)) - 1) / 2
+        return _pixels(at, size)
 
     joins = [torch.stack((near[i], far[i])) for i in range(4)]
     return [place(corners) for corners in (near, far, *joins)]

@@ -144,7 +144,7 @@ def _add_box(
     # Weights have input pixels where other blocks have pixels, and output pixels where these have channels.
     qx = per_pixel(ix.to(COMPUTE), CHANNELS_LAST)
     qy = per_pixel(iy.to(COMPUTE), CHANNELS_LAST)
-    weights = qx * 0 + per_channel(px.to(COMPUTE) * 0, CHANNELS_LAST)
+    weights = block_zeros(ix.shape[0], BOX_X * BOX_Y, CHANNELS_LAST, COMPUTE)
     count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
     for sample in range(count):
         dx, dy, dz = sample_position(px, py, pz, sample, S, finer, NDIM, ANTIALIAS, COMPUTE)
