@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from stn_triton.modules import SpatialTransformer, check_at_least
 
+from .serial import checked_module
+
 
 class ParallelSTN(nn.Module):
     """K transformers read one input, a stream each reads what they saw, a head joins the streams.
@@ -66,7 +68,7 @@ class ParallelSTN(nn.Module):
             for module, its_options in zip(localisations, each, strict=True)
         )
         self.streams = nn.ModuleList(_one_or_each("streams", streams, k))
-        self.head = head
+        self.head = checked_module("head", head)
 
     def localise(self, x: Tensor) -> Tensor:
         """The thetas of all transformers: x (N, C, [D,] H, W) -> (N, K, *theta shape)."""

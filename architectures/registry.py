@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from stn_triton.modules import check_at_least
 
 from . import colocalisation, cub, mnist, mnist3d, mnist_addition, svhn
+from .options import check_known, free_keywords
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **mnist.MODELS,
@@ -43,7 +43,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
     Shapes: images (N, in_channels, image_size, image_size), float -> logits (N, num_classes);
     "svhn_*": logits (N, 5, num_classes); "mnist3d_*" reads volumes; "colocalisation" gives (crop,
-    theta). `model_input` tells the input's shape.
+    theta). `model_input` tells the input's shape; the networks refuse others (ValueError).
 
     Raises:
         ValueError: a name that `list_models()` does not have, the message names the nearest; a
@@ -55,14 +55,15 @@ def create_model(name: str, **options: Any) -> nn.Module:
     its section and how what the paper leaves open was settled.
     """
     build = _builder(name)
-    known = _options(build)
+    known = free_keywords(build)
+    check_known(name, options, known)
     for option, value in options.items():
-        if option not in known:
-            raise TypeError(f"{name} has no option {option!r}; it has {', '.join(known)}")
         kind = known[option].annotation  # a string, as these files postpone annotations
         if kind == "int" or (kind == "int | None" and value is not None):
             check_at_least(option, value, 1)
-    return build(**options)
+    network = build(**options)
+    network.register_forward_pre_hook(partial(_check_input, model_input(name, **options)))
+    return network
 
 
 def model_input(name: str, **options: Any) -> tuple[int, ...]:
@@ -73,7 +74,7 @@ def model_input(name: str, **options: Any) -> tuple[int, ...]:
     Raises:
         ValueError: a name that `list_models()` does not have.
     """
-    known = _options(_builder(name))
+    known = free_keywords(_builder(name))
     channels, side = (
         options.get(option, known[option].default) for option in ("in_channels", "image_size")
     )
@@ -82,8 +83,9 @@ def model_input(name: str, **options: Any) -> tuple[int, ...]:
 
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name not in MODELS:
-        near = get_close_matches(str(name), MODELS, n=3)
-        near = near or get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
+        asked = str(name).lower()
+        near = get_close_matches(asked, MODELS, n=3)
+        near = near or get_close_matches(asked, MODELS, n=1, cutoff=0.0)
         raise ValueError(
             f"unknown model {name!r}; nearest: {', '.join(map(repr, near))} "
             f"(all {len(MODELS)}: architectures.list_models())"
@@ -91,8 +93,12 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     return MODELS[name]
 
 
-def _options(build: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
-    """The keywords that are still free: what `partial` has bound makes the name what it is."""
-    bound = build.keywords if isinstance(build, partial) else {}
-    parameters = inspect.signature(build).parameters
-    return {option: parameters[option] for option in parameters if option not in bound}
+def _check_input(wanted: tuple[int, ...], network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse other images than a network was built for, before one of its layers does in words of its own."""
+    for images in inputs[:1]:
+        if tuple(images.shape[1:]) != wanted:
+            shape = ", ".join(map(str, wanted))
+            raise ValueError(
+                f"this network reads images of shape (N, {shape}), got {tuple(images.shape)}: "
+                "create_model(..., image_size=, in_channels=) makes one for others"
+            )

@@ -145,10 +145,10 @@ def covering_set() -> tuple[Variant, ...]:
         for layout, samples in ((narrow, 2), (wide, AUTO)):
             for grads in _FORWARD_AND_BOTH:
                 yield Variant(**layout, samples=samples, grads=grads)
-        for turn, (transform, mode) in enumerate(product(TRANSFORMS, MODES[::2])):
+        for turn, transform in enumerate(TRANSFORMS):
             for grads in _OF_A_TANGENT:
                 usual = Variant(**(narrow, wide)[turn % 2], grads=grads, tangent=True)
-                yield replace(usual, transform=transform, mode=mode)
+                yield replace(usual, transform=transform, mode=MODES[::2][turn % 2])
         options = product(("affine", "attention"), MODES[:2], PADDING_MODES)
         for turn, (transform, mode, padding) in enumerate(options):
             for grads in _FORWARD_AND_BOTH:

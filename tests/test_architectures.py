@@ -226,6 +226,7 @@ PARALLEL_WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["initial_theta", "(3, 2, 3)", "(2, 2, 3)"],
     ),
+    "head": ({"head": None}, TypeError, ["head", "nn.Module", "NoneType"]),
     "an unknown option": ({"paddding_mode": "border"}, TypeError, ["paddding_mode"]),
 }
 
@@ -265,6 +266,7 @@ def test_list_models() -> None:
     [
         ("mnist_adition_fcn", "mnist_addition_fcn"),
         ("MNIST_addition_fcn", "mnist_addition_fcn"),
+        ("SVHN_CNN", "svhn_cnn"),
         ("mnist_addition_2st_fcn_afine", "mnist_addition_2st_fcn_affine"),
     ],
 )

@@ -116,7 +116,8 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train mnist_r --model mnist_addition_fcn", "wanted one of mnist_cnn"),
         ("train mnist_r --model-option filters", "wanted NAME=VALUE, got 'filters'"),
         ("train mnist_r --model-option filterz=3", "filterz"),
-        ("train mnist_r --data-option degreez=3", "degreez"),
+        ("train mnist_r --data-option degreez=3", "the data of mnist_r has no option 'degreez'; it has degrees"),
+        ("train mnist_tc --data-option canvas=(40,40)", "images of (1, 40, 40), the network reads (1, 60, 60)"),
         ("train mnist_r --image-size 64", "--image-size must be 28 for mnist_r, got 64"),
         ("train mnist_r --precision 7", "--precision"),
         ("train mnist_r --strategy x", "--strategy"),
@@ -127,6 +128,9 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("reproduce table1 --model x", "wanted one of mnist_cnn"),
         ("evaluate", "CHECKPOINT"),
         ("show x", "--out"),
+        ("show x --out .", "wanted a file, got the folder '.'"),
+        ("show x --out a.pdf", "wanted a name that ends in .png, got 'a.pdf'"),
+        ("evaluate x --json .", "wanted a file, got the folder '.'"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_status_2(
@@ -178,7 +182,8 @@ def test_broken_checkpoints_are_status_1(
         if content is not None:
             path.write_bytes(content)
         for command in commands:
-            assert str(path) in _fails(capsys, 1, *command)
+            message = f"{path}: {'no such' if content is None else 'not a readable'} checkpoint"
+            assert message in _fails(capsys, 1, *command)
     torch.save({"state_dict": {}}, path)
     assert "not a checkpoint of" in _fails(capsys, 1, *commands[0])
     found = torch.load(run / "last.ckpt", weights_only=True)
@@ -194,6 +199,14 @@ def test_resuming_something_else_is_refused(run: Path, capsys: pytest.CaptureFix
     assert "with seed 3, got 4" in _fails(
         capsys, 2, "train", "mnist_r", "--resume", path, "--seed", "4"
     )
+
+
+def test_nothing_left_to_do_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "last.ckpt"
+    before = path.read_bytes()
+    assert main(["train", "mnist_r", "--resume", str(path)]) == 0
+    assert "nothing to do, all 1 steps are done; more with --max-steps" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_ctrl_c_is_status_130(

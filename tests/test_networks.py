@@ -375,6 +375,21 @@ def test_least_sizes_work() -> None:
         create_model(name, **options)(torch.rand(1, *model_input(name, **options)))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("mnist_fcn", (2, 1, 28, 28)),
+        ("mnist_st_cnn_tps", (2, 3, 42, 42)),
+        ("mnist_addition_2st_fcn_affine", (2, 42, 42)),
+        ("colocalisation", (2, 1, 60, 60)),
+    ],
+)
+def test_images_of_another_shape(name: str, shape: tuple[int, ...]) -> None:
+    wanted = f"reads images of shape (N, {', '.join(map(str, model_input(name)))}), got {shape}"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        create_model(name)(torch.zeros(shape))
+
+
 def test_up_to_three_near_names() -> None:
     with pytest.raises(
         ValueError, match="'mnist_st_cnn_affin'; nearest: 'mnist_st_cnn_affine', "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from .files import TRAIN_EXTRA, DataError, one_line
+from .files import TRAIN_EXTRA, DataError, first_line
 
 if TYPE_CHECKING:
     import h5py
@@ -70,7 +70,7 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(
             f"{path}: wanted MATLAB 7.3's HDF5 with digitStruct/name and digitStruct/bbox, "
-            f"got after {done} entries: {one_line(error)}"
+            f"got after {done} entries: {first_line(error)}"
         ) from error
 
 

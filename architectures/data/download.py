@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .files import DataError, one_line
+from .files import DataError, first_line
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {
@@ -72,4 +72,4 @@ def _fetch(url: str, path: Path, md5: str) -> None:
                 )
             partial.replace(path)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataError(f"{url}: cannot be fetched to {path}: {one_line(error)}") from error
+        raise DataError(f"{url}: cannot be fetched to {path}: {first_line(error)}") from error

@@ -23,9 +23,10 @@ class DataError(RuntimeError):
     """Data that is missing or broken; the message is one line that names the file."""
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, or at least its name, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def first_line(error: BaseException) -> str:
+    """An error as one line: the first that it says, or at least its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def inside(folder: Path, name: str, index: Path) -> Path:
@@ -44,7 +45,7 @@ def inside(folder: Path, name: str, index: Path) -> Path:
         path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, or a circle of links
         raise DataError(
-            f"{index}: wanted names of files, got {name!r}: {one_line(error)}"
+            f"{index}: wanted names of files, got {name!r}: {first_line(error)}"
         ) from error
     if not within:
         raise DataError(f"{index}: wanted names of files inside {folder}, but {name!r} links out")
@@ -63,7 +64,7 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: wanted text in UTF-8, got other bytes: {one_line(error)}"
+            f"{path}: wanted text in UTF-8, got other bytes: {first_line(error)}"
         ) from error
     return [line for line in text.splitlines() if line.strip()]
 
@@ -84,7 +85,7 @@ def open_picture(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{path}: wanted a picture that can be decoded, got: {reason}") from error
 
 

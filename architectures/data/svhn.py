@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .digit_struct import HouseNumber, read_digit_struct
-from .files import DataError, channels_first, cropped, inside, new_folder, one_line, open_picture
+from .files import DataError, channels_first, cropped, first_line, inside, new_folder, open_picture
 
 MOST_DIGITS = 5
 BLANK = 10
@@ -275,4 +275,4 @@ def _load(path: Path, mmap_mode: Any = None) -> _Array:
 
 
 def _broken_cache(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: the cache cannot be read, delete {path.parent}: {one_line(error)}")
+    return DataError(f"{path}: the cache cannot be read, delete {path.parent}: {first_line(error)}")

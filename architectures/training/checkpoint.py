@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from .errors import CheckpointError, first_line
+from architectures.data.files import first_line
+
+from .errors import CheckpointError
 from .experiments import EXPERIMENTS
 from .module import Classification, build
 
@@ -28,7 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # archives, pickles and their contents fail in many ways
         raise CheckpointError(
-            f"{path}: not a readable checkpoint: {first_line(error)[:120]}"
+            f"{path}: not a readable checkpoint: truncated, damaged or a file of another kind"
         ) from error
     settings = found.get("hyper_parameters") if isinstance(found, dict) else None
     if (

@@ -11,7 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, UsageError, first_line
+from architectures.data import DataError
+from architectures.data.files import first_line
+
+from .errors import CheckpointError, UsageError
 from .experiments import EXPERIMENTS, SCHEDULES
 from .tables import TABLES
 
@@ -20,8 +23,6 @@ PROGRAM = "python -m architectures"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0; 1 bad data or checkpoint; 2 bad arguments; 128 + the signal that stopped it."""
-    from architectures.data import DataError
-
     chosen = _parser().parse_args(arguments)
     try:
         return int(chosen.run(chosen))
@@ -76,6 +77,16 @@ def _option(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
+
+
+def _file(text: str, *, suffix: str | None = None) -> Path:
+    """A file that can be written: told before the work whose result it shall hold."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"wanted a file, got the folder {text!r}")
+    if suffix and path.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"wanted a name that ends in {suffix}, got {text!r}")
+    return path
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -139,11 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     _add_data_dir(evaluate)
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write it there, too")
+    evaluate.add_argument("--json", type=_file, metavar="FILE", help="write it there, too")
 
     show = add("show", _show, "a picture of what a network's transformers look at")
     show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    show.add_argument("--out", type=Path, required=True, metavar="PNG")
+    show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
     _add_data_dir(show)
     show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
 

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from architectures.data import DataError, Digits, load_digits
+from architectures.data import CUB, SVHN, DataError, Digits, load_digits
+from architectures.data.files import first_line
+from architectures.options import check_known, free_keywords
 
-from .errors import UsageError, first_line
+from .errors import UsageError
 from .experiments import EXPERIMENTS, Schedule
 from .streams import Streams, stream_seed
 
@@ -29,6 +31,8 @@ _HELD_OUT = 12
 """Every twelfth training example is kept for validation: 5,000 of MNIST's 60,000."""
 _VALIDATED = 2_000
 _TEST_SEED = 0
+_OURS = {"generator", "difficulty", "image_size", "train"}
+"""Keywords of data that training sets itself."""
 
 
 Batch = tuple[Tensor, Any]
@@ -50,6 +54,27 @@ class ExperimentData(L.LightningDataModule):
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         """The test set in chunks, on the device."""
         raise NotImplementedError
+
+    def first_images(self) -> Tensor:
+        """Some images to train on, (N, ...); nothing is trained yet that what is wrong with them could stop."""
+        raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Meet now what is wrong with the data or with their options, and images of another shape than (N, *shape).
+
+        Raises:
+            DataError: data that are missing or broken.
+            UsageError: options that cannot be meant.
+        """
+        try:
+            images = self.first_images()
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--data-option: {first_line(error)}") from error
+        if images.shape[1:] != shape:
+            raise UsageError(
+                f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
+                f"the network reads {shape}"
+            )
 
     def _step(self) -> int:
         return self.trainer.global_step if self.trainer else 0
@@ -107,6 +132,9 @@ class DigitData(ExperimentData):
         if split == "train" and self.schedule.easy:
             options["difficulty"] = self.schedule.difficulty(number)
         return self._draw(self.digits[split], n, generator=generator, **options)
+
+    def first_images(self) -> Tensor:
+        return self.draw("train", 0, torch.device("cpu"))[0]
 
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
@@ -220,6 +248,13 @@ class FileData(ExperimentData):
         self._part = cache(part)
         self._workers = workers
 
+    def first_images(self) -> Tensor:
+        for name in ("validation", "train"):
+            if not len(self._part(name)):
+                raise DataError(f"wanted pictures for training and validation, got none for {name}")
+        first: Tensor = self._part("train")[0][0]
+        return first.unsqueeze(0)
+
     def train_dataloader(self) -> Iterable[Any]:
         steps = _Steps(
             len(self._part("train")),
@@ -265,35 +300,28 @@ def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData
 
     Raises:
         DataError: data that are missing or broken.
-        UsageError: no directory for an experiment whose data come from files.
+        UsageError: no directory for an experiment whose data come from files; an option that its data do not have.
     """
     experiment, options = settings["experiment"], settings["data_options"]
     schedule, seed = Schedule(**settings["schedule"]), settings["seed"]
     entry = EXPERIMENTS[experiment]
+    source = entry.batch or {"svhn": SVHN, "cub": CUB}[experiment]
+    try:
+        check_known(f"the data of {experiment}", options, free_keywords(source).keys() - _OURS)
+    except TypeError as error:
+        raise UsageError(f"--data-option: {error}") from error
     if entry.batch is not None:
-        digits = load_digits(data_dir)
         kind = SetOfDigits if entry.one_set else DigitData
-        data = kind(entry.batch, digits, schedule, seed, holds=entry.holds, options=options)
-        try:
-            data.draw("train", 0, torch.device("cpu"))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--data-option: {first_line(error)}") from error
-        return data
+        return kind(
+            entry.batch, load_digits(data_dir), schedule, seed, holds=entry.holds, options=options
+        )
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
-    from architectures.data import CUB, SVHN
-
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such directory")
     size = settings["image_size"]
 
     def part(name: str) -> Any:
-        try:
-            return files(name)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--data-option: {first_line(error)}") from error
-
-    def files(name: str) -> Any:
         if experiment == "svhn":
             train = "train+extra" if (data_dir / "extra").is_dir() else "train"
             split = {"train": train, "validation": "valid", "test": "test"}[name]

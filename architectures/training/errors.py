@@ -9,9 +9,3 @@ class UsageError(Exception):
 
 class CheckpointError(Exception):
     """A checkpoint that is missing, broken, or not of this program or network: exit status 1."""
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

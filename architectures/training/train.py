@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,11 +21,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from architectures.data.files import first_line
+from architectures.registry import model_input
+
 from .callbacks import KeepLast, Pictures, Progress, WholeCheckpoints
 from .checkpoint import read_checkpoint
 from .curves import draw_curves
 from .datamodule import make_data
-from .errors import CheckpointError, UsageError, first_line
+from .errors import CheckpointError, UsageError
 from .experiments import EXPERIMENTS, Schedule
 from .module import build
 
@@ -85,6 +89,7 @@ def train(run: Run) -> tuple[Path, int]:
             module = build(settings)
         except (TypeError, ValueError) as error:
             raise UsageError(f"--model-option: {first_line(error)}") from error
+        data.check(model_input(settings["model"], **settings["model_options"]))
         _check_folder(out, fresh=checkpoint is None)
         if checkpoint is None:
             module.prepare(data)
@@ -146,7 +151,8 @@ def _fresh_settings(run: Run) -> dict[str, Any]:
 
 def _resumed_settings(run: Run, checkpoint: Path) -> dict[str, Any]:
     """Those of the checkpoint. What was asked for must agree with it; only the number of steps may change."""
-    settings: dict[str, Any] = read_checkpoint(checkpoint)["hyper_parameters"]
+    found = read_checkpoint(checkpoint)
+    settings: dict[str, Any] = found["hyper_parameters"]
     if settings["experiment"] != run.experiment:
         raise CheckpointError(
             f"{checkpoint}: wanted a checkpoint of {run.experiment}, got one of {settings['experiment']}"
@@ -167,6 +173,11 @@ def _resumed_settings(run: Run, checkpoint: Path) -> dict[str, Any]:
             raise UsageError(f"{checkpoint}: was trained with {name} {had.get(name)}, got {value}")
     if run.max_steps is not None:
         settings["schedule"] = settings["schedule"] | {"steps": run.max_steps}
+    if found["global_step"] >= settings["schedule"]["steps"]:
+        print(
+            f"{checkpoint}: nothing to do, all {found['global_step']} steps are done; more with --max-steps",
+            file=sys.stderr,
+        )
     return settings
 
 
