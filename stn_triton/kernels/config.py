@@ -137,20 +137,15 @@ def _channel_block(channels: int, most: int) -> int:
     return min(divisor if divisor >= 16 else above, most)
 
 
-def _most_registers(g: Geometry) -> int | None:
-    """What a lane can have at most: told so, the compiler does not spill a few registers to need less in all."""
-    return 255 if g.constexprs["COMPUTE"] is tl.float32 else None
-
-
 def forward_blocks(g: Geometry) -> Blocks:
     """Blocks of the forward and the theta-only backward kernel, whose tiles are output pixels."""
     size = g.out_size
     if g.constexprs["CHANNELS_LAST"]:
         block = _channel_block(g.channels, 64)
-        volume = g.constexprs["NDIM"] == 3
-        return Blocks(
-            8, min(2048 // block, 256) // 8, block, 4, _most_registers(g) if volume else None
-        )
+        # Told any limit, the compiler does not spill registers of these to reach a step below.
+        spills = g.constexprs["NDIM"] == 3 and g.constexprs["MODE"] == "nearest"
+        maxnreg = 128 if spills and g.constexprs["COMPUTE"] is tl.float32 else None
+        return Blocks(8, min(2048 // block, 256) // 8, block, 4, maxnreg)
     tile_x = 32 if size[-1] > 16 else 16
     blocks = Blocks(tile_x, 256 // tile_x, _channel_block(g.channels, 8), 4)
     while blocks.BLOCK_C > 1 and grid_of(g.n * g.k, size, g.channels, blocks) < _ENOUGH_PROGRAMS:
@@ -187,7 +182,8 @@ def box_blocks(g: Geometry) -> Blocks:
     large = g.constexprs["MODE"] == "bicubic" and padding != "zeros"
     large |= g.constexprs["NDIM"] == 3 and padding == "reflection"
     rows, warps = (2, 8) if large else (4, 4)
+    maxnreg = 240 if g.constexprs["COMPUTE"] is tl.float32 else None
     block = _channel_block(g.channels, 32)
     if g.constexprs["CHANNELS_LAST"]:
-        return Blocks(8, 2 * rows, block, warps, _most_registers(g))
-    return Blocks(16, rows, block, warps, _most_registers(g))
+        return Blocks(8, 2 * rows, block, warps, maxnreg)
+    return Blocks(16, rows, block, warps, maxnreg)
