@@ -10,12 +10,15 @@ random crop of its own image. What the paper leaves open or says twice, and here
   would be the same: the sum is over all ordered pairs, and distances are symmetric.
 - The crop starts as the whole image (the identity), as in the paper's other experiments.
 - "Activations" of the encoder are what its layers hand on: after ReLU and pooling, the last
-  layer's before the softmax.
+  layer's before the softmax. As they are, the first layer has most of them and decides alone, and
+  squared distances are in the thousands against a margin of 1; `Encoder` can balance them.
+- Initialisation: see `layers.initialise`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -38,10 +41,12 @@ class CoLocaliser(nn.Module):
         super().__init__()
         self.transformer = transformer
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(crop, theta)."""
-        crop, theta = self.transformer(x, return_theta=True)
-        return crop, theta
+    def forward(self, x: Tensor, *, hold_scale: bool = False) -> tuple[Tensor, Tensor]:
+        """(crop, theta); with hold_scale no gradient passes through s."""
+        theta = self.transformer.localise(x)
+        if hold_scale:
+            theta = torch.cat((theta[:, :1].detach(), theta[:, 1:]), 1)
+        return self.transformer.sample(x, theta), theta
 
 
 def colocaliser(
@@ -75,7 +80,7 @@ def colocaliser(
     )
     return CoLocaliser(
         SpatialTransformer(
-            localisation,
+            layers.initialise(localisation),
             (crop_size, crop_size),
             in_features=width,
             transform="attention",
@@ -93,15 +98,22 @@ class Encoder(nn.Module):
     Arguments:
         network: a sequence of layers, such as `create_model("mnist_cnn", image_size=28)` trained
             on digits.
+        balance: None for the activations as they are; a number to scale those of every layer so
+            that it adds to a squared distance this number times the mean, not the sum, of its
+            squared differences.
 
     Raises:
         TypeError: not a sequence of modules.
+        ValueError: a balance that is not above 0.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, balance: float | None = None) -> None:
         super().__init__()
         if not isinstance(network, nn.Sequential):
             raise TypeError(f"network must be an nn.Sequential, got {type(network).__name__}")
+        if balance is not None and not 0 < balance < math.inf:
+            raise ValueError(f"balance must be above 0, got {balance}")
+        self.balance = balance
         self.network = copy.deepcopy(network)
         self.network.requires_grad_(False).eval()
 
@@ -116,7 +128,10 @@ class Encoder(nn.Module):
         features: list[Tensor] = []
         for layer in self.network:
             x = layer(x)
-            features.append(x.flatten(1))
+            own = x.flatten(1)
+            features.append(
+                own if self.balance is None else own * (self.balance / own.shape[1]) ** 0.5
+            )
         return torch.cat(features, 1)
 
 

@@ -254,6 +254,20 @@ def test_encoder_joins_what_all_layers_give() -> None:
     assert x.grad is not None and bool(x.grad.any())
 
 
+def test_encoder_can_weigh_its_layers_alike() -> None:
+    network = create_model("mnist_cnn", image_size=28, filters=4)
+    x = torch.rand(3, 1, 28, 28)
+    plain, balanced = Encoder(network)(x), Encoder(network, balance=0.25)(x)
+    sizes = [400, 16, 10]
+    wanted = 0.0
+    for part in plain.split(sizes, 1):
+        wanted += 0.25 * (part[0] - part[1]).square().mean().item()
+    assert (balanced[0] - balanced[1]).square().sum().item() == pytest.approx(wanted, rel=1e-5)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="balance must be above 0, got"):
+            Encoder(network, balance=wrong)
+
+
 def test_encoder_is_frozen_and_its_model_is_not() -> None:
     network = create_model("mnist_cnn", image_size=28, filters=4)
     encode = Encoder(network).train()
@@ -297,6 +311,18 @@ def test_loss_trains_the_localiser() -> None:
     )
     colocalisation_loss(encode, crops, random_crops, margin=100.0).backward()
     assert bool(model.transformer.regression.weight.grad.any())
+
+
+def test_the_scale_can_be_held() -> None:
+    model, x = create_model("colocalisation"), torch.rand(4, 1, 84, 84)
+    gradients = []
+    for hold_scale in (False, True):
+        model.zero_grad()
+        crops, _ = model(x, hold_scale=hold_scale)
+        (crops * torch.rand(28, 28)).sum().backward()
+        gradients.append(model.transformer.regression.weight.grad.abs().sum(1))
+    assert bool((gradients[0] > 0).all())
+    assert gradients[1][0] == 0 and bool((gradients[1][1:] > 0).all())
 
 
 def test_first_crop_is_an_option() -> None:

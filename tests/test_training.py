@@ -117,6 +117,38 @@ def test_experiments_train_their_own_networks(
     assert 0 <= found["error_percent"] <= 100
 
 
+def test_the_encoder_reads_what_is_seen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    crops, labels = colocalise._reading_batch(_embedded()[0], True, generator)
+    assert crops.shape == (70, 1, 28, 28)
+    seen = labels.reshape(10, 7)
+    assert ((seen == torch.arange(10)[:, None]) | (seen == 10)).all()
+    assert 3 < (labels == 10).sum() < 30, "some crops hold no digit"
+
+
+def test_the_place_is_learned_first(tmp_path: Path) -> None:
+    run = _run(
+        tmp_path,
+        experiment="colocalisation",
+        model=None,
+        max_steps=5,
+        batch_size=4,
+        checkpoint_every=2,
+    )
+    scales = []
+    score = colocalise.Colocalisation.score
+
+    def watched(self: Any, *batch: Any) -> Any:
+        scales.append(self.network.transformer.regression.weight[0].abs().sum().item())
+        return score(self, *batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(colocalise.Colocalisation, "score", watched)
+        train(run)
+    assert scales[:3] == [0.0] * 3, "the size is held for two fifths of five steps"
+    assert scales[3] > 0
+
+
 @pytest.mark.slow
 def test_volumes_train(tmp_path: Path) -> None:
     train(_run(tmp_path, experiment="mnist3d", model=None, max_steps=1, batch_size=1))

@@ -140,7 +140,7 @@ def _fresh_settings(run: Run) -> dict[str, Any]:
     return {
         "experiment": run.experiment,
         "model": model,
-        "model_options": {"image_size": image_size} | run.model_options,
+        "model_options": {"image_size": image_size, **entry.model_options, **run.model_options},
         "data_options": dict(entry.data_options) | run.data_options,
         "image_size": image_size,
         "schedule_name": name,
