@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .functional import checked
+from .modules import check_at_least
 from .ops import HAS_TRITON, INTERPRET
 from .transforms import TRANSFORMS
 
@@ -47,8 +48,22 @@ def warmup(
 
     Raises as `st_sample` does, and ValueError for other names in `gradients`.
     """
+    if isinstance(gradients, str):
+        raise TypeError(f"gradients must be a sequence of names, got {gradients!r}")
     if not set(gradients) <= {"input", "theta"}:
         raise ValueError(f"gradients must be among 'input' and 'theta', got {gradients!r}")
+    if len(input_shape) not in (4, 5):
+        raise ValueError(
+            f"input_shape must be (N, C, H, W) or (N, C, D, H, W), got {tuple(input_shape)}"
+        )
+    for name, value in (("dtype", dtype), ("theta_dtype", theta_dtype)):
+        if not isinstance(value, torch.dtype) or not value.is_floating_point:
+            raise TypeError(f"{name} must be a float dtype, got {value!r}")
+    if not isinstance(channels_last, bool):
+        raise TypeError(f"channels_last must be a bool, got {channels_last!r}")
+    if num_transformers is not None:
+        check_at_least("num_transformers", num_transformers, 1)
+    check_at_least("grid", grid, 2)
     lead = input_shape[:1] if num_transformers is None else (input_shape[0], num_transformers)
     x = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
     if channels_last:

@@ -158,9 +158,13 @@ class SpatialTransformer(nn.Module):
                 f"source must have {self.ndim} spatial axes, got shape {tuple(source.shape)}; "
                 "for volumes give out_size=(d, h, w) or the initial_theta of a volume"
             )
-        if len(source) != len(theta):
+        localised, given = (
+            theta.shape[0],
+            source.shape[0],
+        )  # not len(): it makes constants of both in a graph
+        if localised != given:
             raise ValueError(
-                f"source must have as many images as were localised, {len(theta)}, got {len(source)}"
+                f"source must have as many images as were localised, {localised}, got {given}"
             )
         return st_sample(
             source,

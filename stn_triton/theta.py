@@ -59,7 +59,7 @@ def identity_theta(
 
     Raises:
         TypeError: a dtype that is not float; a batch_shape that is not a sequence.
-        ValueError: an unknown transform, an `ndim` that it is not for, a `grid` below 2.
+        ValueError: an unknown transform, an `ndim` that it is not for, a `grid` below 2, a negative size.
     """
     check_name("transform", transform, tuple(TRANSFORMS))
     entry = TRANSFORMS[transform]
@@ -71,6 +71,8 @@ def identity_theta(
         raise TypeError(f"dtype must be a float dtype, got {dtype}")
     if not isinstance(batch_shape, Sequence):
         raise TypeError(f"batch_shape must be a sequence of ints, got {batch_shape!r}")
+    if any(length < 0 for length in batch_shape):
+        raise ValueError(f"batch_shape must not have negative sizes, got {tuple(batch_shape)}")
     theta = entry.identity(ndim, grid).to(device, dtype)
     return theta.repeat(*batch_shape, *[1] * theta.dim())
 
@@ -83,7 +85,7 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         TypeError: not tensors of a float dtype.
-        ValueError: not affine, or one for images and one for volumes.
+        ValueError: not affine, or one for images and one for volumes; leading axes that do not broadcast.
     """
     _check_affine("first", first)
     _check_affine("second", second)
@@ -92,6 +94,12 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
             f"first and second must both be (..., 2, 3) or (..., 3, 4), got {tuple(first.shape)} and "
             f"{tuple(second.shape)}"
         )
+    for ours, theirs in zip(first.shape[-3::-1], second.shape[-3::-1], strict=False):
+        if ours != theirs and 1 not in (ours, theirs):
+            raise ValueError(
+                f"first and second must have leading axes that broadcast, got {tuple(first.shape)} and "
+                f"{tuple(second.shape)}"
+            )
     outer, inner = _wide("first", first), _wide("second", second)
     product = _times(outer[..., :-1], inner)
     return torch.cat((product[..., :-1], product[..., -1:] + outer[..., -1:]), -1)

@@ -284,5 +284,11 @@ def _tame(coordinates: Tensor) -> bool:
 
 
 def _is_traced() -> bool:
-    """Whether a compiler or a `torch.func` transform is looking on, so that no value may be read."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, a `torch.func` transform or a mode, such as that of fake tensors, is looking on, so that no
+    value may be read.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )

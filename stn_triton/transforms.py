@@ -203,7 +203,13 @@ def _lattice_constants(
     weights: Callable[[int], Tensor], grid: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The lattice and its weights: constants of a compiled graph too."""
-    return _solved_lattice(weights, grid, dtype, device)
+    points, solved = _solved_lattice(weights, grid, dtype, device)
+    if (
+        torch._C._len_torch_dispatch_stack() > 0
+    ):  # a mode of fake tensors mixes them with lifted constants alone
+        lift = torch.ops.aten.lift_fresh
+        return lift(points), lift(solved)
+    return points, solved
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,8 @@ import torch
 from checks import BACKENDS, exact, make_input, needs_triton
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from stn_triton import st_sample
 from stn_triton.transforms import TRANSFORMS, Options
@@ -205,6 +207,18 @@ def test_export(dynamic: bool, backend: str, device: torch.device) -> None:
     if dynamic:
         other = example(3, (5, 7), device=device)
         torch.testing.assert_close(exported(*other), module(*other))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_fake_tensors_and_traced_functions(transform: str) -> None:
+    u, theta = example(transform=transform)
+    sample = partial(st_sample, out_size=(2, 3), transform=transform, backend="torch")
+    with FakeTensorMode() as mode:
+        fake = sample(mode.from_tensor(u), mode.from_tensor(theta))
+    assert fake.shape == sample(u, theta).shape
+    for tracing_mode in ("real", "fake", "symbolic"):
+        traced = make_fx(lambda u, theta: sample(u, theta), tracing_mode=tracing_mode)(u, theta)
+        torch.testing.assert_close(traced(u, theta), sample(u, theta))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -380,6 +380,13 @@ WRONG: dict[str, tuple[Any, type[Exception], list[str]]] = {
     ),
     "identity, transform": (lambda: identity_theta("shear"), ValueError, ["'tps'", "'shear'"]),
     "identity, ndim": (lambda: identity_theta("tps", ndim=3), ValueError, ["ndim", "'tps'", "2", "3"]),
+    "identity, negative size": (
+        lambda: identity_theta("affine", (2, -1)), ValueError, ["batch_shape", "negative", "(2, -1)"],
+    ),
+    "compose, not broadcast": (
+        lambda: compose(torch.ones(4, 2, 2, 3), torch.ones(4, 3, 2, 3)), ValueError,
+        ["broadcast", "(4, 2, 2, 3)", "(4, 3, 2, 3)"],
+    ),
     "identity, grid": (lambda: identity_theta("tps", grid=1), ValueError, ["grid", "at least 2", "1"]),
     "compose, a list": (lambda: compose([1.0], A), TypeError, ["first", "tensor", "list"]),
     "compose, attention": (

@@ -249,9 +249,8 @@ class FileData(ExperimentData):
         self._workers = workers
 
     def first_images(self) -> Tensor:
-        for name in ("validation", "train"):
-            if not len(self._part(name)):
-                raise DataError(f"wanted pictures for training and validation, got none for {name}")
+        if not len(self._part("train")):
+            raise DataError("wanted pictures to train on, got none beside those for validation")
         first: Tensor = self._part("train")[0][0]
         return first.unsqueeze(0)
 
