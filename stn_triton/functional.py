@@ -175,7 +175,9 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
     try:
         samples = operator.index(antialias)
     except TypeError:
-        raise TypeError(f"antialias must be a bool or an int, got {antialias!r}, a {type(antialias).__name__}") from None
+        raise TypeError(
+            f"antialias must be a bool or an int, got {antialias!r}, a {type(antialias).__name__}"
+        ) from None
     if samples < 1:
         raise ValueError(f"antialias must be False, True or an int of at least 1, got {antialias}")
     if antialias is True and TRANSFORMS[transform].matrix is None:

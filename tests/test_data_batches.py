@@ -472,6 +472,15 @@ def spread(mass: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(from_mean.mT @ (weights[..., None] * from_mean))
 
 
+def test_volumes_can_stay_in_the_middle() -> None:
+    volumes = volume_batch(DIGITS, 20, generator=seeded(), degrees=0, spread=0.0)[0][:, 0]
+    for axis in (1, 2, 3):
+        profile = volumes.amax([other for other in (1, 2, 3) if other != axis])
+        before = (profile > 0.01).int().argmax(1)
+        after = (profile.flip(1) > 0.01).int().argmax(1)
+        assert (before - after).abs().max() <= 2, "as much room on either side"
+
+
 def test_volumes_are_turned_rigidly() -> None:
     drawn, _ = draw_digits(DIGITS, 12, generator=seeded())
     bodies = drawn.expand(-1, 9, -1, -1)

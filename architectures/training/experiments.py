@@ -122,6 +122,21 @@ def _colocalisation_batch(
     )
 
 
+def _volume_batch(
+    digits: data.Digits,
+    n: int,
+    *,
+    generator: torch.Generator,
+    depth: int = 8,
+    degrees: float = 45.0,
+    difficulty: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """`volume_batch`; at a difficulty below 1 turned and moved less, at 0 upright and in the middle."""
+    return data.volume_batch(
+        digits, n, generator=generator, depth=depth, degrees=degrees * difficulty, spread=difficulty
+    )
+
+
 _DISTORTED: dict[str, Any] = {
     "default": "mnist_st_cnn_affine",
     "models": ("mnist_fcn", "mnist_cnn", "mnist_st_fcn_*", "mnist_st_cnn_*"),
@@ -176,9 +191,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist3d": Experiment(
         default="mnist3d_st_cnn",
         models=("mnist3d_*",),
-        batch=data.volume_batch,
+        batch=_volume_batch,
         image_sizes=(60,),
-        fast=replace(_FAST, steps=600, batch_size=16, lr=1e-3),
+        fast=replace(_FAST, steps=600, batch_size=16, lr=1e-3, easy=(0.1, 0.6)),
         holds=1_000,
     ),
 }  # fmt: skip
