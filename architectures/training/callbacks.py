@@ -25,8 +25,10 @@ class Progress(TQDMProgressBar):
     """One bar for the whole training: loss, accuracy, images per second, time left."""
 
     def __init__(self, description: str, batch_size: int) -> None:
+        super().__init__()
         # A log keeps every line, a terminal only the last one.
-        super().__init__(refresh_rate=10 if sys.stdout.isatty() else 200)
+        self._seconds_between = 0.5 if sys.stdout.isatty() else 10.0
+        self._drawn = 0.0
         self._description = description
         self._batch_size = batch_size
         self._began = (0, 0.0)
@@ -34,6 +36,14 @@ class Progress(TQDMProgressBar):
     @property
     def total_train_batches(self) -> int:
         return self.trainer.max_steps
+
+    def _should_update(self, current: int, total: float) -> bool:
+        """By time, not by steps: these take from milliseconds to minutes."""
+        now = time.perf_counter()
+        due = self.is_enabled and (current == total or now - self._drawn >= self._seconds_between)
+        if due:
+            self._drawn = now
+        return due
 
     def init_validation_tqdm(self) -> Tqdm:
         return Tqdm(disable=True)

@@ -33,7 +33,7 @@ from .streams import Streams, stream_seed
 _CROP = 28
 _BALANCE = 0.015
 _PLACE_FIRST = 0.4
-_OUTSIDE = 0.05
+_OUTSIDE = 0.15
 _ENCODER_STEPS = 800
 _ENCODER_DIGITS = 7  # of each class in a batch
 _CLASSES = 10
