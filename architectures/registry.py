@@ -6,6 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
+from inspect import Parameter
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,13 +55,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
     Source: Jaderberg et al. 2015 (arXiv:1506.02025); the docstring of each experiment's file names
     its section and how what the paper leaves open was settled.
     """
-    build = _builder(name)
-    known = free_keywords(build)
-    check_known(name, options, known)
-    for option, value in options.items():
-        kind = known[option].annotation  # a string, as these files postpone annotations
-        if kind == "int" or (kind == "int | None" and value is not None):
-            check_at_least(option, value, 1)
+    build, _ = _checked(name, options)
     network = build(**options)
     network.register_forward_pre_hook(partial(_check_input, model_input(name, **options)))
     return network
@@ -72,13 +67,27 @@ def model_input(name: str, **options: Any) -> tuple[int, ...]:
     options: those that `create_model` is given; only `in_channels` and `image_size` matter.
 
     Raises:
-        ValueError: a name that `list_models()` does not have.
+        ValueError, TypeError: names, options and numbers as in `create_model`.
     """
-    known = free_keywords(_builder(name))
+    _, known = _checked(name, options)
     channels, side = (
         options.get(option, known[option].default) for option in ("in_channels", "image_size")
     )
     return (channels, *[side] * (3 if name in mnist3d.MODELS else 2))
+
+
+def _checked(
+    name: str, options: dict[str, Any]
+) -> tuple[Callable[..., nn.Module], dict[str, Parameter]]:
+    """The function that builds a network and the keywords it has, if these options are among them."""
+    build = _builder(name)
+    known = free_keywords(build)
+    check_known(name, options, known)
+    for option, value in options.items():
+        kind = known[option].annotation  # a string, as these files postpone annotations
+        if kind == "int" or (kind == "int | None" and value is not None):
+            check_at_least(option, value, 1)
+    return build, known
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
@@ -96,6 +105,8 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def _check_input(wanted: tuple[int, ...], network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Refuse other images than a network was built for, before one of its layers does in words of its own."""
     for images in inputs[:1]:
+        if not images.is_floating_point():
+            raise TypeError(f"this network reads images of a float dtype, got {images.dtype}")
         if tuple(images.shape[1:]) != wanted:
             shape = ", ".join(map(str, wanted))
             raise ValueError(

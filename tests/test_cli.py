@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,7 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train", "EXPERIMENT"),
         ("train mnist", "mnist_rts"),
         ("train mnist_r --max-steps 0", "wanted a whole number, at least 1, got '0'"),
+        ("train mnist_r --seed 9223372036854775808", "from 0 to 2^63 - 1, got '9223372036854775808'"),
         ("train mnist_r --lr nan", "wanted a number above 0, got 'nan'"),
         ("train mnist_r --model mnist_addition_fcn", "wanted one of mnist_cnn"),
         ("train mnist_r --model-option filters", "wanted NAME=VALUE, got 'filters'"),
@@ -130,6 +132,7 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("show x", "--out"),
         ("show x --out .", "wanted a file, got the folder '.'"),
         ("show x --out a.pdf", "wanted a name that ends in .png, got 'a.pdf'"),
+        ("evaluate x --json /dev/null/x.json", "'/dev/null/x.json' cannot be written: /dev/null is no writable folder"),
         ("evaluate x --json .", "wanted a file, got the folder '.'"),
     ],
 )  # fmt: skip
@@ -190,7 +193,29 @@ def test_broken_checkpoints_are_status_1(
     found["hyper_parameters"]["model"] = "mnist_cnn"
     torch.save(found, path)
     assert "its weights are not those of mnist_cnn" in _fails(capsys, 1, *commands[0])
+    for damage, message in (
+        (
+            lambda found: found["state_dict"].popitem(),
+            "its weights are not those of mnist_st_fcn_affine",
+        ),
+        (lambda found: found.pop("optimizer_states"), "it has no optimizer_states"),
+    ):
+        found = torch.load(run / "last.ckpt", weights_only=True)
+        damage(found)
+        torch.save(found, path)
+        assert message in _fails(capsys, 1, *commands[2], "--max-steps", "2")
     assert not picture.exists()
+
+
+def test_too_few_digits_are_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "t10k"):
+        images = b"\0\0\x08\x03" + struct.pack(">3I", 12, 28, 28) + bytes(12 * 28 * 28)
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images)
+        labels = b"\0\0\x08\x01" + struct.pack(">I", 12) + bytes(12)
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    arguments = ("train", "mnist_r", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    assert "wanted 13 training digits at least, got 12" in _fails(capsys, 1, *arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_something_else_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

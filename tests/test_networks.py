@@ -390,6 +390,15 @@ def test_images_of_another_shape(name: str, shape: tuple[int, ...]) -> None:
         create_model(name)(torch.zeros(shape))
 
 
+def test_input_is_checked_like_options() -> None:
+    with pytest.raises(TypeError, match=r"reads images of a float dtype, got torch\.uint8"):
+        create_model("mnist_fcn")(torch.zeros(2, 1, 42, 42, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="mnist_fcn has no option 'foo'"):
+        model_input("mnist_fcn", foo=3)
+    with pytest.raises(ValueError, match="image_size must be at least 1, got -3"):
+        model_input("mnist_fcn", image_size=-3)
+
+
 def test_up_to_three_near_names() -> None:
     with pytest.raises(
         ValueError, match="'mnist_st_cnn_affin'; nearest: 'mnist_st_cnn_affine', "

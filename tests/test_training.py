@@ -234,9 +234,14 @@ def test_a_finished_run_can_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_minutes_end_a_run(tmp_path: Path) -> None:
-    train(_run(tmp_path, max_steps=10_000, max_minutes=1 / 60, checkpoint_every=10_000))
-    assert 1 <= _state(tmp_path)["global_step"] < 10_000
+def test_minutes_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(_run(tmp_path, max_steps=10_000, max_minutes=1 / 64, checkpoint_every=10_000))
+    step = _state(tmp_path)["global_step"]
+    assert 1 <= step < 10_000
+    told = capsys.readouterr().err
+    assert (
+        f"0.015625 minutes ended it at step {step} of 10000; go on with more and --resume" in told
+    )
 
 
 def test_a_second_run_is_refused_where_there_is_one(tmp_path: Path) -> None:

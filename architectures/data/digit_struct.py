@@ -59,7 +59,7 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
                 )
             pairs = zip(names[:, 0], boxes[:, 0], strict=True)
             found = []
-            for name, box in tqdm(pairs, str(path), len(names), leave=False):
+            for name, box in tqdm(pairs, str(path), len(names), leave=False, disable=None):
                 text = _values(h5py.h5r.dereference(name, file.id), np.dtype("<u2"))
                 fields = _fields(file.id, h5py.h5r.dereference(box, file.id))
                 found.append(_house_number(text.tobytes().decode("utf-16-le"), fields, path))

@@ -60,7 +60,9 @@ def _fetch(url: str, path: Path, md5: str) -> None:
                 partial.open("wb") as file,
             ):
                 length = int(reply.headers.get("Content-Length") or 0)
-                with tqdm(total=length or None, desc=path.name, unit="B", unit_scale=True) as bar:
+                with tqdm(
+                    total=length or None, desc=path.name, unit="B", unit_scale=True, disable=None
+                ) as bar:
                     while chunk := reply.read(_CHUNK):
                         digest.update(chunk)
                         file.write(chunk)

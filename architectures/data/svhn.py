@@ -225,7 +225,7 @@ def _prepare(
     ):
         np.lib.format.write_array_header_1_0(file, header)
         crops = pool.imap(crop, present, chunksize=16)
-        for image in tqdm(crops, f"{folder}: decode", len(present), leave=False):
+        for image in tqdm(crops, f"{folder}: decode", len(present), leave=False, disable=None):
             file.write(image.numpy().tobytes())
     (target / "counts.json").write_text(json.dumps(asdict(counts)))
 

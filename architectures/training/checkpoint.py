@@ -52,10 +52,24 @@ def load_module(path: Path) -> tuple[Classification, int]:
     found = read_checkpoint(path)
     try:
         module = build(found["hyper_parameters"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a network that there is: {first_line(error)}"
+        ) from error
+    load_weights(module, found, path)
+    return module.eval(), int(found["global_step"])
+
+
+def load_weights(module: Classification, found: dict[str, Any], path: Path) -> None:
+    """Load the weights of what `read_checkpoint` found at path.
+
+    Raises:
+        CheckpointError: weights that do not fit.
+    """
+    try:
         module.load_state_dict(found["state_dict"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         name = found["hyper_parameters"]["model"]
         raise CheckpointError(
             f"{path}: its weights are not those of {name}: {first_line(error)}"
         ) from error
-    return module.eval(), int(found["global_step"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,13 +52,15 @@ class _OneLine(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def _number(kind: Callable[[str], float], least: float, what: str) -> Callable[[str], Any]:
+def _number(
+    kind: Callable[[str], float], least: float, what: str, below: float = math.inf
+) -> Callable[[str], Any]:
     def convert(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not least <= value < math.inf:
+        if not least <= value < below:
             raise argparse.ArgumentTypeError(f"wanted {what}, got {text!r}")
         return value
 
@@ -65,7 +68,7 @@ def _number(kind: Callable[[str], float], least: float, what: str) -> Callable[[
 
 
 _count = _number(int, 1, "a whole number, at least 1")
-_seed = _number(int, 0, "a whole number, at least 0")
+_seed = _number(int, 0, "a whole number from 0 to 2^63 - 1", 2**63)
 _positive = _number(float, 1e-30, "a number above 0")
 
 
@@ -86,6 +89,11 @@ def _file(text: str, *, suffix: str | None = None) -> Path:
         raise argparse.ArgumentTypeError(f"wanted a file, got the folder {text!r}")
     if suffix and path.suffix.lower() != suffix:
         raise argparse.ArgumentTypeError(f"wanted a name that ends in {suffix}, got {text!r}")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be written: {folder} is no writable folder"
+        )
     return path
 
 

@@ -14,6 +14,7 @@ the paper leaves open, and here it is so, found by trying:
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -74,7 +75,11 @@ class Colocalisation(Classification):
         network = _reader()
         optimiser = torch.optim.AdamW(network.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, _ENCODER_STEPS)
-        for step in trange(_ENCODER_STEPS, desc="encoder", unit="step", disable=None):
+        interval = 0.5 if sys.stdout.isatty() else 10.0  # as the bar of the training
+        steps = trange(
+            _ENCODER_STEPS, desc="encoder", unit="step", file=sys.stdout, mininterval=interval
+        )
+        for step in steps:
             generator = self._streams(torch.device("cpu"), "encoder", self.hparams["seed"], step)
             crops, labels = _reading_batch(data.digits["train"], step % 2 == 0, generator)
             optimiser.zero_grad()

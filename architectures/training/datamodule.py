@@ -111,6 +111,9 @@ class DigitData(ExperimentData):
             "validation": Digits(images=train.images[held_out], labels=train.labels[held_out]),
             "test": test,
         }
+        if len(self.digits["validation"]) < 2:
+            least = _HELD_OUT + 1
+            raise DataError(f"wanted {least} training digits at least, got {len(train)}")
         self._examples = {
             "validation": min(_VALIDATED, holds or _VALIDATED),
             "test": holds or len(test),

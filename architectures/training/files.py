@@ -12,14 +12,21 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to; at the end, unless writing failed, it takes this one's place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A path beside this one to write to; at the end, unless writing failed, it takes this one's place.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

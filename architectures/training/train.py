@@ -21,16 +21,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from architectures.data import DataError
 from architectures.data.files import first_line
 from architectures.registry import model_input
 
 from .callbacks import KeepLast, Pictures, Progress, WholeCheckpoints
-from .checkpoint import read_checkpoint
+from .checkpoint import load_weights, read_checkpoint
 from .curves import draw_curves
 from .datamodule import make_data
 from .errors import CheckpointError, UsageError
 from .experiments import EXPERIMENTS, Schedule
-from .module import build
+from .module import Classification, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,12 @@ def train(run: Run) -> tuple[Path, int]:
         data.check(model_input(settings["model"], **settings["model_options"]))
         _check_folder(out, fresh=checkpoint is None)
         if checkpoint is None:
-            module.prepare(data)
+            try:
+                module.prepare(data)
+            except ValueError as error:
+                raise DataError(f"{run.data_dir or 'the digits'}: {first_line(error)}") from error
+        else:
+            _check_resumable(checkpoint, module)
         if run.compile:
             module.network.compile()
         try:
@@ -103,6 +109,12 @@ def train(run: Run) -> tuple[Path, int]:
             raise
         if trainer.is_global_zero:
             draw_curves(out)
+            if trainer.global_step < schedule.steps and not keep.signal:
+                print(
+                    f"{run.max_minutes:g} minutes ended it at step {trainer.global_step} of {schedule.steps}; "
+                    f"go on with more and --resume {out / 'last.ckpt'}",
+                    file=sys.stderr,
+                )
     return out, keep.signal
 
 
@@ -179,6 +191,15 @@ def _resumed_settings(run: Run, checkpoint: Path) -> dict[str, Any]:
             file=sys.stderr,
         )
     return settings
+
+
+def _check_resumable(checkpoint: Path, module: Classification) -> None:
+    """Meet now what Lightning would meet in words of its own."""
+    found = read_checkpoint(checkpoint)
+    load_weights(module, found, checkpoint)
+    missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
+    if missing:
+        raise CheckpointError(f"{checkpoint}: cannot be gone on with: it has no {min(missing)}")
 
 
 def _check_folder(out: Path, *, fresh: bool) -> None:
