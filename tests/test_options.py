@@ -272,8 +272,10 @@ def test_volumes_at_coordinates_that_are_not_finite(
 def test_splines_that_are_not_finite(
     transform: str, padding_mode: str, backend: str, device: torch.device
 ) -> None:
-    modes = ("bilinear", "nearest", "bicubic")[:: 1 if backend == "torch" else 2]
-    for value, mode in product((math.nan, math.inf, 1e38), modes):
+    modes, values = ("bilinear", "nearest", "bicubic"), (math.nan, math.inf, 1e38)
+    if backend == "triton":  # interpreted kernels take their time
+        modes, values = modes[::2], values[::2]
+    for value, mode in product(values, modes):
         case = {"map": transform, "mode": mode, "padding_mode": padding_mode}
         u, theta, options = make(case, device)
         theta[0, 4] = value
@@ -339,7 +341,7 @@ def test_memory_formats(
 ) -> None:
     antialiases: tuple[bool | int, ...] = (False, 2, True)
     if backend == "triton":  # interpreted kernels take their time
-        antialiases, channels = (False,), min(channels, 8)
+        antialiases, channels = (False,), min(channels, 8 if ndim == 2 else 4)
     for layout, antialias in product(LAYOUTS, antialiases):
         case = {"layout": layout, "antialias": antialias, "k": k, "dtype": torch.bfloat16}
         u, theta, options = make({**case, "theta_dtype": torch.float32}, device, ndim, channels)
@@ -377,6 +379,8 @@ def test_empty(name: str, ndim: int, mode: str, backend: str, device: torch.devi
 def test_theta_of_nearest_has_the_gradient_zero(
     channels: int, backend: str, device: torch.device
 ) -> None:
+    if backend == "triton":  # interpreted kernels take their time
+        channels = min(channels, 8)
     for name in MAPS:
         u, theta, options = make({"map": name, "mode": "nearest"}, device, channels=channels)
         theta.requires_grad_()
@@ -420,6 +424,8 @@ def test_compile(
 ) -> None:
     if (compiler, dynamic) != ("aot_eager", False) and list(GRAPHS).index(setting) % 2 != dynamic:
         pytest.skip("every other setting: minutes count")
+    if (compiler, backend, device.type) == ("inductor", "triton", "cpu"):
+        pytest.skip("the interpreted kernels are one opaque node, as under aot_eager")
     torch._dynamo.reset()
     u, theta, run = in_graph(setting, backend, device)
     compiled = torch.compile(run, fullgraph=True, backend=compiler, dynamic=dynamic)

@@ -56,7 +56,7 @@ class ExperimentData(L.LightningDataModule):
         raise NotImplementedError
 
     def first_images(self) -> Tensor:
-        """Some images to train on, (N, ...); nothing is trained yet that what is wrong with them could stop."""
+        """Some of the images to train on, (N, ...)."""
         raise NotImplementedError
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -309,7 +309,8 @@ def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData
     entry = EXPERIMENTS[experiment]
     source = entry.batch or {"svhn": SVHN, "cub": CUB}[experiment]
     try:
-        check_known(f"the data of {experiment}", options, free_keywords(source).keys() - _OURS)
+        known = [name for name in free_keywords(source) if name not in _OURS]
+        check_known(f"the data of {experiment}", options, known)
     except TypeError as error:
         raise UsageError(f"--data-option: {error}") from error
     if entry.batch is not None:

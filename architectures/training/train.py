@@ -109,7 +109,7 @@ def train(run: Run) -> tuple[Path, int]:
             raise
         if trainer.is_global_zero:
             draw_curves(out)
-            if trainer.global_step < schedule.steps and not keep.signal:
+            if run.max_minutes and trainer.global_step < schedule.steps and not keep.signal:
                 print(
                     f"{run.max_minutes:g} minutes ended it at step {trainer.global_step} of {schedule.steps}; "
                     f"go on with more and --resume {out / 'last.ckpt'}",
