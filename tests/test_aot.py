@@ -58,7 +58,7 @@ def judge(variants: tuple[Variant, ...], arch: str) -> None:
 
 
 def test_core_variants() -> None:
-    judge(core_set(), "sm_90")
+    judge(core_set()[4:], "sm_90")  # those of few channels are in the covering set
 
 
 @pytest.mark.slow

@@ -170,6 +170,7 @@ def test_missing_data_are_status_1(
     assert str(nowhere) in _fails(capsys, 1, "evaluate", run / "last.ckpt", "--data-dir", nowhere)
 
 
+@pytest.mark.slow
 def test_broken_checkpoints_are_status_1(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

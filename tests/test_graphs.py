@@ -209,6 +209,7 @@ def test_export(dynamic: bool, backend: str, device: torch.device) -> None:
         torch.testing.assert_close(exported(*other), module(*other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_fake_tensors_and_traced_functions(transform: str) -> None:
     u, theta = example(transform=transform)

@@ -327,6 +327,7 @@ def test_copies_and_pickles_work_alike(transform: str) -> None:
         assert other.initial_theta == module.initial_theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"transform": "tps", "num_transformers": 2}], ids=str)
 def test_exports_with_any_number_of_images(options: dict[str, Any]) -> None:
     module = trained((4, 5), **options).eval()

@@ -126,6 +126,7 @@ def test_the_encoder_reads_what_is_seen() -> None:
     assert 3 < (labels == 10).sum() < 30, "some crops hold no digit"
 
 
+@pytest.mark.slow
 def test_the_place_is_learned_first(tmp_path: Path) -> None:
     run = _run(
         tmp_path,
