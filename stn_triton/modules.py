@@ -158,10 +158,8 @@ class SpatialTransformer(nn.Module):
                 f"source must have {self.ndim} spatial axes, got shape {tuple(source.shape)}; "
                 "for volumes give out_size=(d, h, w) or the initial_theta of a volume"
             )
-        localised, given = (
-            theta.shape[0],
-            source.shape[0],
-        )  # not len(): it makes constants of both in a graph
+        # Not len(): it makes constants of both in a graph.
+        localised, given = theta.shape[0], source.shape[0]
         if localised != given:
             raise ValueError(
                 f"source must have as many images as were localised, {localised}, got {given}"

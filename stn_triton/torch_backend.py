@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .formats import compute_dtype, is_channels_last, like_output, theta_shape
 from .taps import is_transformed, sample_taps
-from .transforms import AUTO, MOST_SAMPLES, TRANSFORMS, Options, output_axes
+from .transforms import AUTO, MOST_SAMPLES, TRANSFORMS, Options, in_a_mode, output_axes
 from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, sample_rows
 
 _MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
@@ -284,11 +284,7 @@ def _tame(coordinates: Tensor) -> bool:
 
 
 def _is_traced() -> bool:
-    """Whether a compiler, a `torch.func` transform or a mode, such as that of fake tensors, is looking on, so that no
-    value may be read.
-    """
+    """Whether a compiler, a `torch.func` transform or a mode is looking on, so that no value may be read."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
+        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or in_a_mode()
     )

@@ -204,12 +204,15 @@ def _lattice_constants(
 ) -> tuple[Tensor, Tensor]:
     """The lattice and its weights: constants of a compiled graph too."""
     points, solved = _solved_lattice(weights, grid, dtype, device)
-    if (
-        torch._C._len_torch_dispatch_stack() > 0
-    ):  # a mode of fake tensors mixes them with lifted constants alone
+    if in_a_mode():  # that of fake tensors mixes them with lifted constants alone
         lift = torch.ops.aten.lift_fresh
         return lift(points), lift(solved)
     return points, solved
+
+
+def in_a_mode() -> bool:
+    """Whether a mode, such as that of fake tensors, looks on at every operation."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 @lru_cache(maxsize=64)

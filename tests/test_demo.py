@@ -94,7 +94,6 @@ def test_learning_moves_the_frames() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_throughput_table_has_a_row_for_every_shape() -> None:
     table = throughput_table(torch.device("cpu"), seconds=0.1)
     rows = re.findall(r"^\d+x\d+x\d+x\d+ .*$", table, re.MULTILINE)

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from stn_triton import st_sample
+from stn_triton import SpatialTransformer, st_sample
 from stn_triton.transforms import TRANSFORMS, Options
 
 OPTIONS = Options()
@@ -207,6 +207,18 @@ def test_export(dynamic: bool, backend: str, device: torch.device) -> None:
     if dynamic:
         other = example(3, (5, 7), device=device)
         torch.testing.assert_close(exported(*other), module(*other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"transform": "tps", "num_transformers": 2}], ids=str)
+def test_modules_export_with_any_number_of_images(options: dict[str, Any]) -> None:
+    localisation = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 9 * 7, 5))
+    module = SpatialTransformer(localisation, (4, 5), in_features=5, **options).eval()
+    torch.nn.init.normal_(module.regression.weight, std=0.2)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(module, (torch.rand(4, 2, 9, 7),), dynamic_shapes=({0: batch},))
+    x = torch.rand(7, 2, 9, 7)
+    torch.testing.assert_close(program.module()(x), module(x))
 
 
 @pytest.mark.slow

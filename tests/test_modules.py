@@ -328,16 +328,6 @@ def test_copies_and_pickles_work_alike(transform: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"transform": "tps", "num_transformers": 2}], ids=str)
-def test_exports_with_any_number_of_images(options: dict[str, Any]) -> None:
-    module = trained((4, 5), **options).eval()
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(module, (torch.rand(4, C, H, W),), dynamic_shapes=({0: batch},))
-    x = torch.rand(7, C, H, W)
-    torch.testing.assert_close(program.module()(x), module(x))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_compiles_as_one_graph(transform: str) -> None:
     module, x = trained((4, 4), transform=transform), images()

@@ -75,7 +75,7 @@ def train(run: Run) -> tuple[Path, int]:
         CheckpointError: nothing to resume from, or something else.
         DataError: data that are missing or broken.
     """
-    checkpoint, settings, out = _settings(run)
+    checkpoint, found, settings, out = _settings(run)
     schedule = Schedule(**settings["schedule"])
     keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
     with _quiet():
@@ -98,7 +98,7 @@ def train(run: Run) -> tuple[Path, int]:
             except ValueError as error:
                 raise DataError(f"{run.data_dir or 'the digits'}: {first_line(error)}") from error
         else:
-            _check_resumable(checkpoint, module)
+            _check_resumable(checkpoint, found, module)
         if run.compile:
             module.network.compile()
         try:
@@ -118,8 +118,8 @@ def train(run: Run) -> tuple[Path, int]:
     return out, keep.signal
 
 
-def _settings(run: Run) -> tuple[Path | None, dict[str, Any], Path]:
-    """The checkpoint to resume if any, the hyperparameters of `Classification`, the folder of the run."""
+def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Path]:
+    """The checkpoint to resume if any and what is in it, `Classification`'s hyperparameters, the folder of the run."""
     if run.experiment not in EXPERIMENTS:
         raise UsageError(
             f"unknown experiment {run.experiment!r}; wanted one of {', '.join(EXPERIMENTS)}"
@@ -130,9 +130,11 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], Path]:
     )
     folder = run.out or Path("out/train") / name
     if not run.resume:
-        return None, settings, folder
+        return None, {}, settings, folder
     checkpoint = run.resume if isinstance(run.resume, Path) else folder / "last.ckpt"
-    return checkpoint, _resumed_settings(run, checkpoint), run.out or checkpoint.parent
+    found = read_checkpoint(checkpoint)
+    settings = _resumed_settings(run, checkpoint, found)
+    return checkpoint, found, settings, run.out or checkpoint.parent
 
 
 def _fresh_settings(run: Run) -> dict[str, Any]:
@@ -161,9 +163,8 @@ def _fresh_settings(run: Run) -> dict[str, Any]:
     }
 
 
-def _resumed_settings(run: Run, checkpoint: Path) -> dict[str, Any]:
+def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Those of the checkpoint. What was asked for must agree with it; only the number of steps may change."""
-    found = read_checkpoint(checkpoint)
     settings: dict[str, Any] = found["hyper_parameters"]
     if settings["experiment"] != run.experiment:
         raise CheckpointError(
@@ -193,9 +194,8 @@ def _resumed_settings(run: Run, checkpoint: Path) -> dict[str, Any]:
     return settings
 
 
-def _check_resumable(checkpoint: Path, module: Classification) -> None:
+def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classification) -> None:
     """Meet now what Lightning would meet in words of its own."""
-    found = read_checkpoint(checkpoint)
     load_weights(module, found, checkpoint)
     missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
     if missing:
