@@ -18,8 +18,8 @@ from .kernels.backward_boxes import box_backward
 from .kernels.backward_gather import gather_backward, gathers
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
-from .taps import is_transformed
 from .torch_backend import st_sample_taps
+from .tracing import as_stored, is_dispatched, is_transformed, is_vectorized
 from .transforms import Options, theta_dims
 
 _Size = tuple[int, ...]
@@ -42,8 +42,12 @@ def sample_backward(
 
 def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
     """S(theta) u with every derivative."""
-    function = _Sample if is_transformed() else _LeanSample
-    return function.apply(input, theta, size, options)
+    if is_vectorized(input, theta):
+        # Such batches have rules for composite operations only where a transform takes these apart.
+        run = partial(st_sample_taps, out_size=size, options=options)
+        return torch.func.vjp(run, input, theta)[0]
+    function = _Sample if is_transformed(input, theta) else _LeanSample
+    return function.apply(as_stored(input), as_stored(theta), size, options)
 
 
 class _LeanSample(torch.autograd.Function):
@@ -60,12 +64,23 @@ class _LeanSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
-        if torch.is_grad_enabled() or batched or is_transformed():
-            return _Sample.backward(ctx, grad)
         input, theta = ctx.saved_tensors
         size, options = ctx.arguments
-        found = sample_backward(grad, input, theta, size, options, ctx.needs_input_grad[:2])
+        wanted = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
+            return _Sample.backward(ctx, grad)
+        if is_dispatched(grad, input, theta):
+            registered = torch.ops.stn_triton.sample_backward.default
+            found = registered(grad, input, theta, size, *options, *wanted)
+            return (
+                *(
+                    each if is_wanted else None
+                    for each, is_wanted in zip(found, wanted, strict=True)
+                ),
+                None,
+                None,
+            )
+        found = sample_backward(as_stored(grad), input, theta, size, options, wanted)
         return *found, None, None
 
 
@@ -83,10 +98,8 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[:2]
-        if torch._C._functorch.is_legacy_batchedtensor(grad):  # of `is_grads_batched`
-            size, options = ctx.arguments
-            run = partial(st_sample_taps, out_size=size, options=options)
-            return *torch.func.vjp(run, *ctx.saved_tensors)[1](grad), None, None
+        if is_vectorized(grad):
+            return *_gradients_by_taps(*ctx.arguments, grad, *ctx.saved_tensors), None, None
         grads = iter(_Backward.apply(grad, *ctx.saved_tensors, *ctx.arguments, wanted))
         return *(next(grads) if each else None for each in wanted), None, None
 
@@ -121,6 +134,7 @@ class _Backward(torch.autograd.Function):
     def forward(
         grad: Tensor, input: Tensor, theta: Tensor, size: _Size, options: Options, wanted: _Wanted
     ) -> tuple[Tensor, ...]:
+        grad, input, theta = map(as_stored, (grad, input, theta))
         found = sample_backward(grad, input, theta, size, options, wanted)
         return tuple(each for each in found if each is not None)
 
@@ -185,7 +199,7 @@ class _SecondOrder(torch.autograd.Function):
 
     @staticmethod
     def forward(name: str, size: _Size, options: Options, *tensors: Tensor) -> Tensor:
-        return _PRODUCTS[name].kernel(*tensors, size, options)
+        return _PRODUCTS[name].kernel(*map(as_stored, tensors), size, options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -224,9 +238,23 @@ class _Product(NamedTuple):
     formula: Callable[..., Tensor]
 
 
+def _gradients_by_taps(
+    size: _Size, options: Options, grad: Tensor, *tensors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of <grad, S(theta) u> by tensors = (u, theta)."""
+    run = partial(st_sample_taps, out_size=size, options=options)
+    of_input, of_theta = torch.func.vjp(run, *tensors)[1](grad)
+    return of_input, of_theta
+
+
 def _tangent(size: _Size, options: Options, input: Tensor, theta: Tensor, along: Tensor) -> Tensor:
+    """By the transpose of the transpose, as forward mode may be under way already and does not nest."""
     run = partial(st_sample_taps, input, out_size=size, options=options)
-    return torch.func.jvp(run, (theta,), (along.to(theta.dtype),))[1]
+
+    def transposed(grad: Tensor) -> Tensor:
+        return torch.func.vjp(run, theta)[1](grad)[0]
+
+    return torch.func.vjp(transposed, torch.zeros_like(run(theta)))[1](along.to(theta.dtype))[0]
 
 
 def _adjoint(size: _Size, options: Options, grad: Tensor, *tensors: Tensor) -> Tensor:
@@ -274,16 +302,28 @@ def _sample(ctx: Any, input: Tensor | None, theta: Tensor) -> Tensor | None:
 
 
 def _gradient(ctx: Any, wanted: _Wanted, *tensors: Tensor | None) -> Tensor | None:
-    if any(tensor is None for tensor in tensors):
+    there = _all_there(tensors)
+    if there is None:
         return None
-    (found,) = _Backward.apply(*tensors, *ctx.arguments, wanted)
+    if is_vectorized(*there):
+        return _gradients_by_taps(*ctx.arguments, *there)[wanted.index(True)]
+    (found,) = _Backward.apply(*there, *ctx.arguments, wanted)
     return found
 
 
 def _second_order(name: str, ctx: Any, *tensors: Tensor | None) -> Tensor | None:
-    if any(tensor is None for tensor in tensors):
+    there = _all_there(tensors)
+    if there is None:
         return None
-    return _SecondOrder.apply(name, *ctx.arguments, *tensors)
+    if is_vectorized(*there):
+        return _PRODUCTS[name].formula(*ctx.arguments, *there)
+    return _SecondOrder.apply(name, *ctx.arguments, *there)
+
+
+def _all_there(tensors: Sequence[Tensor | None]) -> list[Tensor] | None:
+    """The tensors, or None if one is missing: what is linear in it is 0."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return there if len(there) == len(tensors) else None
 
 
 def _total(*terms: Tensor | None, like: Tensor | None = None) -> Any:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from .onnx import lacks_translation
 from .ops import HAS_TRITON, INTERPRET, st_sample_registered, st_sample_triton
 from .torch_backend import st_sample_torch
+from .tracing import is_jit_traced, is_transformed
 from .transforms import AUTO, TRANSFORMS, Options
 
 MODES = ("bilinear", "nearest", "bicubic")
@@ -76,16 +81,41 @@ def st_sample(
 
     Source: Jaderberg et al. 2015, section 3.2 (equations 1, 2) and 3.3 (equations 3 to 7).
     """
+    if has_torch_function_variadic(input, theta):  # of `torch.fx` or of a tensor subclass
+        return handle_torch_function(
+            st_sample, (input, theta), input, theta, out_size, transform=transform, mode=mode,
+            padding_mode=padding_mode, align_corners=align_corners, antialias=antialias, backend=backend,
+        )  # fmt: skip
+    if is_jit_traced():
+        # Shapes are compared only to refuse what is wrong: the tracer's warnings that a trace has them fixed mislead.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TracerWarning)
+            size, options = checked(
+                input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
+            )  # fmt: skip
+            _use_triton(backend, input.device)
+            return st_sample_torch(input, theta, size, options)
     size, options = checked(
         input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
     )
-    # torch 2.11 takes every compilation for an export.
-    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
-    if backend is None and exporting:
+    if backend is None and _is_a_node(input, theta):
         return st_sample_registered(input, theta, size, options)
     if _use_triton(backend, input.device):
         return st_sample_triton(input, theta, size, options)
     return st_sample_torch(input, theta, size, options)
+
+
+def _is_a_node(input: Tensor, theta: Tensor) -> bool:
+    """Whether a graph that is being recorded gets the registered operator, where the backend is left open.
+
+    On a CPU the operator samples as in eager mode, several times faster than what Inductor makes of its parts; and an
+    exported program runs on every device.
+    """
+    if not torch.compiler.is_compiling() or is_transformed(input, theta):
+        return False
+    if input.device.type != "cpu" and not torch.compiler.is_exporting():
+        return False
+    return torch.compiler.is_dynamo_compiling() or not lacks_translation()
 
 
 def checked(
@@ -137,10 +167,11 @@ def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, 
         raise ValueError(
             f"{name} must have 2 or 3 entries, (h, w) or (d, h, w), got {len(out_size)}: {out_size!r}"
         )
+    # `torch.jit.trace` gives the lengths of a shape as tensors, whose origin it records.
+    kept = (int, torch.SymInt, Tensor) if is_jit_traced() else (int, torch.SymInt)
     try:
         size = tuple(
-            length if isinstance(length, (int, torch.SymInt)) else operator.index(length)
-            for length in out_size
+            length if isinstance(length, kept) else operator.index(length) for length in out_size
         )
     except TypeError:
         raise _not_a_size(out_size, name) from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .functional import check_name, check_theta, checked_options, checked_size, st_sample
@@ -15,11 +15,22 @@ from .theta import theta_ndim
 from .transforms import TRANSFORMS
 
 
-class _WideLinear(nn.Linear):
-    """(N, in_features) -> (N, out_features) in float32 or wider, also under autocast.
+class _Regression(nn.Linear):
+    """(N, in_features) -> (N, out_features) in float32 or wider, also under autocast; `initial` for any input at first.
 
     A theta rounded to bfloat16 would move samples by up to W / 512 pixels.
     """
+
+    def __init__(self, in_features: int, initial: list[float]) -> None:
+        self.initial = initial  # what `reset_parameters`, which the base class calls, needs
+        super().__init__(in_features, len(initial))
+
+    def reset_parameters(self) -> None:
+        """Set zero weights and the initial numbers as bias."""
+        initial = torch.tensor(self.initial, dtype=torch.float64, device="cpu")
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.copy_(initial)
 
     def forward(self, input: Tensor) -> Tensor:
         wide = torch.promote_types(input.dtype, self.weight.dtype)
@@ -42,7 +53,8 @@ class SpatialTransformer(nn.Module):
     Arguments:
         localisation: any module from x to features (N, in_features).
         out_size: (h, w) of the result in pixels, or (d, h, w) for volumes; None keeps the source's
-            size: that of images, or of volumes if `initial_theta` is a volume's (its last axis is 4).
+            size: that of images, or of volumes if `initial_theta` is a volume's (its last axis is 4, or it
+            has 12 numbers).
         in_features: the number of features that `localisation` gives.
         transform: "affine", theta (2, 3) or for volumes (3, 4); "attention", (s, tx, ty[, tz]);
             "projective", (8,); "tps" or "piecewise_affine", (grid * grid, 2).
@@ -50,8 +62,9 @@ class SpatialTransformer(nn.Module):
             None: one theta and no K axis.
         grid: control points along each side for "tps" and "piecewise_affine"; the others ignore it.
         fixed_scale: attention only: s is this constant and only (tx, ty[, tz]) are predicted.
-        initial_theta: tensor or nested sequence that broadcasts to ([K,] *theta shape); None: the
-            identity. With `fixed_scale` its scale entries are replaced by that.
+        initial_theta: tensor or nested sequence that broadcasts to ([K,] *theta shape), or a flat
+            one of as many numbers as one theta or all K have; None: the identity. With
+            `fixed_scale` its scale entries are replaced by that.
         mode, padding_mode, align_corners, antialias, backend: as in `st_sample`.
 
     The module owns the last layer of the localisation, `self.regression`: zero weights and the
@@ -111,17 +124,17 @@ class SpatialTransformer(nn.Module):
 
         lead = () if num_transformers is None else (num_transformers,)
         given = None if initial_theta is None else _detached(initial_theta)
-        self.ndim = _ndim(self.out_size, given, transform)
+        self.ndim = _ndim(self.out_size, given, transform, num_transformers)
         checked_options(self.ndim, transform, mode, padding_mode, align_corners, antialias, backend)
-        with torch.device("cpu"):  # also where modules are made without storage
-            identity = TRANSFORMS[transform].identity(self.ndim, grid)
+        identity = TRANSFORMS[transform].identity(self.ndim, grid)
         check_theta(identity.unsqueeze(0), transform, self.ndim)
         self.theta_shape = (*lead, *identity.shape)
-        initial = _broadcast(identity if given is None else given, self.theta_shape)
+        initial = _broadcast(
+            identity if given is None else given, self.theta_shape, tuple(identity.shape)
+        )
         self.initial_theta = initial.tolist()
         self.localisation = localisation
-        self.regression = _WideLinear(in_features, self._free(initial).numel())
-        self.reset_parameters()
+        self.regression = _Regression(in_features, self._free(initial).flatten().tolist())
 
     def _free(self, theta: Tensor) -> Tensor:
         """What is predicted of theta: all, or all but s, attention's first entry, if that is fixed."""
@@ -129,10 +142,7 @@ class SpatialTransformer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the regression layer back to zero weights and the initial theta as bias."""
-        initial = torch.tensor(self.initial_theta, dtype=torch.float64, device="cpu")
-        with torch.no_grad():
-            self.regression.weight.zero_()
-            self.regression.bias.copy_(self._free(initial).flatten())
+        self.regression.reset_parameters()
 
     def localise(self, x: Tensor) -> Tensor:
         """The theta of each image: x (N, C, [D,] H, W) -> (N, [K,] *theta shape), float32 or wider."""
@@ -190,6 +200,8 @@ class SpatialTransformer(nn.Module):
         self, x: Tensor, *, source: Tensor | None = None, return_theta: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Localise on x and sample source (x itself if None): the map, or (map, theta)."""
+        if isinstance(x, fx.Proxy):
+            return _as_one_node(self, x, source=source, return_theta=return_theta)
         theta = self.localise(x)
         sampled = self.sample(x if source is None else source, theta)
         return (sampled, theta) if return_theta else sampled
@@ -205,6 +217,17 @@ class SpatialTransformer(nn.Module):
             if getattr(self, name) != value
         ]
         return ", ".join(shown)
+
+
+def _as_one_node(module: nn.Module, x: fx.Proxy, **options: object) -> Any:
+    """What `torch.fx.symbolic_trace` gets: a call of the whole module, whose checks it could not look through."""
+    assert isinstance(x.tracer, fx.Tracer)
+    path = x.tracer.path_of_module(module)
+    if not path:
+        raise fx.proxy.TraceError(
+            "torch.fx takes a SpatialTransformer as one node, a call of the module: trace the module that contains it"
+        )
+    return x.tracer.create_proxy("call_module", path, (x,), options)
 
 
 def check_at_least(name: str, value: object, least: int) -> None:
@@ -241,17 +264,32 @@ def _detached(theta: Tensor | Sequence[object]) -> Tensor:
     return given
 
 
-def _ndim(out_size: tuple[int, ...] | None, initial: Tensor | None, transform: str) -> int:
+def _ndim(
+    out_size: tuple[int, ...] | None,
+    initial: Tensor | None,
+    transform: str,
+    num_transformers: int | None,
+) -> int:
     """The number of spatial axes that theta is for."""
     if out_size is not None:
         return len(out_size)
-    return 2 if initial is None else theta_ndim(initial, transform)
+    if initial is None:
+        return 2
+    flat_volume = transform == "affine" and num_transformers is None and initial.shape == (12,)
+    return 3 if flat_volume else theta_ndim(initial, transform)
 
 
-def _broadcast(initial: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _broadcast(initial: Tensor, shape: tuple[int, ...], one: tuple[int, ...]) -> Tensor:
+    """The initial theta in its shape ([K,] *one): broadcast, or from a flat one of as many numbers."""
     try:
         return initial.expand(shape)
     except RuntimeError:
-        raise ValueError(
-            f"initial_theta must broadcast to {shape}, got shape {tuple(initial.shape)}"
-        ) from None
+        pass
+    for flat in (one, shape):
+        if initial.dim() == 1 and len(initial) == math.prod(flat):
+            return initial.view(flat).expand(shape)
+    raise ValueError(
+        f"initial_theta must broadcast to {shape}, or be flat with {math.prod(one)} numbers"
+        + (f" or {math.prod(shape)}" if shape != one else "")
+        + f", got shape {tuple(initial.shape)}"
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +36,20 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         turns out as 1. For float64 it has no AveragePool, hence no `antialias=S`.
     """
     return {torch.ops.stn_triton.sample.default: _sample}
+
+
+def lacks_translation() -> bool:
+    """Whether an ONNX export is under way that was not given `onnx_translations`; it gets PyTorch's own operators."""
+    if not torch.onnx.is_in_onnx_export():
+        return False
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        # The exporter's own functions hand the table on under the name that the user gave it by.
+        if frame.f_code.co_name == "export" and "custom_translation_table" in frame.f_locals:
+            table = frame.f_locals["custom_translation_table"]
+            return torch.ops.stn_triton.sample.default not in (table or {})
+        frame = frame.f_back
+    return False
 
 
 def _sample(
@@ -91,21 +107,23 @@ def _grid(
         return op.Reshape(points, _shape(-1, *size, 2))
     if entry.matrix is not None:
         if transform != "affine":  # the matrix is linear in theta
-            entries = entry.matrix(torch.eye(*trailing), ndim).flatten(1)
+            entries = entry.matrix(torch.eye(*trailing, device="cpu"), ndim).flatten(1)
             theta = op.MatMul(theta, _constant(entries, theta))
             theta = op.Reshape(theta, _shape(-1, ndim, ndim + 1))
         return _affine_grid(theta, size, align_corners)
-    one = _constant(torch.ones(()), theta)
+    one = _constant(torch.ones((), device="cpu"), theta)
     if trailing == (8,):
         theta = op.Reshape(op.Pad(theta, _shape(0, 0, 0, 1), one), _shape(-1, 3, 3))
-    identity = _constant(torch.eye(2, 3).unsqueeze(0), theta)
+    identity = _constant(torch.eye(2, 3, device="cpu").unsqueeze(0), theta)
     points = op.Reshape(_affine_grid(identity, size, align_corners), _shape(1, -1, 2))
     points = op.Pad(points, _shape(0, 0, 0, 0, 0, 1), one)
     sums = op.MatMul(points, op.Transpose(theta, perm=[0, 2, 1]))
     above = op.Slice(sums, _shape(0), _shape(2), _shape(2))
     below = op.Slice(sums, _shape(2), _shape(3), _shape(2))
-    nowhere = op.Equal(below, _constant(torch.zeros(()), theta))
-    points = op.Where(nowhere, _constant(torch.tensor(_OUTSIDE), theta), op.Div(above, below))
+    nowhere = op.Equal(below, _constant(torch.zeros((), device="cpu"), theta))
+    points = op.Where(
+        nowhere, _constant(torch.tensor(_OUTSIDE, device="cpu"), theta), op.Div(above, below)
+    )
     return op.Reshape(points, _shape(-1, *size, 2))
 
 
@@ -115,7 +133,8 @@ def _affine_grid(theta: Any, size: Sequence[Any], align_corners: bool) -> Any:
     single = [isinstance(length, int) and length == 1 for length in reversed(size)]
     if align_corners and any(single):  # its coordinate is 0 in PyTorch, and whatever else elsewhere
         theta = op.Mul(
-            theta, _constant(torch.tensor([*(not each for each in single), True]), theta)
+            theta,
+            _constant(torch.tensor([*(not each for each in single), True], device="cpu"), theta),
         )
     shape = _shape(op.Shape(theta, end=1), 1, *size)
     return op.AffineGrid(theta, shape, align_corners=int(align_corners))

@@ -1,8 +1,8 @@
-"""The fused op as PyTorch sees it: an `autograd.Function` in eager mode, registered operators while compiling.
+"""The fused op as PyTorch sees it: an `autograd.Function` in eager mode, registered operators for whoever records.
 
-The Function is the leaner call, and has every derivative. The operators are what `torch.compile` and `torch.export`
-need; forward mode would get zeros from them without a word, so that under `torch.func` transforms inside a compiled
-graph index operations take their place.
+The Function is the leaner call, and has every derivative. The operators are what `torch.compile`, `torch.export`,
+`make_fx`, fake tensors and tensor subclasses need; forward mode would get zeros from them without a word, so that under
+`torch.func` transforms inside a recorded graph index operations take their place.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .formats import empty_input_gradient, empty_output
-from .taps import is_transformed
+from .onnx import lacks_translation
 from .torch_backend import st_sample_taps, st_sample_torch
+from .tracing import is_dispatched, is_transformed
 from .transforms import Options
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -35,9 +36,9 @@ _Gradients = tuple[Tensor | None, Tensor | None]
 
 def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` by the Triton kernels, arguments validated."""
-    if not torch.compiler.is_compiling():
+    if not (torch.compiler.is_compiling() or is_dispatched(input, theta)):
         return autograd.sample(input, theta, out_size, options)
-    if is_transformed():
+    if is_transformed(input, theta):
         return st_sample_taps(input, theta, out_size, options)
     return st_sample_registered(input, theta, out_size, options)
 
@@ -67,6 +68,11 @@ def _(
     input: Tensor, theta: Tensor, out_size: Sequence[int],
     transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
 ) -> Tensor:  # fmt: skip
+    if lacks_translation():
+        raise RuntimeError(
+            "ONNX has no operator stn_triton::sample: give torch.onnx.export "
+            "custom_translation_table=stn_triton.onnx_translations()"
+        )
     options = Options(transform, mode, padding_mode, align_corners, samples)
     return empty_output(input, theta, tuple(out_size), options)
 

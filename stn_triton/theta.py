@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .functional import check_float, check_name, check_theta, checked_size
-from .transforms import TRANSFORMS, homography, output_axes
+from .transforms import TRANSFORMS, homography, output_axes, vector_like
 
 
 def sampling_grid(
@@ -73,6 +73,7 @@ def identity_theta(
         raise TypeError(f"batch_shape must be a sequence of ints, got {batch_shape!r}")
     if any(length < 0 for length in batch_shape):
         raise ValueError(f"batch_shape must not have negative sizes, got {tuple(batch_shape)}")
+    device = torch.get_default_device() if device is None else device
     theta = entry.identity(ndim, grid).to(device, dtype)
     return theta.repeat(*batch_shape, *[1] * theta.dim())
 
@@ -139,7 +140,7 @@ def box_to_theta(boxes: Tensor, image_size: Sequence[int]) -> Tensor:
         raise ValueError(
             f"boxes must be (..., {2 * ndim}) for image_size {size}, got shape {tuple(boxes.shape)}"
         )
-    low, high = (wide / _vector(size[::-1] * 2, wide)).unflatten(-1, (2, ndim)).unbind(-2)
+    low, high = (wide / vector_like(size[::-1] * 2, wide)).unflatten(-1, (2, ndim)).unbind(-2)
     return torch.cat((torch.diag_embed(high - low), (low + high - 1).unsqueeze(-1)), -1)
 
 
@@ -164,7 +165,7 @@ def theta_to_box(theta: Tensor, image_size: Sequence[int]) -> Tensor:
     reach, middle = wide[..., :-1].abs().sum(-1), wide[..., -1]
     reach = reach.copysign(wide.diagonal(dim1=-2, dim2=-1))
     edges = torch.cat((middle - reach, middle + reach), -1)
-    return (edges + 1) / 2 * _vector(size[::-1] * 2, wide)
+    return (edges + 1) / 2 * vector_like(size[::-1] * 2, wide)
 
 
 def pixel_matrix_to_theta(
@@ -282,10 +283,5 @@ def _inverse(matrix: Tensor) -> Tensor:
 def _to_pixels(size: tuple[int, ...], align_corners: bool, like: Tensor) -> Tensor:
     """The affine matrix from normalised coordinates to pixels, (ndim, ndim + 1)."""
     extents = [max(length - 1, 1) if align_corners else length for length in size[::-1]]
-    middle = _vector([length - 1 for length in size[::-1]], like)
-    return torch.cat((_vector(extents, like).diag(), middle.unsqueeze(-1)), -1) / 2
-
-
-def _vector(values: Sequence[int], like: Tensor) -> Tensor:
-    """A vector filled on its device: one copied there would make the host wait."""
-    return torch.stack([like.new_full((), value) for value in values])
+    middle = vector_like([length - 1 for length in size[::-1]], like)
+    return torch.cat((vector_like(extents, like).diag(), middle.unsqueeze(-1)), -1) / 2

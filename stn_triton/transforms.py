@@ -7,14 +7,15 @@ entry is in `kernels/coords.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+
+from .tracing import in_a_mode, unobserved
 
 AUTO = 0
 """As many samples of an output pixel as theta's Jacobian asks for."""
@@ -108,9 +109,14 @@ def output_axes(out_size: tuple[int, ...], align_corners: bool, like: Tensor) ->
     return tuple(axes)
 
 
+def vector_like(values: Sequence[float], like: Tensor) -> Tensor:
+    """A vector in the dtype and on the device of `like`, filled there: one copied there would make the host wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def control_points(grid: int) -> Tensor:
     """The lattice of G x G control points over [-1, 1]², (G * G, 2) as (x, y), y slow, float64."""
-    side = torch.linspace(-1, 1, grid, dtype=torch.float64)
+    side = torch.linspace(-1, 1, grid, dtype=torch.float64, device="cpu")
     return torch.stack((side.repeat(grid), side.repeat_interleave(grid)), -1)
 
 
@@ -129,8 +135,8 @@ def _linear_grid(matrix: Tensor, axes: tuple[Tensor, ...]) -> Tensor:
 def _attention_matrix(theta: Tensor, ndim: int) -> Tensor:
     """(..., 1 + ndim) = (s, t) -> (..., ndim, ndim + 1) = [s I, t]."""
     scale, shift = theta[..., :1], theta[..., 1:]
-    diagonal = torch.diag_embed(scale.expand_as(shift))
-    return torch.cat((diagonal, shift.unsqueeze(-1)), -1)
+    diagonal = torch.eye(ndim, dtype=torch.bool, device=theta.device)
+    return torch.cat((torch.where(diagonal, scale.unsqueeze(-1), 0.0), shift.unsqueeze(-1)), -1)
 
 
 def homography(theta: Tensor) -> Tensor:
@@ -163,7 +169,7 @@ def _lattice_grid(lattice: Lattice) -> Callable[[Tensor, tuple[Tensor, ...]], Te
         side = lattice_side(theta.shape[-2])
         basis = lattice.basis(x, y.unsqueeze(-1), side)  # (h, w, M)
         moved = _product(basis.flatten(0, 1), lattice_coefficients(theta, lattice))
-        straight = torch.stack((x.expand(len(y), -1), y.unsqueeze(-1).expand(-1, len(x))), -1)
+        straight = torch.stack(torch.broadcast_tensors(x, y.unsqueeze(-1)), -1)
         return straight + moved.unflatten(-2, basis.shape[:2])
 
     return grid
@@ -203,16 +209,14 @@ def _lattice_constants(
     weights: Callable[[int], Tensor], grid: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The lattice and its weights: constants of a compiled graph too."""
-    points, solved = _solved_lattice(weights, grid, dtype, device)
-    if in_a_mode():  # that of fake tensors mixes them with lifted constants alone
+    if (
+        in_a_mode()
+    ):  # Modes of fake tensors take lifted constants alone, and a device that may not be there.
         lift = torch.ops.aten.lift_fresh
-        return lift(points), lift(solved)
-    return points, solved
-
-
-def in_a_mode() -> bool:
-    """Whether a mode, such as that of fake tensors, looks on at every operation."""
-    return torch._C._len_torch_dispatch_stack() > 0
+        cpu = _solved_lattice(weights, grid, dtype, torch.device("cpu"))
+        points, solved = (lift(constant).to(device) for constant in cpu)
+        return points, solved
+    return _solved_lattice(weights, grid, dtype, device)
 
 
 @lru_cache(maxsize=64)
@@ -220,21 +224,21 @@ def _solved_lattice(
     weights: Callable[[int], Tensor], grid: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The lattice and its weights, solved once; real and plain tensors, whatever looks on."""
-    with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
-        like = torch.empty((), dtype=dtype, device=device)
-        return control_points(grid).to(like), weights(grid).to(like)
+    with unobserved():
+        return control_points(grid).to(device, dtype), weights(grid).to(device, dtype)
 
 
 def _radial(x: Tensor, y: Tensor) -> Tensor:
     """phi(r) = r² log r, 0 at 0."""
     squared = x * x + y * y
-    return 0.5 * torch.special.xlogy(squared, squared)
+    return 0.5 * squared * torch.where(squared > 0, squared, 1.0).log()
 
 
 def _tps_basis(x: Tensor, y: Tensor, grid: int) -> Tensor:
     """The radial functions around the control points, then 1, x and y."""
     points, _ = _lattice_constants(_tps_weights, grid, x.dtype, x.device)
-    phi = _radial(x.unsqueeze(-1) - points[:, 0], y.unsqueeze(-1) - points[:, 1])
+    across, down = points.unbind(-1)
+    phi = _radial(x.unsqueeze(-1) - across, y.unsqueeze(-1) - down)
     one = torch.ones_like(phi[..., 0])
     return torch.cat((phi, torch.stack((one, x * one, y * one), -1)), -1)
 
@@ -243,7 +247,7 @@ def _tps_weights(grid: int) -> Tensor:
     points = control_points(grid)
     between = points.unsqueeze(1) - points
     count = len(points)
-    system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
+    system = torch.zeros(count + 3, count + 3, dtype=torch.float64, device="cpu")
     system[:count, :count] = _radial(between[..., 0], between[..., 1])
     system[:count, count] = 1
     system[:count, count + 1 :] = points
@@ -262,11 +266,16 @@ def _hat_basis(x: Tensor, y: Tensor, grid: int) -> Tensor:
 
 
 def _linear_identity(ndim: int, grid: int) -> Tensor:
-    return torch.eye(ndim, ndim + 1, dtype=torch.float64)
+    return _eye(ndim, ndim + 1)
 
 
 def _hat_weights(grid: int) -> Tensor:
-    return torch.eye(grid * grid, dtype=torch.float64)
+    return _eye(grid * grid, grid * grid)
+
+
+def _eye(rows: int, columns: int) -> Tensor:
+    """Ones on the diagonal, on the CPU whatever the default device is."""
+    return torch.eye(rows, columns, dtype=torch.float64, device="cpu")
 
 
 _TPS = Lattice(extra=3, weights=_tps_weights, basis=_tps_basis)
@@ -284,7 +293,7 @@ TRANSFORMS: dict[str, Transform] = {
     "attention": Transform(
         ndims=(2, 3),
         shapes=lambda ndim: ((1 + ndim,),),
-        identity=lambda ndim, grid: torch.eye(1, 1 + ndim, dtype=torch.float64)[0],
+        identity=lambda ndim, grid: _eye(1, 1 + ndim)[0],
         grid=lambda theta, axes: _linear_grid(_attention_matrix(theta, len(axes)), axes),
         matrix=_attention_matrix,
         source="Jaderberg et al. 2015, equation 2",
@@ -292,7 +301,7 @@ TRANSFORMS: dict[str, Transform] = {
     "projective": Transform(
         ndims=(2,),
         shapes=lambda ndim: ((8,), (3, 3)),
-        identity=lambda ndim, grid: torch.eye(3, dtype=torch.float64).flatten()[:8],
+        identity=lambda ndim, grid: _eye(3, 3).flatten()[:8],
         grid=_projective_grid,
         source="Jaderberg et al. 2015, section 3.2: a plane projective transformation",
     ),

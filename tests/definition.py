@@ -257,6 +257,8 @@ def sample(
             for (index, _), size in zip(tap, in_size, strict=True)
         ]
         weight = reduce(torch.mul, [weight for _, weight in tap])
-        weight = torch.where(reduce(torch.logical_and, exists), weight, 0.0)
-        result = result + weight.unsqueeze(-1) * pixels[(image, *at)]
+        # A tap outside is left out, and not multiplied by 0: what it would read may not be finite, nor the gradient.
+        there = reduce(torch.logical_and, exists).unsqueeze(-1)
+        value = torch.where(there, pixels[(image, *at)], 0.0)
+        result = result + torch.where(there, weight.unsqueeze(-1) * value, 0.0)
     return result.movedim(-1, -len(out_size) - 1)

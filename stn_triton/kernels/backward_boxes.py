@@ -124,6 +124,66 @@ def _meeting(ptr, step, number, exists, near, far, NDIM: tl.constexpr):
 
 
 @triton.jit
+def _finite_change(m, t, dx, dy, dz, follows, TRANSFORM: tl.constexpr, NDIM: tl.constexpr):
+    """The changes of coordinates, 0 where padding holds them (slopes are 0 there, and these may not be finite)."""
+    x, y, z = locate_tangent(m, t, dx, dy, dz, TRANSFORM, NDIM)
+    x = tl.where(follows[0] != 0, x, 0.0).to(follows[0].dtype)
+    y = tl.where(follows[1] != 0, y, 0.0).to(follows[0].dtype)
+    if NDIM == 3:
+        z = tl.where(follows[2] != 0, z, 0.0).to(follows[0].dtype)
+    return x, y, z
+
+
+@triton.jit
+def _add_what_is_not_finite(
+    total, grad_ptr, first_x, first_y, m, t, ix, iy, pz, iz, C, size, out, finer, S, align_corners, channel, exists,
+    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
+    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, TANGENT: tl.constexpr,
+):  # fmt: skip
+    """Add the gradients of a box that are not finite, output pixel by output pixel, to the input pixels they touch.
+
+    In a product of matrices they would spread over the tile: 0 times infinity is NaN.
+    """
+    W, H, D = size
+    OW, OH, _ = out
+    qx, qy = ix.to(COMPUTE), iy.to(COMPUTE)
+    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
+    for pixel in range(BOX_X * BOX_Y):
+        lane = tl.full((1,), pixel, tl.int32)
+        px, py = first_x + lane % BOX_X, first_y + lane // BOX_X
+        offsets = block_offsets(
+            dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET), channel,
+            elements(out, OFFSET), CHANNELS_LAST, VECTOR, OFFSET,
+        )  # fmt: skip
+        in_output = per_pixel((px < OW) & (py < OH), CHANNELS_LAST) & exists
+        grad = tl.load(grad_ptr + offsets, mask=in_output, other=0.0).to(COMPUTE)
+        odd = (tl.abs(grad) < float("inf")) == 0
+        for sample in range(count):
+            dx, dy, dz = sample_position(px, py, pz, sample, S, finer, NDIM, ANTIALIAS, COMPUTE)
+            s = locate(m, dx, dy, dz, TRANSFORM, NDIM)
+            padded, follows = pad_all(s, size, align_corners, NDIM, MODE, PADDING)
+            along = _finite_change(m, t, dx, dy, dz, follows, TRANSFORM, NDIM) if TANGENT else s
+            hit, wx, slope_x = touch_padded(
+                padded[0], follows[0], qx, W, align_corners, MODE, PADDING
+            )
+            hit_y, wy, slope_y = touch_padded(
+                padded[1], follows[1], qy, H, align_corners, MODE, PADDING
+            )
+            hit &= hit_y
+            wz, slope_z = wy, slope_y
+            if NDIM == 3:
+                hit_z, wz, slope_z = touch_padded(
+                    padded[2], follows[2], iz.to(COMPUTE), D, align_corners, MODE, PADDING
+                )
+                hit &= hit_z
+            weight = product_weight((wx, wy, wz), (slope_x, slope_y, slope_z), along, NDIM, TANGENT)
+            given = per_pixel(weight, CHANNELS_LAST) * grad
+            total += tl.where(per_pixel(hit, CHANNELS_LAST) & odd, given, 0.0)
+    return total
+
+
+@triton.jit
 def _add_box(
     total, grad_ptr, chunk, box, m, t, ix, iy, iz, C, size, out, finer, S, align_corners, channel, exists,
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
@@ -149,7 +209,6 @@ def _add_box(
     for sample in range(count):
         dx, dy, dz = sample_position(px, py, pz, sample, S, finer, NDIM, ANTIALIAS, COMPUTE)
         s = locate(m, dx, dy, dz, TRANSFORM, NDIM)
-        along = locate_tangent(m, t, dx, dy, dz, TRANSFORM, NDIM) if TANGENT else s
         padded, follows = pad_all(s, size, align_corners, NDIM, MODE, PADDING)
         _hit, wx, slope_x = touch_padded(
             per_channel(padded[0], CHANNELS_LAST), per_channel(follows[0], CHANNELS_LAST),
@@ -159,20 +218,21 @@ def _add_box(
             per_channel(padded[1], CHANNELS_LAST), per_channel(follows[1], CHANNELS_LAST),
             qy, H, align_corners, MODE, PADDING,
         )  # fmt: skip
-        # Slopes follow the padding already; where they are 0 the change itself may not be finite.
-        along_x = per_channel(tl.where(follows[0] != 0, along[0], 0.0), CHANNELS_LAST).to(COMPUTE)
-        along_y = per_channel(tl.where(follows[1] != 0, along[1], 0.0), CHANNELS_LAST).to(COMPUTE)
-        wz, slope_z, along_z = wy, slope_y, along_y
+        wz, slope_z = wy, slope_y
         if NDIM == 3:
             _hit, wz, slope_z = touch_padded(
                 per_channel(padded[2], CHANNELS_LAST), per_channel(follows[2], CHANNELS_LAST),
                 iz.to(COMPUTE), D, align_corners, MODE, PADDING,
             )  # fmt: skip
-            along_z = per_channel(tl.where(follows[2] != 0, along[2], 0.0), CHANNELS_LAST).to(
-                COMPUTE
-            )
+        along = wx, wy, wz
+        if TANGENT:
+            x, y, z = _finite_change(m, t, dx, dy, dz, follows, TRANSFORM, NDIM)
+            along = (
+                per_channel(x, CHANNELS_LAST), per_channel(y, CHANNELS_LAST),
+                per_channel(z, CHANNELS_LAST) if NDIM == 3 else wz,
+            )  # fmt: skip
         weights += product_weight(
-            (wx, wy, wz), (slope_x, slope_y, slope_z), (along_x, along_y, along_z), NDIM, TANGENT
+            (wx, wy, wz), (slope_x, slope_y, slope_z), along, NDIM, TANGENT
         )  # fmt: skip
     pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
     offsets = block_offsets(
@@ -182,7 +242,16 @@ def _add_box(
         grad_ptr + offsets,
         mask=per_pixel((px < OW) & (py < OH), CHANNELS_LAST) & exists, other=0.0,
     ).to(COMPUTE)  # fmt: skip
-    return total + block_product(weights, mean(grad, count, ANTIALIAS), CHANNELS_LAST)
+    grad = mean(grad, count, ANTIALIAS)
+    finite = tl.abs(grad) < float("inf")
+    total += block_product(weights, tl.where(finite, grad, 0.0).to(COMPUTE), CHANNELS_LAST)
+    if tl.min(finite.to(tl.int32)) == 0:
+        total = _add_what_is_not_finite(
+            total, grad_ptr, across * BOX_X, down * BOX_Y, m, t, ix, iy, pz, iz, C, size, out, finer, S,
+            align_corners, channel, exists,
+            TRANSFORM, NDIM, MODE, PADDING, ANTIALIAS, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, TANGENT,
+        )  # fmt: skip
+    return total
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

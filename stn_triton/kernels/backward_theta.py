@@ -24,7 +24,7 @@ from .coords import (
     store_lattice_gradient,
     store_theta_gradient,
 )
-from .interpolation import curvature, follow, inside, pad_all, tap, tap_z, taps_of
+from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
 from .layout import (
     block_offsets,
@@ -56,7 +56,8 @@ def _slopes(
     sx, sy, sz = padded
     along_x, along_y, along_z = follow(along, follows)
     TAPS: tl.constexpr = taps_of(MODE)
-    by_x, by_y, by_z = grad * 0, grad * 0, grad * 0
+    by_x = tl.zeros_like(grad)
+    by_y, by_z = by_x, by_x
     for tz in tl.static_range(TAPS if NDIM == 3 else 1):
         iz, wz, slope_z = tap_z(sz, D, align_corners, tz, NDIM, MODE, PADDING)
         in_z, slice_offset = wanted, 0
@@ -89,6 +90,11 @@ def _slopes(
                         value = per_pixel(wz, CHANNELS_LAST) * value
                 by_x += per_pixel(change_x, CHANNELS_LAST) * value
                 by_y += per_pixel(change_y, CHANNELS_LAST) * value
+    # A gradient that is not finite changes nothing where no tap lies inside: it must not be multiplied by 0.
+    there = wanted & meets(sx, W, MODE) & meets(sy, H, MODE)
+    if NDIM == 3:
+        there &= meets(sz, D, MODE)
+    grad = tl.where(per_pixel(there, CHANNELS_LAST), grad, 0.0).to(grad.dtype)
     by_x = sum_channels(by_x * grad, CHANNELS_LAST)
     by_y = sum_channels(by_y * grad, CHANNELS_LAST)
     by_z = sum_channels(by_z * grad, CHANNELS_LAST)

@@ -61,6 +61,8 @@ def _interpolate(
                 value = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(COMPUTE)
                 slopes = slope_x, slope_y, slope_z
                 weight = product_weight((wx, wy, wz), slopes, along, NDIM, TANGENT)
+                if TANGENT:  # the change of a coordinate may not be finite, a weight always is
+                    weight = tl.where(found, weight, 0.0).to(weight.dtype)
                 total += per_pixel(weight, CHANNELS_LAST) * value
     return total
 

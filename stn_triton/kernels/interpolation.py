@@ -214,6 +214,12 @@ def inside(at, size):
 
 
 @triton.jit
+def meets(s, size, MODE: tl.constexpr):
+    """Whether a padded coordinate of "bilinear" or "bicubic" has a tap inside the image."""
+    return (s >= -reach(MODE)) & (s < size - 1 + reach(MODE))
+
+
+@triton.jit
 def touches(s, q, MODE: tl.constexpr):
     """Whether coordinate s has a tap, of whatever weight, on input pixel q. False for NaN."""
     if MODE == "nearest":

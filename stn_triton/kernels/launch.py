@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ class Launch:
         self.kernel.warmup(*self.args, grid=self.grid, **self.keywords)
 
 
-_recording: list[Launch] | None = None
+_recording: ContextVar[list[Launch] | None] = ContextVar("recording", default=None)
+"""The list that this thread's launches go to instead of a device."""
 
 
 def launch(
@@ -55,24 +57,31 @@ def launch(
     maxnreg: int | None = None,
     **constexprs: Any,
 ) -> None:
-    """Run `kernel` over `grid`; an empty grid launches nothing.
+    """Run `kernel` over `grid` on the device of its first argument, a tensor; an empty grid launches nothing.
 
     maxnreg: registers of a lane at most, where the compiler takes such a limit (NVIDIA's does).
     """
-    if _recording is not None:
-        _recording.append(Launch(kernel, grid, args, constexprs, num_warps, maxnreg))
+    recording = _recording.get()
+    if recording is not None:
+        recording.append(Launch(kernel, grid, args, constexprs, num_warps, maxnreg))
     elif 0 not in grid:
         if maxnreg is not None and torch.version.hip is None:
             constexprs["maxnreg"] = maxnreg
-        kernel[grid](*args, num_warps=num_warps, **constexprs)
+        device = args[0].device
+        # Triton starts kernels on the current device and its stream, wherever the tensors are.
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                kernel[grid](*args, num_warps=num_warps, **constexprs)
+        else:
+            kernel[grid](*args, num_warps=num_warps, **constexprs)
 
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Collect the launches of the block instead of running them (tensors may then be on the meta device)."""
-    global _recording
-    outer, _recording = _recording, []
+    """Collect this thread's launches in the block instead of running them (tensors may then be on the meta device)."""
+    launches: list[Launch] = []
+    outer = _recording.set(launches)
     try:
-        yield _recording
+        yield launches
     finally:
-        _recording = outer
+        _recording.reset(outer)

@@ -1,4 +1,4 @@
-"""`st_sample` in plain torch operations: the path of CPU tensors, and of any device with `backend="torch"`.
+"""`st_sample` in plain torch operations: prepare, sample, bring into form.
 
 Three samplers of one shape: `grid_sampler`, rows of many channels, and index operations where other derivatives than
 the first are wanted. The K results of an image lie one above the other, so that the image is not copied K times.
@@ -7,18 +7,19 @@ the first are wanted. The K results of an image lie one above the other, so that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .formats import compute_dtype, is_channels_last, like_output, theta_shape
-from .taps import is_transformed, sample_taps
-from .transforms import AUTO, MOST_SAMPLES, TRANSFORMS, Options, in_a_mode, output_axes
-from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, sample_rows
+from stn_triton.formats import compute_dtype, is_channels_last, like_output, theta_shape
+from stn_triton.tracing import is_jit_traced, is_transformed, is_vectorized, may_read_values
+from stn_triton.transforms import TRANSFORMS, Options, output_axes, vector_like
+
+from .antialias import Sampler, mean_of_samples
+from .taps import sample_taps
+from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, is_finite, sample_rows
 
 _MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
@@ -32,13 +33,12 @@ _OVERFLOWS = 1e30
 """A normalised coordinate that may not be finite in pixel units, and has no whole digits to be mirrored."""
 
 _Size = tuple[int, ...]
-_Sampler = Callable[[Tensor, Tensor, Options], Tensor]
-"""image (N, C, *size), normalised grid (N, K, *out_size, ndim) -> (N, C, K * out_size[0], *out_size[1:])."""
 
 
 def st_sample_torch(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` in torch operations, arguments validated."""
-    sampler = _by_taps if is_transformed() else _by_grid_sampler
+    looked_at = is_transformed(input, theta) or is_vectorized(input, theta)
+    sampler = _by_taps if looked_at else _by_grid_sampler
     return _sample(input, theta, out_size, options, sampler)
 
 
@@ -48,7 +48,7 @@ def st_sample_taps(input: Tensor, theta: Tensor, out_size: _Size, options: Optio
 
 
 def _sample(
-    input: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
+    input: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: Sampler
 ) -> Tensor:
     n, channels = input.shape[:2]
     trailing = theta_shape(theta, len(out_size), options)
@@ -59,67 +59,15 @@ def _sample(
         return like_output(_empty(input, theta, (n, *k, channels, *out_size)), input)
     image = _with_formatted_gradient(input).to(wide)
     theta = theta.reshape(n, -1, *trailing)
-    mean = _mean_of_chosen_samples if options.samples == AUTO else _mean_of_samples
-    output = mean(image, theta, out_size, options, sampler).to(input.dtype)
+    once = partial(_one_sample, sampler=sampler)
+    output = mean_of_samples(image, theta, out_size, options, once, sampler).to(input.dtype)
     if k:
         output = output.unflatten(2, (-1, out_size[0])).movedim(2, 1)
     return like_output(output, input)
 
 
-def _mean_of_samples(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
-) -> Tensor:
-    samples = options.samples
-    if samples == 1:
-        return _one_sample(image, theta, out_size, options, sampler)
-    finer_size = tuple(samples * length for length in out_size)
-    finer = _one_sample(image, theta, finer_size, options, sampler)
-    return (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(finer, samples)
-
-
-def _mean_of_chosen_samples(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
-) -> Tensor:
-    """As many samples as each theta asks for: the largest number for all of them, of which some weigh nothing."""
-    asked = _samples_asked(theta, image.shape[2:], out_size, options)
-    most = MOST_SAMPLES
-    if theta.device.type == "cpu" and not _is_traced():
-        least, most = (int(count.item()) for count in asked.aminmax())
-        if least == most:
-            options = options._replace(samples=most)
-            return _mean_of_samples(image, theta, out_size, options, sampler)
-    count = asked.unsqueeze(-1)
-    number = torch.arange(most, dtype=theta.dtype, device=theta.device)
-    from_centre = (2 * number + 1) / count - 1  # (N, K, most), in halves of an output pixel
-    axes = tuple(
-        (centre.unsqueeze(-1) + (from_centre / len(centre)).unsqueeze(-2)).flatten(-2)
-        for centre in output_axes(out_size, False, theta)
-    )
-    output = sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
-    output = output.unflatten(2, (-1, most * out_size[0]))  # (N, C, K, most * h, ...)
-    weights = torch.where(number < count, 1 / count, 0.0).unsqueeze(1)  # (N, 1, K, most)
-    weights = weights[(..., *[None] * len(out_size), slice(None))]
-    for _ in out_size:  # each goes to the end in its turn: afterwards they are in their order again
-        output = (output.movedim(3, -1).unflatten(-1, (-1, most)) * weights).sum(-1)
-    return output.flatten(2, 3)
-
-
-def _samples_asked(theta: Tensor, in_size: _Size, out_size: _Size, options: Options) -> Tensor:
-    """(N, K, *shape) -> (N, K): the largest step between neighbouring samples, in source pixels, rounded up."""
-    matrix_of = TRANSFORMS[options.transform].matrix
-    assert matrix_of is not None
-    rows = matrix_of(theta.detach(), len(out_size)).unbind(-2)
-    steps = [
-        row[..., column].abs() * (length / out_length)
-        for row, length in zip(rows, reversed(in_size), strict=True)
-        for column, out_length in enumerate(reversed(out_size))
-    ]
-    most = (torch.stack(steps).amax(0) - 1e-3).ceil()
-    return most.nan_to_num(1, 1, 1).clamp(1, MOST_SAMPLES)
-
-
 def _one_sample(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: _Sampler
+    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: Sampler
 ) -> Tensor:
     matrix_of = TRANSFORMS[options.transform].matrix
     if matrix_of and len(out_size) == 2 and sampler is _by_grid_sampler:
@@ -162,7 +110,7 @@ def _by_separable_grid(image: Tensor, matrix: Tensor, out_size: _Size, options: 
         source = (columns.unsqueeze(3) + rows.unsqueeze(4)).flatten(2)  # (2, N, K h w)
         return _rows(image, source, (-1, out_size[1]), options)
     # As complex numbers x + iy, the sum and the two sums of its derivative run over whole rows of memory.
-    columns, rows = torch.view_as_complex(columns), torch.view_as_complex(rows)
+    columns, rows = (torch.view_as_complex(part.contiguous()) for part in (columns, rows))
     grid = torch.view_as_real(columns.unsqueeze(2) + rows.unsqueeze(3))  # (N, K, h, w, 2)
     return _grid_sampler(image, grid.flatten(1, 2), options)
 
@@ -179,16 +127,14 @@ def _finite(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
     if options.padding_mode != "reflection":
         return grid.nan_to_num(nan=-_FAR, posinf=_FAR, neginf=-_FAR).clamp(-_FAR, _FAR)
     first = [(0 if options.align_corners else 1 / length) - 1 for length in reversed(in_size)]
-    first_pixel = torch.stack([grid.new_full((), x) for x in first])
-    return torch.where(grid.abs() < _OVERFLOWS, grid, first_pixel)
+    return torch.where(grid.abs() < _OVERFLOWS, grid, vector_like(first, grid))
 
 
 def _pixel_scale(in_size: _Size, like: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """The pixel coordinates, x first, of the normalised 1 less those of 0, and those of 0."""
-    corners = float(options.align_corners)
-    ends = like.new_tensor([length - corners for length in reversed(in_size)]) / 2
-    middle = like.new_tensor([length - 1.0 for length in reversed(in_size)]) / 2
-    return ends, middle
+    ends = [(length - int(options.align_corners)) / 2 for length in reversed(in_size)]
+    middle = [(length - 1) / 2 for length in reversed(in_size)]
+    return vector_like(ends, like), vector_like(middle, like)
 
 
 def _in_pixels(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
@@ -209,21 +155,40 @@ def _has_rows(image: Tensor, samples: int) -> bool:
         image.shape[1] >= (FEWEST_CHANNELS_TO_TURN if turned else FEWEST_CHANNELS)
         and samples >= image.shape[2:].numel() // (2 if turned else 32)
         and image.dtype == torch.float32
-        and image.device.type == "cpu"
-        and not _is_traced()
+        and may_read_values(image)
     )
 
 
 def _grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
-    wanted = torch.is_grad_enabled() and (image.requires_grad or grid.requires_grad)
-    if not wanted or torch.compiler.is_compiling():
-        return _native(image, grid, options)
-    return _GridSampler.apply(image, grid, options)
+    if torch.compiler.is_compiling() or is_jit_traced() or not _is_wanted(image, grid):
+        output = _native(image, grid, options)
+    else:
+        output = _GridSampler.apply(image, grid, options)
+    if (
+        options.padding_mode == "zeros"
+        and _is_wanted(image, grid)
+        and not may_read_values(image, grid)
+    ):
+        # Gradients that are not finite stop here; where values can be read, `_GridSampler` looks at them.
+        output = torch.where(_meets(grid, image.shape[2:], options).unsqueeze(1), output, 0.0)
+    return output
+
+
+def _is_wanted(*tensors: Tensor) -> bool:
+    """Whether somebody may ask for the gradient of one of the tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _meets(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
+    """Whether samples of a grid (N, *out_size, ndim) have a tap inside: (N, *out_size)."""
+    ends, middle = _pixel_scale(in_size, grid, options)
+    source = grid.detach() * ends + middle
+    beyond = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0}[options.mode]
+    return ((source >= -beyond) & (source <= 2 * middle + beyond)).all(-1)
 
 
 def _native(image: Tensor, grid: Tensor, options: Options) -> Tensor:
-    sampler = torch.grid_sampler_2d if grid.shape[-1] == 2 else torch.grid_sampler_3d
-    return sampler(image, grid, *_native_options(options))
+    return torch.grid_sampler(image, grid, *_native_options(options))
 
 
 def _native_options(options: Options) -> tuple[int, int, bool]:
@@ -242,7 +207,7 @@ class _GridSampler(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, grid = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
+        if torch.is_grad_enabled() or is_transformed(grad, image, grid) or not is_finite(grad):
             pull = torch.func.vjp(partial(_taps_on_grid, options=ctx.options), image, grid)[1]
             return *pull(grad), None
         backward = _BACKWARDS[grid.shape[-1]]
@@ -252,7 +217,7 @@ class _GridSampler(torch.autograd.Function):
 
 def _with_formatted_gradient(input: Tensor) -> Tensor:
     """The input, whose gradient will come in its own memory format."""
-    if not input.requires_grad or is_transformed():
+    if not input.requires_grad or is_transformed(input) or is_jit_traced():
         return input
     return _Formatted.apply(input)
 
@@ -276,15 +241,8 @@ def _empty(input: Tensor, theta: Tensor, shape: _Size) -> Tensor:
 
 
 def _tame(coordinates: Tensor) -> bool:
-    """Whether no coordinate can overflow, where that is known without waiting for a device or breaking a graph."""
-    if coordinates.device.type != "cpu" or _is_traced():
+    """Whether no coordinate can overflow, as far as values may be read."""
+    if not may_read_values(coordinates):
         return False
     least, most = torch.aminmax(coordinates.detach())
     return least.item() > -1e5 and most.item() < 1e5  # False if NaN
-
-
-def _is_traced() -> bool:
-    """Whether a compiler, a `torch.func` transform or a mode is looking on, so that no value may be read."""
-    return (
-        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or in_a_mode()
-    )

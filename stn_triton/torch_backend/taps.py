@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .transforms import Options
+from stn_triton.transforms import Options
 
 _CUBIC = -0.75
 """PyTorch's parameter of the cubic convolution."""
@@ -28,26 +28,28 @@ def sample_taps(image: Tensor, source: Tensor, options: Options) -> Tensor:
     pixels = image.flatten(2)
     taps = []
     for s, length in zip(source.unbind(), reversed(size), strict=True):
-        at, weights = axis_taps(s, s.new_full((), length - 1), options)
-        taps.append(list(zip(at.long(), weights, strict=True)))
+        at, weights, inside = axis_taps(s, s.new_full((), length - 1), options)
+        taps.append(list(zip(at.long(), weights, inside, strict=True)))
     output = pixels.new_zeros(())
     for tap in product(*reversed(taps)):
-        index, weight = tap[0]
-        for (at, factor), length in zip(tap[1:], size[1:], strict=True):
-            index, weight = index * length + at, weight * factor
+        index, weight, there = tap[0]
+        for (at, factor, inside), length in zip(tap[1:], size[1:], strict=True):
+            index, weight, there = index * length + at, weight * factor, there & inside
         values = pixels.gather(2, index.unsqueeze(1).expand(-1, channels, -1))
-        output = output + weight.unsqueeze(1) * values
+        output = output + _left_out(weight.unsqueeze(1), values, there.unsqueeze(1), options)
     return output
 
 
-def is_transformed() -> bool:
-    """Whether a `torch.func` transform or forward-mode differentiation is looking on."""
-    transforms = torch._C._are_functorch_transforms_active()  # which Dynamo understands too
-    return transforms or torch.autograd.forward_ad._current_level >= 0
+def _left_out(weight: Tensor, values: Tensor, there: Tensor, options: Options) -> Tensor:
+    """weight * values, or 0 where no tap is there, whatever the values or the gradients are."""
+    if options.padding_mode != "zeros":
+        return weight * values
+    # The outer `where` stops gradients that are not finite, the inner one values: 0 times either is NaN.
+    return torch.where(there, weight * torch.where(there, values, 0.0), 0.0)
 
 
-def axis_taps(source: Tensor, last: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """Whole coordinates and weights of the taps of finite source coordinates in pixels, stacked in front.
+def axis_taps(source: Tensor, last: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """The taps of finite source coordinates in pixels: (whole coordinates, weights, inside or not), stacked in front.
 
     last: the last pixel's number, broadcast against source. A tap outside weighs nothing and reads its inside
     neighbour.
@@ -68,10 +70,11 @@ def axis_taps(source: Tensor, last: Tensor, options: Options) -> tuple[Tensor, T
         rest = source - low
         at = torch.stack((low, low + 1))
         weights = torch.stack((1 - rest, rest))
-    inside = at.clamp(torch.zeros_like(last), last)
+    pixel = at.clamp(torch.zeros_like(last), last)
+    inside = pixel == at
     if options.padding_mode == "zeros":
-        weights = torch.where(inside == at, weights, 0.0)
-    return inside, weights
+        weights = torch.where(inside, weights, 0.0)
+    return pixel, weights, inside
 
 
 def _padded(source: Tensor, last: Tensor, options: Options) -> Tensor:

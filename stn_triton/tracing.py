@@ -1,0 +1,105 @@
+"""Who is looking on while an operation runs: the one place that asks PyTorch.
+
+Kernels read and write memory that PyTorch does not see them touch. That is right for plain tensors only. Whoever looks
+on needs something else:
+
+- `torch.func` transforms and forward mode (`is_transformed`): a Function with all their rules, or index operations;
+- `torch.jit.trace` and the ONNX exporter built on it (`is_jit_traced`): PyTorch's own operations, sizes from shapes;
+- modes and tensor subclasses that take over every operation (`is_dispatched`): the registered operators;
+- `vectorize=True` and `is_grads_batched` (`is_vectorized`): index operations.
+
+A compiler asks `torch.compiler.is_compiling` itself, as Dynamo understands that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+_functorch = torch._C._functorch
+
+
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether a `torch.func` transform is active, or one of the tensors has a tangent of forward mode."""
+    if torch._C._are_functorch_transforms_active():  # which Dynamo understands too
+        return True
+    # The level is the process's, so that another thread may have raised it.
+    if torch.autograd.forward_ad._current_level < 0:
+        return False
+    return torch.compiler.is_compiling() or any(map(_has_tangent, tensors))
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def is_jit_traced() -> bool:
+    """Whether `torch.jit.trace`, or the ONNX exporter that is built on it, records operations."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
+def in_a_mode() -> bool:
+    """Whether a mode, such as that of fake tensors or of `make_fx`, looks on at every operation."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_dispatched(*tensors: Tensor) -> bool:
+    """Whether a mode looks on, or one of the tensors is of a subclass that may have no memory of its own."""
+    return in_a_mode() or any(
+        type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__ for tensor in tensors
+    )
+
+
+def is_vectorized(*tensors: Tensor) -> bool:
+    """Whether one of the tensors is a batch that `vectorize=True` or `is_grads_batched` made."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(map(_functorch.is_legacy_batchedtensor, tensors))
+
+
+def may_read_values(*tensors: Tensor) -> bool:
+    """Whether values of tensors may decide what is done next: nothing waits for them, and nobody looks on."""
+    return not torch._C._are_functorch_transforms_active() and _lie_here(*tensors)
+
+
+def under_transforms(tensor: Tensor) -> Tensor | None:
+    """What lies under `torch.func` transforms, the values of all batches; None if they may not be read."""
+    if torch.compiler.is_compiling():
+        return None
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor if _lie_here(tensor) else None
+
+
+def _lie_here(*tensors: Tensor) -> bool:
+    """Whether values lie in the memory of the CPU, and no graph that is being recorded would freeze a decision."""
+    return (
+        not torch.compiler.is_compiling()
+        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and not is_jit_traced()
+        and not is_dispatched(*tensors)
+        and not is_vectorized(*tensors)
+    )
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """The tensor as kernels may read it: its values lie in memory, with their signs."""
+    if tensor.is_neg():  # such as `z.conj().imag`, whose memory holds the opposite
+        return tensor.resolve_neg()
+    return tensor.clone() if tensor._is_zerotensor() else tensor
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Nobody looks on: for constants that outlive whatever asks for them first."""
+    recorded = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        torch._C._set_tracing_state(recorded)  # type: ignore[attr-defined]
