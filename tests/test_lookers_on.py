@@ -203,11 +203,15 @@ def test_a_trace_is_right_at_every_size(transform: str, gradients: bool, backend
 @pytest.mark.parametrize(
     "options",
     [
-        {"mode": "nearest"}, {"mode": "bicubic", "padding_mode": "reflection"}, {"padding_mode": "border"},
-        {"align_corners": True}, {"antialias": 2}, pytest.param({"antialias": True, "padding_mode": "reflection"}, marks=pytest.mark.slow),
+        {"mode": "nearest"},
+        {"mode": "bicubic", "padding_mode": "reflection"},
+        {"padding_mode": "border"},
+        {"align_corners": True},
+        {"antialias": 2},
+        pytest.param({"antialias": True, "padding_mode": "reflection"}, marks=pytest.mark.slow),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_options_of_a_trace(options: dict[str, Any]) -> None:
     run = lambda u, theta: st_sample(u, theta, (4, u.shape[3] // 2), **options)
     start = torch.eye(2, 3).repeat(3, 2, 1, 1)

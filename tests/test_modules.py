@@ -110,6 +110,19 @@ def test_identity_to_another_size_interpolates(
         ({"num_transformers": 2}, [TILTED, AFFINE_IDENTITY], [TILTED, AFFINE_IDENTITY]),
         ({"num_transformers": 2}, [[[0.5]], [[2.0]]], [[[0.5] * 3] * 2, [[2.0] * 3] * 2]),
         ({"num_transformers": 1}, TILTED, [TILTED]),
+        # Flat: as many numbers as one theta has, or all K.
+        ({}, [1.0, 0.5, 0.25, -0.5, 1.0, 0.0], [[1.0, 0.5, 0.25], [-0.5, 1.0, 0.0]]),
+        ({"num_transformers": 3}, torch.tensor(TILTED).flatten(), [TILTED] * 3),
+        (
+            {"num_transformers": 2},
+            torch.tensor([TILTED, AFFINE_IDENTITY]).flatten(),
+            [TILTED, AFFINE_IDENTITY],
+        ),
+        (
+            {"transform": "tps", "grid": 2},
+            [-1.0, -1, 1, -1, -1, 1, 2, 1],
+            [[-1.0, -1], [1, -1], [-1, 1], [2, 1]],
+        ),
         (
             {"num_transformers": 2, "transform": "attention"},
             [[0.5, -0.5, 0.0], [0.5, 0.5, 0.0]],
@@ -335,6 +348,33 @@ def test_compiles_as_one_graph(transform: str) -> None:
     torch.testing.assert_close(compiled(x), module(x))
 
 
+def reset_everything(module: nn.Module) -> None:
+    """What recipes for meta modules do, FSDP's among them."""
+    for each in module.modules():
+        if hasattr(each, "reset_parameters"):
+            each.reset_parameters()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"initial_theta": TILTED, "num_transformers": 2}, {"transform": "tps"}], ids=str
+)
+def test_resetting_every_module_restores_the_start(options: dict[str, Any]) -> None:
+    expected = transformer(**options).localise(images())
+    module = trained(**options)
+    reset_everything(module)
+    torch.testing.assert_close(module.localise(images()), expected)
+    with torch.device("meta"):
+        module = transformer(**options)
+    module.to_empty(device="cpu")
+    reset_everything(module)
+    torch.testing.assert_close(module.localise(images()), expected)
+
+
+def test_a_flat_volume_theta_is_for_volumes() -> None:
+    identity = torch.eye(3, 4).flatten().tolist()
+    assert volume_transformer(initial_theta=identity).ndim == 3
+
+
 def test_reset_parameters_restores_the_start() -> None:
     module = trained(transform="attention", fixed_scale=0.5, initial_theta=[0.5, 0.1, 0.2])
     nn.init.normal_(module.regression.bias)
@@ -445,6 +485,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         {"initial_theta": torch.zeros(2, 2, 3)},
         ValueError,
         ["initial_theta", "(2, 3)", "(2, 2, 3)"],
+    ),
+    "initial_theta, flat": (
+        {"initial_theta": [1.0] * 7, "num_transformers": 2},
+        ValueError,
+        ["initial_theta", "(2, 2, 3)", "6", "12", "(7,)"],
     ),
     "initial_theta, another K": (
         {"initial_theta": torch.zeros(2, 2, 3), "num_transformers": 3},

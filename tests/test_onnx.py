@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,6 +205,48 @@ def test_module(exported_first: bool) -> None:
     (theirs,) = run(export(model, (u,)), u)
     budget = 1e-6 * 8 * float(u.abs().max())
     torch.testing.assert_close(theirs, module(u), rtol=0, atol=budget)
+
+
+EXPORTED = [
+    {},
+    {"transform": "attention", "padding_mode": "reflection"},
+    {"transform": "projective", "mode": "bicubic"},
+    {"transform": "tps", "mode": "nearest", "padding_mode": "border"},
+    {"transform": "piecewise_affine", "align_corners": True},
+    {"antialias": 2},
+]
+"""What the exporter makes of PyTorch's own operators."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", EXPORTED, ids=str)
+def test_without_a_translation_table(options: dict[str, Any]) -> None:
+    u, theta = inputs_for(options.get("transform", "affine"), 2, 2, 3)
+    model = Calls(OUT[2], options).eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    assert_same(torch.onnx.export(model, (u, theta), dynamo=True, verbose=False), model, u, theta)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", EXPORTED, ids=str)
+def test_the_exporter_built_on_the_tracer(options: dict[str, Any], tmp_path: Path) -> None:
+    u, theta = inputs_for(options.get("transform", "affine"), 2, 2)
+    model, file = Calls(None, options).eval(), tmp_path / "model.onnx"
+    axes = {"u": {0: "n", 2: "h", 3: "w"}, "theta": {0: "n"}}
+    torch.onnx.export(
+        model, (u, theta), file, dynamo=False, opset_version=20, input_names=["u", "theta"],
+        dynamic_axes=axes,
+    )  # fmt: skip
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    u, theta = torch.randn(3, 3, 6, 11), theta[:1].repeat(3, *[1] * (theta.dim() - 1))
+    (got,) = session.run(None, {"u": u.numpy(), "theta": theta.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), model(u, theta)[0], rtol=0, atol=1e-4)
+
+
+def test_an_operator_that_needs_the_table_names_it() -> None:
+    program = torch.export.export(Calls(OUT[2], {}).eval(), inputs_for("affine", 2, 2))
+    with pytest.raises(Exception, match="onnx_translations"):
+        torch.onnx.export(program, dynamo=True, verbose=False)
 
 
 @pytest.mark.slow
