@@ -238,7 +238,7 @@ def test_nothing_left_to_do_is_told(run: Path, capsys: pytest.CaptureFixture[str
 def test_ctrl_c_is_status_130(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("architectures.training.evaluate.evaluate", interrupted)

@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from .errors import CheckpointError, UsageError
+from architectures.checkpoint import CheckpointError
+
+from .errors import UsageError
 from .evaluate import evaluate
 from .files import write_json, write_text
 from .tables import TABLES, Cell
@@ -26,6 +28,7 @@ def reproduce(
     max_steps: int | None = None,
     max_minutes: float | None = None,
     models: str = "*",
+    num_workers: int | None = None,
 ) -> str:
     """Train what a table needs, one run after the other, and give it as Markdown: our errors beside the paper's.
 
@@ -58,13 +61,14 @@ def reproduce(
                 data_options=dict(cell.data_options),
                 max_steps=max_steps,
                 max_minutes=max_minutes,
+                num_workers=num_workers,
                 resume=(run / "last.ckpt").exists(),
                 out=run,
             )
             print(key, flush=True)
             if train(settings)[1]:
                 raise KeyboardInterrupt
-            found = evaluate(run / "last.ckpt", data_dir)
+            found = evaluate(run / "last.ckpt", data_dir, num_workers=num_workers)
             results[key] = found | {
                 "asked": [max_steps, max_minutes],
                 "paper_error_percent": cell.paper,
