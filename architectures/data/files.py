@@ -93,7 +93,7 @@ def open_picture(path: Path) -> Image.Image:
         DataError: missing, not a picture, truncated or corrupt; or Pillow is not installed.
     """
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise DataError(
             f"{path}: reading pictures needs the package pillow: {TRAIN_EXTRA}"
@@ -105,6 +105,8 @@ def open_picture(path: Path) -> Image.Image:
         raise
     except Exception as error:  # decoders fail in as many ways as there are formats
         reason = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, UnidentifiedImageError):  # which says the path once more
+            reason = "a file of another kind" if path.stat().st_size else "an empty file"
         raise DataError(f"{path}: wanted a picture that can be decoded, got: {reason}") from error
 
 

@@ -55,12 +55,14 @@ class DigitData(ExperimentData):
         seed: int,
         *,
         embedded: bool,
+        classes: int | None,
         holds: int | None,
         options: dict[str, Any],
     ) -> None:
         super().__init__(schedule, seed, options)
         train, test = digits
         self._origin = Origin(digest=digest_of_digits(train), embedded=embedded)
+        self._classes = classes
         held_out = torch.arange(len(train)) % _HELD_OUT == 0
         self.digits = {
             "train": Digits(images=train.images[~held_out], labels=train.labels[~held_out]),
@@ -96,6 +98,9 @@ class DigitData(ExperimentData):
 
     def origin(self) -> Origin:
         return self._origin
+
+    def classes(self) -> int | None:
+        return self._classes
 
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
@@ -207,6 +212,7 @@ class FileData(ExperimentData):
         self,
         part: Callable[[str], Any],
         index: Callable[[], str],
+        classes: int | None,
         schedule: Schedule,
         seed: int,
         *,
@@ -216,10 +222,14 @@ class FileData(ExperimentData):
         super().__init__(schedule, seed, options)
         self._part = cache(part)
         self._index = index
+        self._classes = classes
         self._workers = workers
 
     def origin(self) -> Origin:
         return Origin(digest=self._index())
+
+    def classes(self) -> int:
+        return self._classes or len(self._part("test").classes)
 
     def first_images(self) -> Tensor:
         if not len(self._part("train")):
@@ -297,7 +307,7 @@ def make_data(
         kind = SetOfDigits if entry.one_set else DigitData
         return kind(
             entry.batch, load_digits(data_dir), schedule, seed,
-            embedded=data_dir is None, holds=entry.holds, options=options,
+            embedded=data_dir is None, classes=entry.classes, holds=entry.holds, options=options,
         )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
@@ -328,4 +338,4 @@ def make_data(
         return digest_of_files(cub_root(data_dir), INDEX)
 
     workers = _WORKERS if num_workers is None else num_workers
-    return FileData(part, index, schedule, seed, workers=workers, options=options)
+    return FileData(part, index, entry.classes, schedule, seed, workers=workers, options=options)

@@ -49,8 +49,13 @@ class ExperimentData(L.LightningDataModule):
         """
         raise NotImplementedError
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Meet now what is wrong with the data or with their options, and images of another shape than (N, *shape).
+    def classes(self) -> int | None:
+        """How many classes the labels tell apart; None: they are no classes."""
+        raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
+        """Meet now what is wrong with the data or with their options, images of another shape than (N, *shape), and
+        more classes than a network was asked to tell apart.
 
         Raises:
             DataError: data that are missing or broken.
@@ -69,6 +74,11 @@ class ExperimentData(L.LightningDataModule):
             raise UsageError(
                 f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
                 f"the network reads {shape}"
+            )
+        classes = self.classes()
+        if num_classes is not None and classes is not None and num_classes < classes:
+            raise UsageError(
+                f"--model-option num_classes: the data have {classes} classes, got {num_classes}"
             )
 
     def _as_trained(self, images: Tensor) -> Tensor:

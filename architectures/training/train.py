@@ -91,6 +91,11 @@ def train(run: Run) -> tuple[Path, int]:
     keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
     with _quiet():
         trainer = _trainer(run, settings, out, keep)
+        if trainer.precision == "16-true" and schedule.optimiser == "adamw":
+            raise UsageError(
+                "--precision 16-true: float16 cannot hold AdamW's squares of gradients; "
+                "wanted 16-mixed, bf16-true, or a schedule without AdamW"
+            )
         if schedule.batch_size % trainer.world_size:
             raise UsageError(
                 f"--batch-size must be a multiple of the {trainer.world_size} processes, got {schedule.batch_size}"
@@ -101,7 +106,10 @@ def train(run: Run) -> tuple[Path, int]:
             module = build(settings)
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"--model-option: {first_line(error)}") from error
-        data.check(model_input(settings["model"], **settings["model_options"]))
+        data.check(
+            model_input(settings["model"], **settings["model_options"]),
+            settings["model_options"].get("num_classes"),
+        )
         origin = data.origin()
         _make_folder(out)
         # One process of all writes; the others come when it is there already.
@@ -152,6 +160,10 @@ def _fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    except NotImplementedError as error:
+        if trainer.precision == "32-true":
+            raise
+        raise UsageError(f"--precision {run.precision}: {first_line(error)}") from error
     except OSError as error:
         if error.errno in _FULL and error.filename is None:  # a logger's, which names no file
             raise OSError(
@@ -293,7 +305,13 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             enable_progress_bar=False,  # ours is a callback like the others
             enable_model_summary=False,
         )
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+    except (
+        MisconfigurationException,
+        ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UsageError(
             f"--devices, --num-nodes, --strategy or --precision: {first_line(error)}"
         ) from error
