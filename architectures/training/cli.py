@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,8 @@ def _train(chosen: argparse.Namespace) -> int:
     }
     out, signal = train(Run(**options))
     if signal:
-        print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be what was closed
+            print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
         return 128 + signal
     print(out / "last.ckpt")
     return 0

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -319,9 +320,19 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose."""
+    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose.
+
+    And without the traceback of TensorBoard's thread where the disk is full: the next step raises the same error.
+    """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
+    hook = threading.excepthook
+
+    def unless_told(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            hook(arguments)
+
+    threading.excepthook = unless_told
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         for logger in loggers:
@@ -329,5 +340,6 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
+            threading.excepthook = hook
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
