@@ -64,6 +64,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if (
         not isinstance(settings, dict)
         or not settings.keys() >= _SETTINGS
+        or not isinstance(settings["experiment"], str)
+        or not isinstance(settings["model"], str)
         or not isinstance(settings["model_options"], dict)
         or not isinstance(found.get("state_dict"), dict)
         or not isinstance(found.get("global_step"), int)

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -71,16 +71,18 @@ class Finite(Callback):
         self._check_losses(trainer, pl_module)
         bad = not all_finite(pl_module.state_dict().values())
         if trainer.strategy.reduce_boolean_decision(bad, all=False):
-            raise Diverged(self._told(trainer, pl_module, trainer.global_step, "weights are"))
+            self._stop(trainer, pl_module, trainer.global_step, "weights are")
 
     def _check_losses(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._bad is None:
             return
         first = trainer.strategy.reduce(self._bad, reduce_op="min")
         if first.isfinite():
-            raise Diverged(self._told(trainer, pl_module, int(first), "loss is"))
+            self._stop(trainer, pl_module, int(first), "loss is")
 
-    def _told(self, trainer: L.Trainer, pl_module: Any, step: int, what: str) -> str:
+    def _stop(self, trainer: L.Trainer, pl_module: Any, step: int, what: str) -> NoReturn:
+        if not trainer.is_global_zero:  # one of all processes tells it
+            raise Diverged
         schedule = pl_module.schedule
         lr = schedule.lr * schedule.factor(step - 1)
         kept = (
@@ -88,7 +90,7 @@ class Finite(Callback):
             if self._checkpoint.exists()
             else "nothing was saved yet"
         )
-        return (
+        raise Diverged(
             f"step {step}: the {what} not finite, at a learning rate of {lr:.3g}; try a smaller --lr, or another "
             f"--precision than {trainer.precision} ({kept})"
         )

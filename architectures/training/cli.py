@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(chosen.command, error, 2)
     except (CheckpointError, DataError, Diverged, OSError) as error:
+        if isinstance(error, Diverged) and not error.args:
+            return 1
         return _fail(chosen.command, error, 1)
     except ModuleNotFoundError as error:
         return _fail(

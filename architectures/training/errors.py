@@ -8,4 +8,4 @@ class UsageError(Exception):
 
 
 class Diverged(Exception):
-    """Training that makes no sense to go on with: exit status 1."""
+    """Training that makes no sense to go on with: exit status 1. Without a message where another process tells it."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from architectures.checkpoint import CheckpointError
 
+from .datamodule import make_data
 from .errors import UsageError
 from .evaluate import evaluate
 from .files import write_json, write_text
 from .tables import TABLES, Cell
-from .train import Run, train
+from .train import Run, fresh_settings, train
 
 
 def reproduce(
@@ -37,6 +39,7 @@ def reproduce(
 
     Raises:
         UsageError: no network of the table matches `models`; and as `train`.
+        CheckpointError: results that are there are of other data; and as `train`.
         KeyboardInterrupt: a run was stopped.
     """
     cells = [cell for cell in TABLES[table] if fnmatchcase(cell.model, models)]
@@ -45,10 +48,21 @@ def reproduce(
         raise UsageError(f"--model {models!r} fits no network of {table}; wanted one of {names}")
     folder = out / f"{table}-{schedule}"
     results = _read(folder / "results.json")
+
+    @cache
+    def digest(experiment: str) -> str:
+        return make_data(fresh_settings(Run(experiment=experiment)), data_dir).origin().digest
+
     for seed in seeds:
         for cell in cells:
             key = f"{cell.experiment}-{cell.column}-{cell.row}-seed{seed}"
-            if results.get(key, {}).get("asked") == [max_steps, max_minutes]:
+            done = results.get(key, {})
+            if done.get("asked") == [max_steps, max_minutes]:
+                if done.get("digest", digest(cell.experiment)) != digest(cell.experiment):
+                    raise CheckpointError(
+                        f"{folder / 'results.json'}: {key} is of other data than those given now; "
+                        "wanted these, or another --out"
+                    )
                 continue
             run = folder / key
             settings = Run(
@@ -71,6 +85,7 @@ def reproduce(
             found = evaluate(run / "last.ckpt", data_dir, num_workers=num_workers)
             results[key] = found | {
                 "asked": [max_steps, max_minutes],
+                "digest": digest(cell.experiment),
                 "paper_error_percent": cell.paper,
             }
             write_json(folder / "results.json", results)

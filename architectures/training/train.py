@@ -179,7 +179,7 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Pa
         raise UsageError(
             f"unknown experiment {run.experiment!r}; wanted one of {', '.join(EXPERIMENTS)}"
         )
-    settings = _fresh_settings(run)
+    settings = fresh_settings(run)
     name = (
         f"{run.experiment}-{settings['model']}-{settings['schedule_name']}-seed{settings['seed']}"
     )
@@ -192,7 +192,12 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Pa
     return checkpoint, found, settings, run.out or checkpoint.parent
 
 
-def _fresh_settings(run: Run) -> dict[str, Any]:
+def fresh_settings(run: Run) -> dict[str, Any]:
+    """`Classification`'s hyperparameters of a new run.
+
+    Raises:
+        UsageError: a network or an image size that is not for the experiment.
+    """
     entry = EXPERIMENTS[run.experiment]
     model = run.model or entry.default
     if model not in entry.fits():
