@@ -202,7 +202,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 def test_out_of_memory_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     told = _command(capsys, 1, "--batch-size", 10**12, "--max-steps", 1, "--out", out)
-    assert "out of memory" in told and not out.exists()
+    assert "out of memory" in told and "try a smaller --batch-size" in told
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

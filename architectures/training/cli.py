@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trouble = machine_trouble(error)
         if trouble is None:
             raise
+        if chosen.command == "train" and trouble.startswith("out of memory"):
+            trouble += "; try a smaller --batch-size"
         return _fail(chosen.command, trouble, 1)
 
 
