@@ -122,7 +122,48 @@ def _parser() -> argparse.ArgumentParser:
 
     add("list", _list, "the networks, with parameters and input sizes, and the experiments")
 
-    train = add("train", _train, "train a network on an experiment")
+    _add_train(add("train", _train, "train a network on an experiment"))
+
+    evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    _add_data_dir(evaluate)
+    evaluate.add_argument(
+        "--embedded",
+        action="store_true",
+        help="test on the embedded digits also what was trained on files, among which they may be",
+    )
+    evaluate.add_argument("--json", type=_file, metavar="FILE", help="write it there, too")
+
+    show = add("show", _show, "a picture of what a network's transformers look at")
+    show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
+    _add_data_dir(show)
+    show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
+
+    reproduce = add("reproduce", _reproduce, "train and evaluate a whole table of the paper")
+    reproduce.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    _add_data_dir(reproduce)
+    _add_schedule(reproduce)
+    reproduce.add_argument("--max-steps", type=_count, help="steps of each run")
+    reproduce.add_argument("--max-minutes", type=_positive, help="minutes of each run")
+    reproduce.add_argument(
+        "--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
+    )
+    reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
+    reproduce.add_argument(
+        "--out", type=Path, default=Path("out/reproduce"), help="folder (%(default)s)"
+    )
+
+    data = add("data", _check, "folders of data")
+    tasks = data.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = _add_command(
+        tasks, "check", _check, "list every picture of a folder that cannot be read"
+    )
+    check.add_argument("folder", type=Path, metavar="DIR", help="of MNIST, SVHN or CUB-200-2011")
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=", ".join(EXPERIMENTS)
     )
@@ -166,44 +207,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STEPS",
         help="steps between checkpoints and validations",
     )
-
-    evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
-    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    _add_data_dir(evaluate)
-    evaluate.add_argument(
-        "--embedded",
-        action="store_true",
-        help="test on the embedded digits also what was trained on files, among which they may be",
-    )
-    evaluate.add_argument("--json", type=_file, metavar="FILE", help="write it there, too")
-
-    show = add("show", _show, "a picture of what a network's transformers look at")
-    show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
-    _add_data_dir(show)
-    show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
-
-    reproduce = add("reproduce", _reproduce, "train and evaluate a whole table of the paper")
-    reproduce.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
-    _add_data_dir(reproduce)
-    _add_schedule(reproduce)
-    reproduce.add_argument("--max-steps", type=_count, help="steps of each run")
-    reproduce.add_argument("--max-minutes", type=_positive, help="minutes of each run")
-    reproduce.add_argument(
-        "--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
-    )
-    reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
-    reproduce.add_argument(
-        "--out", type=Path, default=Path("out/reproduce"), help="folder (%(default)s)"
-    )
-
-    data = add("data", _check, "folders of data")
-    tasks = data.add_subparsers(dest="task", required=True, metavar="TASK")
-    check = _add_command(
-        tasks, "check", _check, "list every picture of a folder that cannot be read"
-    )
-    check.add_argument("folder", type=Path, metavar="DIR", help="of MNIST, SVHN or CUB-200-2011")
-    return parser
 
 
 def _add_command(

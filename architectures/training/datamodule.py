@@ -313,8 +313,14 @@ def make_data(
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such directory")
-    size = settings["image_size"]
+    return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
 
+
+def _file_data(settings: dict[str, Any], data_dir: Path, workers: int) -> FileData:
+    """The data of svhn or cub from their folder."""
+    experiment, options, size = (
+        settings[name] for name in ("experiment", "data_options", "image_size")
+    )
     extra = ("extra",) if experiment == "svhn" and (data_dir / "extra").is_dir() else ()
 
     def part(name: str) -> Any:
@@ -337,5 +343,7 @@ def make_data(
             )
         return digest_of_files(cub_root(data_dir), INDEX)
 
-    workers = _WORKERS if num_workers is None else num_workers
-    return FileData(part, index, entry.classes, schedule, seed, workers=workers, options=options)
+    return FileData(
+        part, index, EXPERIMENTS[experiment].classes, Schedule(**settings["schedule"]), settings["seed"],
+        workers=workers, options=options,
+    )  # fmt: skip

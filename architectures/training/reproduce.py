@@ -56,29 +56,17 @@ def reproduce(
     for seed in seeds:
         for cell in cells:
             key = f"{cell.experiment}-{cell.column}-{cell.row}-seed{seed}"
-            done = results.get(key, {})
-            if done.get("asked") == [max_steps, max_minutes]:
-                if done.get("digest", digest(cell.experiment)) != digest(cell.experiment):
-                    raise CheckpointError(
-                        f"{folder / 'results.json'}: {key} is of other data than those given now; "
-                        "wanted these, or another --out"
-                    )
+            if results.get(key, {}).get("asked") == [max_steps, max_minutes]:
+                _check_data(
+                    results[key], digest(cell.experiment), f"{folder / 'results.json'}: {key}"
+                )
                 continue
             run = folder / key
             settings = Run(
-                experiment=cell.experiment,
-                model=cell.model,
-                data_dir=data_dir,
-                schedule=schedule,
-                seed=seed,
-                image_size=cell.image_size,
-                data_options=dict(cell.data_options),
-                max_steps=max_steps,
-                max_minutes=max_minutes,
-                num_workers=num_workers,
-                resume=(run / "last.ckpt").exists(),
-                out=run,
-            )
+                experiment=cell.experiment, model=cell.model, data_dir=data_dir, schedule=schedule, seed=seed,
+                image_size=cell.image_size, data_options=dict(cell.data_options), max_steps=max_steps,
+                max_minutes=max_minutes, num_workers=num_workers, resume=(run / "last.ckpt").exists(), out=run,
+            )  # fmt: skip
             print(key, flush=True)
             if train(settings)[1]:
                 raise KeyboardInterrupt
@@ -91,6 +79,13 @@ def reproduce(
             write_json(folder / "results.json", results)
             write_text(folder / "table.md", markdown(cells, results, seeds) + "\n")
     return markdown(cells, results, seeds)
+
+
+def _check_data(done: dict[str, Any], digest: str, where: str) -> None:
+    if done.get("digest", digest) != digest:
+        raise CheckpointError(
+            f"{where} is of other data than those given now; wanted these, or another --out"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
