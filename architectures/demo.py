@@ -7,6 +7,7 @@ transformers look at, and ends with the throughput of the operation on this mach
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import DataError, Digits, load_digits
+from .errors import first_line
 from .optim import parameter_groups
 from .parallel import ParallelSTN
 from .pictures import draw_frames
 from .sums import sum_batch, with_transformers, without_transformers
 from .throughput import throughput_table
+from .training.errors import Diverged
+from .training.files import replacing
 
 
 def train(
@@ -46,7 +50,10 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.15)
     average = 0.0
     often = 0.1 if sys.stderr.isatty() else 10.0  # seconds: a log keeps every line
-    bar = tqdm(range(1, steps + 1), desc=name, unit="step", dynamic_ncols=True, mininterval=often)
+    bar = tqdm(
+        range(1, steps + 1), desc=name, unit="step", dynamic_ncols=True,
+        mininterval=often, maxinterval=often, miniters=1,
+    )  # fmt: skip
     with bar:
         for step in bar:
             spread = min(max((step / steps - 0.15) / 0.25, 0.0), 1.0)
@@ -58,8 +65,13 @@ def train(
             optimiser.step()
             schedule.step()
             if step % 10 == 0 or step == steps:  # reading the loss waits for the device
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise Diverged(
+                        f"step {step}: the loss is {value}; try a smaller --lr than {lr:g}"
+                    )
                 decay = 0.8 if step > 10 else 0.0
-                average = decay * average + (1 - decay) * loss.item()
+                average = decay * average + (1 - decay) * value
                 bar.set_postfix(loss=f"{average:.3f}", refresh=False)
 
 
@@ -93,17 +105,33 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(
                 f"--{name.replace('_', '-')} must be at least 1, got {getattr(chosen, name)}"
             )
+    if not 0 < chosen.lr < math.inf:
+        parser.error(f"--lr must be above 0, got {chosen.lr}")
+    if not 0 <= chosen.seed < 2**63:
+        parser.error(f"--seed must be from 0 to 2^63 - 1, got {chosen.seed}")
+    if chosen.out.is_dir():
+        parser.error(f"--out must be a file, got the folder {chosen.out}")
+    try:
+        torch.empty(0, device=chosen.device)
+    except (AssertionError, RuntimeError) as error:
+        parser.error(f"--device {chosen.device}: {first_line(error)}")
     return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; the exit status is 1 where data are missing or broken."""
+    """Run the demo; the exit status is 1 where data are missing or broken, or the picture cannot be written."""
     chosen = parse(arguments)
     try:
-        train_digits, test_digits = load_digits(chosen.data_dir)
-    except (DataError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        run(chosen)
+    except (DataError, Diverged, OSError) as error:
+        print(f"demo: {first_line(error)}", file=sys.stderr)
         return 1
+    return 0
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Train both networks, print what they reach, and draw."""
+    train_digits, test_digits = load_digits(chosen.data_dir)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     device = torch.device(chosen.device)
     train_digits, test_digits = train_digits.to(device), test_digits.to(device)
@@ -138,10 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     network = models["2 transformers"]
     assert isinstance(network, ParallelSTN)
-    draw_frames(network, images[:6], sums[:6], chosen.out)
+    with replacing(chosen.out) as part:
+        draw_frames(network, images[:6], sums[:6], part)
     print(f"\nwhat the transformers look at: {chosen.out}\n")
     print(throughput_table(device))
-    return 0
 
 
 if __name__ == "__main__":

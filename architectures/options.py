@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
-from typing import Any
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def free_keywords(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -29,3 +32,52 @@ def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None
     for option in options:
         if option not in names:
             raise TypeError(f"{what} has no option {option!r}; it has {', '.join(names) or 'none'}")
+
+
+def check_kinds(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than the function's annotations say, before it meets them in words of its own.
+
+    Raises:
+        TypeError: the message begins with the option's name.
+    """
+    if isinstance(function, partial):
+        function = function.func
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for name, value in options.items():
+        if not _fits(value, hints[name]):
+            raise TypeError(f"{name} must be {_shown(hints[name])}, got {value!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(kinds)
+            and all(map(_fits, value, kinds))
+        )
+    if get_origin(kind) is Callable:  # whoever takes a function says more than that it was none
+        return True
+    if kind is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _shown(kind: Any) -> str:
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_shown(each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"({', '.join(map(_shown, get_args(kind)))})"
+    names = {
+        float: "a finite number",
+        int: "an int",
+        bool: "True or False",
+        str: "a string",
+        Path: "a path",
+    }
+    return "None" if kind is NoneType else names.get(kind, getattr(kind, "__name__", str(kind)))

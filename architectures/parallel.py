@@ -86,8 +86,10 @@ class ParallelSTN(nn.Module):
             features = self.streams[0](rearrange(maps, "n k ... -> (n k) ..."))
             features = rearrange(features.flatten(1), "(n k) f -> n (k f)", k=self.num_transformers)
         else:
+            # Copies, which most first layers would make anyway: a stream that begins in place must not write into
+            # what another one reads, nor into a tensor that autograd watches together with all the others.
             per_map = zip(self.streams, maps.unbind(1), strict=True)
-            features = torch.cat([stream(one).flatten(1) for stream, one in per_map], 1)
+            features = torch.cat([stream(one.clone()).flatten(1) for stream, one in per_map], 1)
         logits: Tensor = self.head(features)
         return logits
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn_triton import SpatialTransformer, st_sample
 from stn_triton.transforms import TRANSFORMS
 
 from .colocalisation import CoLocaliser
+from .figures import Figure, mpl
 from .parallel import ParallelSTN
 from .serial import SerialSTN
 from .stacked import StackedSTN
@@ -192,7 +191,8 @@ def draw_frames(network: ParallelSTN, images: Tensor, sums: Tensor, path: Path) 
     """
     titles = class_titles(network(images), sums)
     heading = "Two transformers find two digits, told nothing but the sum"
-    attention_figure(images, views(network, images), titles, heading).savefig(path)
+    figure = attention_figure(images, views(network, images), titles, heading)
+    figure.savefig(path, format="png")
 
 
 def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:

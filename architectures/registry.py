@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stn_triton.modules import check_at_least
 
 from . import colocalisation, cub, mnist, mnist3d, mnist_addition, svhn
-from .options import check_known, free_keywords
+from .options import check_kinds, check_known, free_keywords
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **mnist.MODELS,
@@ -50,7 +50,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         ValueError: a name that `list_models()` does not have, the message names the nearest; a
             number below 1, an image_size that this network cannot read.
         TypeError: an option that this network does not have, the message lists those it has; a
-            number that is not an int.
+            value of another kind than the option's.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025); the docstring of each experiment's file names
     its section and how what the paper leaves open was settled.
@@ -83,6 +83,7 @@ def _checked(
     build = _builder(name)
     known = free_keywords(build)
     check_known(name, options, known)
+    check_kinds(build, options)
     for option, value in options.items():
         kind = known[option].annotation  # a string, as these files postpone annotations
         if kind == "int" or (kind == "int | None" and value is not None):

@@ -155,6 +155,24 @@ def test_parallel_on_volumes(separate: bool) -> None:
     torch.testing.assert_close(features, maps.mean((3, 4, 5)).flatten(1))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_streams_may_begin_in_place(memory_format: torch.memory_format) -> None:
+    def streams(inplace: bool) -> list[nn.Module]:
+        return [nn.Sequential(nn.ReLU(inplace), stream(), nn.ReLU(inplace)) for _ in range(K)]
+
+    x = (torch.rand(N, C, H, W) - 0.5).to(memory_format=memory_format)
+    model = parallel(separate=True, streams=True)
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(1)
+        model.streams = nn.ModuleList(streams(inplace))
+        model.zero_grad()
+        logits = model(x)
+        logits.square().sum().backward()
+        found.append([logits, *(each.grad for each in model.parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_outline_of_a_frame(transform: str) -> None:
     frame_corners = pytest.importorskip("architectures.pictures").frame_corners

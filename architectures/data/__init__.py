@@ -1,6 +1,7 @@
 """Data sets of the paper's experiments, distorted on the training device."""
 
 from .addition import addition_batch, addition_batches
+from .check import check_folder
 from .clutter import cluttered_batch, colocalisation_batch
 from .cub import CUB
 from .digits import Digits, draw_digits, load_digits, load_embedded, load_mnist, read_idx
@@ -27,6 +28,7 @@ __all__ = [
     "Digits",
     "addition_batch",
     "addition_batches",
+    "check_folder",
     "cluttered_batch",
     "colocalisation_batch",
     "download_mnist",

@@ -33,6 +33,8 @@ def cluttered_batch(
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 4.1 and appendix A.4.
     """
+    if patches < 0:
+        raise ValueError(f"patches must be at least 0, got {patches}")
     if patches and len(digits) < 2:
         raise ValueError(
             f"patches come from other digits: wanted 2 digits at least, got {len(digits)}"

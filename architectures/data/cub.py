@@ -8,6 +8,7 @@ side 512. Here the shorter side is brought there and the picture keeps its propo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +16,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .files import DataError, channels_first, cropped, inside, open_picture, read_lines
+from .files import (
+    DataError,
+    channels_first,
+    cropped,
+    failures,
+    find_root,
+    inside,
+    open_picture,
+    read_lines,
+)
 
 _T = TypeVar("_T")
+
+INDEX = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
 
 class CUB(Dataset[tuple[Tensor, Tensor]]):
@@ -30,7 +42,7 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
     Crops and flips are drawn from torch's default generator, which a `DataLoader` seeds for each of its workers.
 
     Args:
-        root: the folder that holds images.txt.
+        root: the folder that holds images.txt, CUB_200_2011, or the one that holds that.
         train: the training or the test pictures of train_test_split.txt.
         image_size: the side of the crops, in pixels.
 
@@ -44,37 +56,24 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, root: Path | str, *, train: bool, image_size: int = 224) -> None:
         if image_size < 1:
             raise ValueError(f"wanted image_size >= 1, got {image_size}")
-        root = Path(root)
+        root = cub_root(Path(root))
         self.train = train
         self.image_size = image_size
-        index = root / "images.txt"
-        names = _table(index, str)
-        labels = _table(root / "image_class_labels.txt", int, names)
-        split = _table(root / "train_test_split.txt", int, names)
-        species = _table(root / "classes.txt", str)
-        self.classes = list(species.values())
-        numbers = {key: number for number, key in enumerate(species)}
-        for image, key in labels.items():
-            if str(key) not in numbers:
-                raise DataError(
-                    f"{root / 'image_class_labels.txt'}: wanted a class of classes.txt for image {image}, got {key}"
-                )
-            if split[image] not in (0, 1):
-                raise DataError(
-                    f"{root / 'train_test_split.txt'}: wanted 0 or 1 for image {image}, got {split[image]}"
-                )
-        chosen = [image for image in names if split[image] == train]
-        self._paths = [inside(root / "images", names[image], index) for image in chosen]
+        index = _read_index(root)
+        self.classes = index.classes
+        chosen = [image for image in index.names if index.train[image] == train]
+        self._paths = [inside(root / "images", index.names[image], index.path) for image in chosen]
         missing = [path for path in self._paths if not path.is_file()]
         if missing:
             raise DataError(
-                f"{missing[0]}: no such file; {len(missing)} of {len(chosen)} pictures that {index} names are missing"
+                f"{missing[0]}: no such file; {len(missing)} of {len(chosen)} pictures that {index.path} names "
+                "are missing"
             )
         if not chosen:
             raise DataError(
-                f"{index}: wanted pictures to {'train' if train else 'test'} on, got none"
+                f"{index.path}: wanted pictures to {'train' if train else 'test'} on, got none"
             )
-        self.labels = torch.tensor([numbers[str(labels[image])] for image in chosen])
+        self.labels = torch.tensor([index.labels[image] for image in chosen])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,6 +90,64 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
         if self.train and torch.rand(()) < 0.5:
             image = image.flip(2)
         return image, self.labels[index]
+
+
+def cub_root(folder: Path) -> Path:
+    """The folder that holds images.txt: this one, or CUB_200_2011 in it."""
+    return find_root(folder, "images.txt", "CUB_200_2011")
+
+
+def check_cub(root: Path) -> tuple[int, list[str]]:
+    """How many pictures images.txt names, and a line for each that cannot be read, or for a broken index."""
+    root = cub_root(root)
+    try:
+        index = _read_index(root)
+    except DataError as error:
+        return 0, [str(error)]
+    names = list(index.names.values())
+
+    def read(name: str) -> None:
+        open_picture(inside(root / "images", name, index.path))
+
+    return len(names), failures(read, names, str(root))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """By image: its file's name, its species from 0 on, whether to train on it. classes: the names of the species."""
+
+    path: Path
+    names: dict[str, str]
+    labels: dict[str, int]
+    train: dict[str, bool]
+    classes: list[str]
+
+
+def _read_index(root: Path) -> _Index:
+    path, labels_path, split_path = (root / name for name in INDEX[:3])
+    if not path.is_file():
+        raise DataError(
+            f"{path}: cannot be read: No such file; wanted CUB_200_2011 or the folder that holds it"
+        )
+    names = _table(path, str)
+    labels = _table(labels_path, int, names)
+    split = _table(split_path, int, names)
+    species = _table(root / INDEX[3], str)
+    numbers = {key: number for number, key in enumerate(species)}
+    for image, key in labels.items():
+        if str(key) not in numbers:
+            raise DataError(
+                f"{labels_path}: wanted a class of classes.txt for image {image}, got {key}"
+            )
+        if split[image] not in (0, 1):
+            raise DataError(f"{split_path}: wanted 0 or 1 for image {image}, got {split[image]}")
+    return _Index(
+        path=path,
+        names=names,
+        labels={image: numbers[str(key)] for image, key in labels.items()},
+        train={image: bool(part) for image, part in split.items()},
+        classes=list(species.values()),
+    )
 
 
 def _table(

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from .files import TRAIN_EXTRA, DataError, first_line
+from architectures.errors import first_line
+
+from .files import TRAIN_EXTRA, DataError
 
 if TYPE_CHECKING:
     import h5py

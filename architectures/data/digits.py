@@ -17,6 +17,7 @@ from .files import DataError
 
 _UNSIGNED_BYTE = 8  # IDX's code for the element type; MNIST has no other
 _NUM_CLASSES = 10
+_PLACES = ("", "raw", "MNIST/raw")
 _EMBEDDED_PER_CLASS = 500
 _EMBEDDED_TEST_PER_CLASS = 100
 
@@ -84,14 +85,13 @@ def read_idx(path: Path) -> Tensor:
 def load_mnist(data_dir: Path, *, train: bool) -> Digits:
     """MNIST's training or test digits from `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`.
 
-    Any number of digits is accepted, so that an excerpt in the same format works too.
+    They lie in `data_dir`, or in raw/ or MNIST/raw/ below it, where torchvision puts them. Any number of digits is
+    accepted, so that an excerpt in the same format works too.
 
     Raises:
         DataError: a file that is missing or broken, or images and labels that do not fit together.
     """
-    part = "train" if train else "t10k"
-    image_path = _find(data_dir, f"{part}-images-idx3-ubyte")
-    label_path = _find(data_dir, f"{part}-labels-idx1-ubyte")
+    image_path, label_path = (_find(data_dir, name) for name in _names(train))
     images, labels = read_idx(image_path), read_idx(label_path)
     if images.dim() != 3 or images.shape[1:] != (28, 28):
         raise DataError(f"{image_path}: wanted images of 28 x 28, got shape {tuple(images.shape)}")
@@ -106,13 +106,47 @@ def load_mnist(data_dir: Path, *, train: bool) -> Digits:
     return Digits(images=images, labels=labels.long())
 
 
+def check_mnist(data_dir: Path) -> list[str]:
+    """A line for each of MNIST's four files that is missing or broken, or that does not fit its partner."""
+    bad: list[str] = []
+    for train in (True, False):
+        broken = []
+        for name in _names(train):
+            try:
+                read_idx(_find(data_dir, name))
+            except DataError as error:
+                broken.append(str(error))
+        if not broken:
+            try:
+                load_mnist(data_dir, train=train)
+            except DataError as error:
+                broken.append(str(error))
+        bad += broken
+    return bad
+
+
+def _names(train: bool) -> tuple[str, str]:
+    part = "train" if train else "t10k"
+    return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+
+
+MNIST_FILES = (*_names(True), *_names(False))
+
+
+def find_idx(data_dir: Path, name: str) -> Path | None:
+    """One of MNIST's files, by any of the names and at any of the places that it may have."""
+    candidates = (name, f"{name}.gz", name.replace("-idx", ".idx"))
+    paths = (data_dir / place / candidate for place in _PLACES for candidate in candidates)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _find(data_dir: Path, name: str) -> Path:
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such directory")
-    for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx")):
-        if (data_dir / candidate).is_file():
-            return data_dir / candidate
-    raise DataError(f"{data_dir / name}: no such file, nor with .gz")
+    found = find_idx(data_dir, name)
+    if found is None:
+        raise DataError(f"{data_dir / name}: no such file, nor with .gz, nor in raw/ or MNIST/raw/")
+    return found
 
 
 def load_embedded(*, seed: int = 0) -> tuple[Digits, Digits]:

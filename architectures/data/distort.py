@@ -22,6 +22,18 @@ def uniform(low: float, high: float, n: int, generator: torch.Generator) -> Tens
     return low + (high - low) * torch.rand(n, generator=generator, device=generator.device)
 
 
+def _checked_scale(scale: tuple[float, float]) -> tuple[float, float]:
+    low, high = scale
+    if not 0 < low <= high:
+        raise ValueError(f"scale must be (low, high) with 0 < low <= high, got {scale}")
+    return low, high
+
+
+def _check_deviation(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
 def rts_theta(
     images: Tensor,
     canvas: tuple[int, int],
@@ -46,7 +58,7 @@ def rts_theta(
     pixels grows by about scale².
 
     Raises:
-        ValueError: images that are not (N, 1, H, W).
+        ValueError: images that are not (N, 1, H, W), a scale that is no range above 0.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 4.1 and appendix A.4 (RTS: ±45
     degrees, scale 0.7 to 1.2, a random place on 42 x 42).
@@ -55,7 +67,7 @@ def rts_theta(
         raise ValueError(f"images must be (N, 1, H, W), got {tuple(images.shape)}")
     n = len(images)
     angle = uniform(-math.radians(degrees), math.radians(degrees), n, generator)
-    factor = uniform(*scale, n, generator)
+    factor = uniform(*_checked_scale(scale), n, generator)
     rows = (torch.stack((angle.cos(), -angle.sin()), 1), torch.stack((angle.sin(), angle.cos()), 1))
     forward = (
         torch.stack(rows, 1) * factor[:, None, None]
@@ -143,12 +155,13 @@ def projective_theta(
 
     Source: Jaderberg et al. 2015, appendix A.4 (P); that such corners are drawn again is ours.
     """
+    _check_deviation("corner_std", corner_std)
     device = generator.device
     corners = torch.tensor([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)], device=device)
     frame = (
         corners * torch.tensor(image_size[::-1], device=device) / 2
     )  # canvas pixels from its middle
-    frame = frame * uniform(*scale, n, generator)[:, None, None]
+    frame = frame * uniform(*_checked_scale(scale), n, generator)[:, None, None]
     noise = torch.randn(n, _CORNER_DRAWS, 4, 2, generator=generator, device=device) * corner_std
     noise[:, -1] = 0
     moved = frame[:, None] + noise
@@ -208,6 +221,7 @@ def elastic_theta(
     Source: Jaderberg et al. 2015, appendix A.4 (E). The paper does not say on which side the points are moved; here
     it is the image's, the side that theta is about.
     """
+    _check_deviation("point_std", point_std)
     device = generator.device
     lattice = identity_theta("tps", (n,), grid=grid, dtype=torch.float32, device=device)
     ratio = torch.tensor(canvas[::-1], device=device) / torch.tensor(
@@ -215,4 +229,7 @@ def elastic_theta(
     )
     noise = torch.randn(lattice.shape, generator=generator, device=device) * point_std
     pixel = 2 / torch.tensor(image_size[::-1], device=device)
-    return lattice * ratio / uniform(*scale, n, generator)[:, None, None] + noise * pixel
+    return (
+        lattice * ratio / uniform(*_checked_scale(scale), n, generator)[:, None, None]
+        + noise * pixel
+    )

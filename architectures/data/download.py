@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .files import DataError, first_line
+from architectures.errors import first_line
+
+from .files import DataError
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {

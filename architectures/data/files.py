@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
+
+from architectures.errors import first_line
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_T = TypeVar("_T")
 
 TRAIN_EXTRA = "pip install 'stn-triton[train]'"
 
@@ -22,11 +29,21 @@ TRAIN_EXTRA = "pip install 'stn-triton[train]'"
 class DataError(RuntimeError):
     """Data that is missing or broken; the message is one line that names the file."""
 
+    def __init__(self, message: str) -> None:
+        # A DataLoader hands on what its worker raised as a traceback in text; the message is its last line.
+        if message.startswith("Caught DataError "):
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(message)
 
-def first_line(error: BaseException) -> str:
-    """An error as one line: the first that it says, or at least its name."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+
+def find_root(folder: Path, marker: str, *below: str) -> Path:
+    """The folder itself, or else that one of its subfolders which holds a file or folder of this name.
+
+    People name the folder that they unpacked an archive in, or what lies in the archive. Where it is nowhere, the
+    folder itself: what is then missing is told by whoever reads it.
+    """
+    places = [folder, *(folder / name for name in below)]
+    return next((place for place in places if (place / marker).exists()), folder)
 
 
 def inside(folder: Path, name: str, index: Path) -> Path:
@@ -76,7 +93,7 @@ def open_picture(path: Path) -> Image.Image:
         DataError: missing, not a picture, truncated or corrupt; or Pillow is not installed.
     """
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise DataError(
             f"{path}: reading pictures needs the package pillow: {TRAIN_EXTRA}"
@@ -84,9 +101,29 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders fail in as many ways as there are formats
         reason = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, UnidentifiedImageError):  # which says the path once more
+            reason = "a file of another kind" if path.stat().st_size else "an empty file"
         raise DataError(f"{path}: wanted a picture that can be decoded, got: {reason}") from error
+
+
+def failures(read: Callable[[_T], object], items: Sequence[_T], what: str) -> list[str]:
+    """The messages of the `DataError`s that reading these items raises, in their order; several threads read."""
+
+    def failure(item: _T) -> str | None:
+        try:
+            read(item)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
+        found = pool.imap(failure, items, chunksize=16)
+        told = tqdm(found, f"{what}: check", len(items), leave=False, disable=None)
+        return [message for message in told if message is not None]
 
 
 def cropped(

@@ -28,8 +28,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from architectures.errors import first_line
+
 from .digit_struct import HouseNumber, read_digit_struct
-from .files import DataError, channels_first, cropped, first_line, inside, new_folder, open_picture
+from .files import (
+    DataError,
+    channels_first,
+    cropped,
+    failures,
+    inside,
+    new_folder,
+    open_picture,
+)
 
 MOST_DIGITS = 5
 BLANK = 10
@@ -42,6 +52,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "train+extra": ("train", "extra"),
 }
 """Each split and the folders that it is made of."""
+_MARGIN = 0.3
 _VALID_SIZE = 5000
 _VALID_PERCENT = 15
 _VALID_SEED = 0
@@ -91,7 +102,7 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
         split: str,
         *,
         image_size: int = 64,
-        margin: float = 0.3,
+        margin: float = _MARGIN,
         cache_dir: Path | str | None = None,
         allow_missing: bool = False,
     ) -> None:
@@ -141,6 +152,28 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
         return self.__dict__ | {"_open": []}
 
 
+def check_svhn(root: Path) -> tuple[int, list[str]]:
+    """How many pictures the indices name, and a line for each that cannot be read or cropped, or for a broken index."""
+    count, bad = 0, list[str]()
+    for folder in (root / name for name in ("train", "test", "extra")):
+        if not folder.is_dir():
+            continue
+        index = folder / "digitStruct.mat"
+        try:
+            numbers = read_digit_struct(index)
+        except DataError as error:
+            bad.append(str(error))
+            continue
+
+        def read(number: HouseNumber, folder: Path = folder, index: Path = index) -> None:
+            _crop(1, _MARGIN, (number, inside(folder, number.name, index)))
+
+        used = [number for number in numbers if len(number.digits) <= MOST_DIGITS]
+        count += len(used)
+        bad += failures(read, used, str(folder))
+    return count, bad
+
+
 def _chosen(split: str, folder: str, count: int) -> _Array:
     """Which rows of a folder's crops belong to a split, in the folder's order."""
     if folder != "train":
@@ -171,7 +204,9 @@ def _key(folder: Path, image_size: int, margin: float) -> str:
     """A name for what the crops are made of: every file's name, size and time, and the options."""
     index = folder / "digitStruct.mat"
     if not index.is_file():
-        raise DataError(f"{index}: no such file")
+        raise DataError(
+            f"{index}: no such file; wanted the folder that holds train/, test/ and extra/"
+        )
     digest = hashlib.sha256(f"{_FORMAT} {image_size} {float(margin)!r}".encode())
     try:
         with os.scandir(folder) as entries:

@@ -1,1 +1,6 @@
 """Training, evaluation and pictures of the paper's experiments: what `python -m architectures` runs, on Lightning."""
+
+from contextlib import suppress
+
+with suppress(ModuleNotFoundError):  # not all commands draw
+    from architectures import figures as figures  # before Lightning; it says why

@@ -1,74 +1,31 @@
-"""What happens beside the steps: the progress bar, checkpoints that are whole or not there, pictures in TensorBoard."""
+"""What happens beside the steps: checkpoints that are whole, finite or not there, pictures in TensorBoard."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
-from .datamodule import ExperimentData
+from architectures.checkpoint import all_finite
+
+from .errors import Diverged
+from .experiment_data import ExperimentData
 from .files import replacing
 
-
-class Progress(TQDMProgressBar):
-    """One bar for the whole training: loss, accuracy, images per second, time left."""
-
-    def __init__(self, description: str, batch_size: int) -> None:
-        super().__init__()
-        # A log keeps every line, a terminal only the last one.
-        self._seconds_between = 0.5 if sys.stdout.isatty() else 10.0
-        self._drawn = 0.0
-        self._description = description
-        self._batch_size = batch_size
-        self._began = (0, 0.0)
-
-    @property
-    def total_train_batches(self) -> int:
-        return self.trainer.max_steps
-
-    def _should_update(self, current: int, total: float) -> bool:
-        """By time, not by steps: these take from milliseconds to minutes."""
-        now = time.perf_counter()
-        due = self.is_enabled and (current == total or now - self._drawn >= self._seconds_between)
-        if due:
-            self._drawn = now
-        return due
-
-    def init_validation_tqdm(self) -> Tqdm:
-        return Tqdm(disable=True)
-
-    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        super().on_train_start(trainer, *_)
-        self._began = (trainer.global_step, time.perf_counter())
-        bar = self.train_progress_bar
-        bar.reset(trainer.max_steps)
-        bar.initial = bar.n = trainer.global_step
-        bar.set_description(self._description)
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """The whole training is one epoch."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        super().on_train_batch_end(trainer, _[0], _[1], _[2], trainer.global_step - 1)
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        step, second = self._began
-        seconds = time.perf_counter() - second
-        rate = self._batch_size * (trainer.global_step - step) / max(seconds, 1e-9)
-        return metrics | {"images/s": f"{rate:.0f}"}
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+_LOSSES_BETWEEN = 50
+"""Steps after which an accelerator is asked whether its losses are finite: the host waits for it then."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -78,21 +35,79 @@ class WholeCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         with replacing(Path(path)) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # how torch ends its archive where writing failed
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
+
+
+class Finite(Callback):
+    """Stop a training whose loss or weights are not finite, before such weights are saved or validated."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._bad: Tensor | None = None  # the first step whose loss is not finite, on the device
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        loss = outputs["loss"].detach()
+        step = torch.where(loss.isfinite(), torch.inf, float(trainer.global_step))
+        self._bad = step if self._bad is None else torch.minimum(self._bad, step)
+        if loss.device.type == "cpu" or trainer.global_step % _LOSSES_BETWEEN == 0:
+            self._check_losses(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.check(trainer, pl_module)
+
+    def check(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Now, whatever was checked before.
+
+        Raises:
+            Diverged: in all processes.
+        """
+        self._check_losses(trainer, pl_module)
+        bad = not all_finite(pl_module.state_dict().values())
+        if trainer.strategy.reduce_boolean_decision(bad, all=False):
+            self._stop(trainer, pl_module, trainer.global_step, "weights are")
+
+    def _check_losses(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self._bad is None:
+            return
+        first = trainer.strategy.reduce(self._bad, reduce_op="min")
+        if first.isfinite():
+            self._stop(trainer, pl_module, int(first), "loss is")
+
+    def _stop(self, trainer: L.Trainer, pl_module: Any, step: int, what: str) -> NoReturn:
+        if not trainer.is_global_zero:  # one of all processes tells it
+            raise Diverged
+        schedule = pl_module.schedule
+        lr = schedule.lr * schedule.factor(step - 1)
+        kept = (
+            f"{self._checkpoint} is as it was before"
+            if self._checkpoint.exists()
+            else "nothing was saved yet"
+        )
+        raise Diverged(
+            f"step {step}: the {what} not finite, at a learning rate of {lr:.3g}; try a smaller --lr, or another "
+            f"--precision than {trainer.precision} ({kept})"
+        )
 
 
 class KeepLast(Callback):
     """Save last.ckpt every so many steps, and when training ends.
 
-    SIGINT (Ctrl-C) and SIGTERM end it after the step that is under way, in all processes; `signal` is then its
-    number. A second one ends the process at once.
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) end it after the step that is under way, in all processes;
+    `signal` is then its number. A second one ends the process at once. A signal that is ignored, as SIGHUP is by
+    nohup, stays so.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         self.path = folder / "last.ckpt"
         self.every = every
+        self.finite = Finite(self.path)
         self.signal = 0
         self._before: dict[int, Any] = {}
         self._saved = -1
@@ -101,7 +116,8 @@ class KeepLast(Callback):
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._stop)
-                for number in (signal.SIGINT, signal.SIGTERM)
+                for number in _SIGNALS
+                if signal.getsignal(number) not in (signal.SIG_IGN, None)
             }
 
     def _stop(self, number: int, _: object) -> None:
@@ -113,18 +129,22 @@ class KeepLast(Callback):
             signal.signal(number, handler)
         self._before = {}
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False):
             trainer.should_stop = True
         if trainer.global_step % self.every == 0 or trainer.should_stop:
-            self._save(trainer)
+            self._save(trainer, pl_module)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._saved != trainer.global_step:
-            self._save(trainer)
+            self._save(trainer, pl_module)
         self._restore()
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def on_exception(self, *_: Any) -> None:
+        self._restore()
+
+    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.finite.check(trainer, pl_module)
         trainer.save_checkpoint(self.path)
         self._saved = trainer.global_step
 
@@ -140,8 +160,12 @@ class Pictures(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         if not boards or not trainer.is_global_zero or not isinstance(data, ExperimentData):
             return
-        from .show import module_figure
+        from architectures.figures import pixels
 
+        from .show import network_figure
+
+        settings = dict(pl_module.hparams)
+        image = pixels(network_figure(pl_module.network, settings, data, self._examples))
         for board in boards:
-            figure = module_figure(pl_module, data, self._examples)
-            board.experiment.add_figure("attention", figure, trainer.global_step)
+            # Not add_figure, which would draw by pyplot.
+            board.experiment.add_image("attention", image, trainer.global_step, dataformats="HWC")

@@ -1,4 +1,4 @@
-"""The command line: `python -m architectures list | train | evaluate | show | reproduce`."""
+"""The command line: `python -m architectures list | train | evaluate | show | reproduce | data`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from architectures.checkpoint import CheckpointError
 from architectures.data import DataError
-from architectures.data.files import first_line
+from architectures.errors import first_line, machine_trouble
 
-from .errors import CheckpointError, UsageError
+from .errors import Diverged, UsageError
 from .experiments import EXPERIMENTS, SCHEDULES
 from .tables import TABLES
 
@@ -29,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(chosen.run(chosen))
     except UsageError as error:
         return _fail(chosen.command, error, 2)
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, DataError, Diverged, OSError) as error:
+        if isinstance(error, Diverged) and not error.args:
+            return 1
         return _fail(chosen.command, error, 1)
     except ModuleNotFoundError as error:
         return _fail(
@@ -37,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return 130
+    except (MemoryError, RuntimeError) as error:
+        trouble = machine_trouble(error)
+        if trouble is None:
+            raise
+        if chosen.command == "train" and trouble.startswith("out of memory"):
+            trouble += "; try a smaller --batch-size"
+        return _fail(chosen.command, trouble, 1)
 
 
 def _fail(command: str, error: object, status: int) -> int:
@@ -68,6 +79,7 @@ def _number(
 
 
 _count = _number(int, 1, "a whole number, at least 1")
+_workers = _number(int, 0, "a whole number, at least 0")
 _seed = _number(int, 0, "a whole number from 0 to 2^63 - 1", 2**63)
 _positive = _number(float, 1e-30, "a number above 0")
 
@@ -110,7 +122,48 @@ def _parser() -> argparse.ArgumentParser:
 
     add("list", _list, "the networks, with parameters and input sizes, and the experiments")
 
-    train = add("train", _train, "train a network on an experiment")
+    _add_train(add("train", _train, "train a network on an experiment"))
+
+    evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    _add_data_dir(evaluate)
+    evaluate.add_argument(
+        "--embedded",
+        action="store_true",
+        help="test on the embedded digits also what was trained on files, among which they may be",
+    )
+    evaluate.add_argument("--json", type=_file, metavar="FILE", help="write it there, too")
+
+    show = add("show", _show, "a picture of what a network's transformers look at")
+    show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
+    _add_data_dir(show)
+    show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
+
+    reproduce = add("reproduce", _reproduce, "train and evaluate a whole table of the paper")
+    reproduce.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    _add_data_dir(reproduce)
+    _add_schedule(reproduce)
+    reproduce.add_argument("--max-steps", type=_count, help="steps of each run")
+    reproduce.add_argument("--max-minutes", type=_positive, help="minutes of each run")
+    reproduce.add_argument(
+        "--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
+    )
+    reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
+    reproduce.add_argument(
+        "--out", type=Path, default=Path("out/reproduce"), help="folder (%(default)s)"
+    )
+
+    data = add("data", _check, "folders of data")
+    tasks = data.add_subparsers(dest="task", required=True, metavar="TASK")
+    check = _add_command(
+        tasks, "check", _check, "list every picture of a folder that cannot be read"
+    )
+    check.add_argument("folder", type=Path, metavar="DIR", help="of MNIST, SVHN or CUB-200-2011")
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=", ".join(EXPERIMENTS)
     )
@@ -155,32 +208,6 @@ def _parser() -> argparse.ArgumentParser:
         help="steps between checkpoints and validations",
     )
 
-    evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
-    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    _add_data_dir(evaluate)
-    evaluate.add_argument("--json", type=_file, metavar="FILE", help="write it there, too")
-
-    show = add("show", _show, "a picture of what a network's transformers look at")
-    show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
-    _add_data_dir(show)
-    show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
-
-    reproduce = add("reproduce", _reproduce, "train and evaluate a whole table of the paper")
-    reproduce.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
-    _add_data_dir(reproduce)
-    _add_schedule(reproduce)
-    reproduce.add_argument("--max-steps", type=_count, help="steps of each run")
-    reproduce.add_argument("--max-minutes", type=_positive, help="minutes of each run")
-    reproduce.add_argument(
-        "--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
-    )
-    reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
-    reproduce.add_argument(
-        "--out", type=Path, default=Path("out/reproduce"), help="folder (%(default)s)"
-    )
-    return parser
-
 
 def _add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
@@ -194,6 +221,10 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR",
         help="MNIST's IDX files (default: 5,000 embedded digits), or the folder of SVHN or CUB",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-workers", type=_workers, metavar="N",
+        help="processes that read the pictures of SVHN or CUB (default: 2)",
     )  # fmt: skip
 
 
@@ -229,7 +260,8 @@ def _train(chosen: argparse.Namespace) -> int:
     }
     out, signal = train(Run(**options))
     if signal:
-        print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be what was closed
+            print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
         return 128 + signal
     print(out / "last.ckpt")
     return 0
@@ -239,7 +271,13 @@ def _evaluate(chosen: argparse.Namespace) -> int:
     from .evaluate import evaluate
     from .files import write_json
 
-    found = evaluate(chosen.checkpoint, chosen.data_dir)
+    found = evaluate(
+        chosen.checkpoint,
+        chosen.data_dir,
+        embedded=chosen.embedded,
+        num_workers=chosen.num_workers,
+    )
+    _note(chosen.command, found.get("data"))
     print("\n".join(f"{name:14s} {value}" for name, value in found.items()))
     if chosen.json:
         write_json(chosen.json, found)
@@ -249,9 +287,31 @@ def _evaluate(chosen: argparse.Namespace) -> int:
 def _show(chosen: argparse.Namespace) -> int:
     from .show import show
 
-    show(chosen.checkpoint, chosen.out, chosen.data_dir, chosen.examples)
+    note = show(
+        chosen.checkpoint,
+        chosen.out,
+        chosen.data_dir,
+        chosen.examples,
+        num_workers=chosen.num_workers,
+    )
+    _note(chosen.command, note)
     print(chosen.out)
     return 0
+
+
+def _note(command: str, note: str | None) -> None:
+    if note is not None:
+        print(f"{PROGRAM} {command}: {note}", file=sys.stderr)
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from architectures.data import check_folder
+
+    what, bad = check_folder(chosen.folder)
+    for line in bad:
+        print(line)
+    print(f"{chosen.folder}: {what}, {len(bad) or 'none'} that cannot be read", file=sys.stderr)
+    return 1 if bad else 0
 
 
 def _reproduce(chosen: argparse.Namespace) -> int:
@@ -267,6 +327,7 @@ def _reproduce(chosen: argparse.Namespace) -> int:
             max_steps=chosen.max_steps,
             max_minutes=chosen.max_minutes,
             models=chosen.model,
+            num_workers=chosen.num_workers,
         )
     )
     return 0

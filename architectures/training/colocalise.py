@@ -14,21 +14,22 @@ the paper leaves open, and here it is so, found by trying:
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
 
 from architectures.colocalisation import Encoder, colocalisation_loss
 from architectures.data import Digits, colocalisation_batch
 from architectures.registry import create_model
-from stn_triton import outside_penalty, st_sample, theta_to_box
+from stn_triton import outside_penalty, st_sample
 
-from .datamodule import DigitData, ExperimentData
+from .datamodule import DigitData
+from .experiment_data import ExperimentData
 from .module import Classification
+from .progress import steps_bar
+from .scores import box_iou, found, right, theta_boxes
 from .streams import Streams, stream_seed
 
 _CROP = 28
@@ -39,22 +40,6 @@ _ENCODER_STEPS = 800
 _ENCODER_DIGITS = 7  # of each class in a batch
 _CLASSES = 10
 _SEEN = 0.1
-
-
-def box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., 4), each (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, pairwise: (...)."""
-    low = torch.maximum(first[..., :2], second[..., :2])
-    high = torch.minimum(first[..., 2:], second[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
-    return shared / (areas[0] + areas[1] - shared)
-
-
-def theta_boxes(theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """The boxes (N, 4) in pixels that attention thetas (N, 3) look at, corners in order also where s < 0."""
-    scale, shift = theta[:, :1], theta[:, 1:]
-    matrix = torch.cat((torch.diag_embed(scale.abs().expand(-1, 2)), shift.unsqueeze(2)), 2)
-    return theta_to_box(matrix, size)
 
 
 class Colocalisation(Classification):
@@ -75,17 +60,16 @@ class Colocalisation(Classification):
         network = _reader()
         optimiser = torch.optim.AdamW(network.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, _ENCODER_STEPS)
-        interval = 0.5 if sys.stdout.isatty() else 10.0  # as the bar of the training
-        steps = trange(
-            _ENCODER_STEPS, desc="encoder", unit="step", file=sys.stdout, mininterval=interval
-        )
-        for step in steps:
+        bar = steps_bar(_ENCODER_STEPS, "encoder")
+        for step in range(_ENCODER_STEPS):
             generator = self._streams(torch.device("cpu"), "encoder", self.hparams["seed"], step)
             crops, labels = _reading_batch(data.digits["train"], step % 2 == 0, generator)
             optimiser.zero_grad()
             F.cross_entropy(network(crops), labels).backward()
             optimiser.step()
             schedule.step()
+            bar.update()
+        bar.close()
         self.encoder = _encoder(network)
 
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,14 +78,11 @@ class Colocalisation(Classification):
         loss = colocalisation_loss(self.encoder, crops, self._random_crops(images))
         n = len(images)
         outside = outside_penalty(theta, transform="attention").mean()
-        return loss / max(n * (n - 1), 1) + _OUTSIDE * outside, _found(images, theta, labels)
-
-    def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        return _found(images, self.network(images)[1], labels)
+        return loss / max(n * (n - 1), 1) + _OUTSIDE * outside, found(images, theta, labels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Only what is found: the loss of all pairs of a hundred images would fill the memory."""
-        self.log_error(self.right(*batch))
+        self.log_error(right("colocalisation", self.network, *batch))
 
     def _random_crops(self, images: Tensor) -> Tensor:
         step = self.trainer.global_step
@@ -157,7 +138,3 @@ def _reading_batch(
     seen = box_iou(theta_boxes(theta, (side, side)), boxes) > _SEEN
     labels = torch.arange(_CLASSES).repeat_interleave(_ENCODER_DIGITS)
     return _crop(images, theta), torch.where(seen, labels, _CLASSES)
-
-
-def _found(images: Tensor, theta: Tensor, boxes: Tensor) -> Tensor:
-    return box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), boxes) > 0.5

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from architectures.figures import Figure
 from architectures.pictures import BACKGROUND, COLOURS, style_axes
 
 from .files import replacing

@@ -12,17 +12,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from architectures.data import CUB, SVHN, DataError, Digits, load_digits
-from architectures.data.files import first_line
-from architectures.options import check_known, free_keywords
+from architectures.data.cub import INDEX, cub_root
+from architectures.options import check_kinds, check_known, free_keywords
 
 from .errors import UsageError
+from .experiment_data import Batch, ExperimentData
 from .experiments import EXPERIMENTS, Schedule
+from .origin import Origin, digest_of_digits, digest_of_files
 from .streams import Streams, stream_seed
 
 _CHUNK = 250
@@ -30,57 +31,10 @@ _CHUNK = 250
 _HELD_OUT = 12
 """Every twelfth training example is kept for validation: 5,000 of MNIST's 60,000."""
 _VALIDATED = 2_000
+_WORKERS = 2
 _TEST_SEED = 0
 _OURS = {"generator", "difficulty", "image_size", "train"}
 """Keywords of data that training sets itself."""
-
-
-Batch = tuple[Tensor, Any]
-
-
-class ExperimentData(L.LightningDataModule):
-    """What training, validation and test have in common.
-
-    schedule.batch_size: images a step, of all processes together; seed: of the training stream alone. The validation
-    and test sets are the same for all seeds.
-    """
-
-    def __init__(self, schedule: Schedule, seed: int) -> None:
-        super().__init__()
-        self.schedule = schedule
-        self.batch_size = schedule.batch_size
-        self.seed = seed
-
-    def test_batches(self, device: torch.device) -> Iterator[Batch]:
-        """The test set in chunks, on the device."""
-        raise NotImplementedError
-
-    def first_images(self) -> Tensor:
-        """Some of the images to train on, (N, ...)."""
-        raise NotImplementedError
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Meet now what is wrong with the data or with their options, and images of another shape than (N, *shape).
-
-        Raises:
-            DataError: data that are missing or broken.
-            UsageError: options that cannot be meant.
-        """
-        try:
-            images = self.first_images()
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--data-option: {first_line(error)}") from error
-        if images.shape[1:] != shape:
-            raise UsageError(
-                f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
-                f"the network reads {shape}"
-            )
-
-    def _step(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 class _Endless:
@@ -100,11 +54,15 @@ class DigitData(ExperimentData):
         schedule: Schedule,
         seed: int,
         *,
+        embedded: bool,
+        classes: int | None,
         holds: int | None,
         options: dict[str, Any],
     ) -> None:
-        super().__init__(schedule, seed)
+        super().__init__(schedule, seed, options)
         train, test = digits
+        self._origin = Origin(digest=digest_of_digits(train), embedded=embedded)
+        self._classes = classes
         held_out = torch.arange(len(train)) % _HELD_OUT == 0
         self.digits = {
             "train": Digits(images=train.images[~held_out], labels=train.labels[~held_out]),
@@ -119,7 +77,6 @@ class DigitData(ExperimentData):
             "test": holds or len(test),
         }
         self._draw = draw
-        self._options = options
         self._streams = Streams()
 
     def draw(self, split: str, number: int, device: torch.device) -> Batch:
@@ -131,13 +88,19 @@ class DigitData(ExperimentData):
         else:
             n, seed = min(_CHUNK, self._examples[split] - number * _CHUNK), _TEST_SEED
         generator = self._streams(device, split, seed, number)
-        options = dict(self._options)
+        options = dict(self.options)
         if split == "train" and self.schedule.easy:
             options["difficulty"] = self.schedule.difficulty(number)
         return self._draw(self.digits[split], n, generator=generator, **options)
 
     def first_images(self) -> Tensor:
         return self.draw("train", 0, torch.device("cpu"))[0]
+
+    def origin(self) -> Origin:
+        return self._origin
+
+    def classes(self) -> int | None:
+        return self._classes
 
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
@@ -157,7 +120,8 @@ class DigitData(ExperimentData):
         else:
             images, labels = self.draw("validation", batch, device)
         rank, world = self._rank()
-        return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
+        images = self._as_trained(images.tensor_split(world)[rank])
+        return images, labels.tensor_split(world)[rank]
 
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         for number in self._chunks("test"):
@@ -175,7 +139,7 @@ class SetOfDigits(DigitData):
         if self._set is None:
             generator = self._streams(torch.device("cpu"), "set", self.seed)
             n = self._examples["test"]
-            self._set = self._draw(self.digits["train"], n, generator=generator, **self._options)
+            self._set = self._draw(self.digits["train"], n, generator=generator, **self.options)
         images, labels = (part.to(device) for part in self._set)
         if split == "train":
             generator = self._streams(device, "train", self.seed, number)
@@ -245,11 +209,27 @@ class FileData(ExperimentData):
     """Data sets of files, by the names train, validation and test; their items are (uint8 image, labels)."""
 
     def __init__(
-        self, part: Callable[[str], Any], schedule: Schedule, seed: int, *, workers: int = 2
+        self,
+        part: Callable[[str], Any],
+        index: Callable[[], str],
+        classes: int | None,
+        schedule: Schedule,
+        seed: int,
+        *,
+        workers: int,
+        options: dict[str, Any],
     ) -> None:
-        super().__init__(schedule, seed)
+        super().__init__(schedule, seed, options)
         self._part = cache(part)
+        self._index = index
+        self._classes = classes
         self._workers = workers
+
+    def origin(self) -> Origin:
+        return Origin(digest=self._index())
+
+    def classes(self) -> int:
+        return self._classes or len(self._part("test").classes)
 
     def first_images(self) -> Tensor:
         if not len(self._part("train")):
@@ -294,15 +274,20 @@ class FileData(ExperimentData):
     ) -> Batch:
         """Images as float32 in [0, 1], converted where that is cheap."""
         images, labels = (part.to(device, non_blocking=True) for part in batch)
-        return images.float() / 255, labels
+        return self._as_trained(images.float() / 255), labels
 
 
-def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData:
+def make_data(
+    settings: dict[str, Any], data_dir: Path | None, *, num_workers: int | None = None
+) -> ExperimentData:
     """The data of an experiment, from the hyperparameters of `Classification`.
+
+    num_workers: processes that read pictures.
 
     Raises:
         DataError: data that are missing or broken.
-        UsageError: no directory for an experiment whose data come from files; an option that its data do not have.
+        UsageError: no directory for an experiment whose data come from files, or workers for one whose data do not; an
+            option that its data do not have, or one of another kind.
     """
     experiment, options = settings["experiment"], settings["data_options"]
     schedule, seed = Schedule(**settings["schedule"]), settings["seed"]
@@ -311,22 +296,36 @@ def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData
     try:
         known = [name for name in free_keywords(source) if name not in _OURS]
         check_known(f"the data of {experiment}", options, known)
+        check_kinds(source, options)
     except TypeError as error:
         raise UsageError(f"--data-option: {error}") from error
     if entry.batch is not None:
+        if num_workers is not None:
+            raise UsageError(
+                f"--num-workers: {experiment} draws its images where it trains and reads no pictures"
+            )
         kind = SetOfDigits if entry.one_set else DigitData
         return kind(
-            entry.batch, load_digits(data_dir), schedule, seed, holds=entry.holds, options=options
-        )
+            entry.batch, load_digits(data_dir), schedule, seed,
+            embedded=data_dir is None, classes=entry.classes, holds=entry.holds, options=options,
+        )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such directory")
-    size = settings["image_size"]
+    return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
+
+
+def _file_data(settings: dict[str, Any], data_dir: Path, workers: int) -> FileData:
+    """The data of svhn or cub from their folder."""
+    experiment, options, size = (
+        settings[name] for name in ("experiment", "data_options", "image_size")
+    )
+    extra = ("extra",) if experiment == "svhn" and (data_dir / "extra").is_dir() else ()
 
     def part(name: str) -> Any:
         if experiment == "svhn":
-            train = "train+extra" if (data_dir / "extra").is_dir() else "train"
+            train = "+".join(("train", *extra))
             split = {"train": train, "validation": "valid", "test": "test"}[name]
             return SVHN(data_dir, split, image_size=size, **options)
         pictures = CUB(data_dir, train=name != "test", image_size=size, **options)
@@ -337,4 +336,14 @@ def make_data(settings: dict[str, Any], data_dir: Path | None) -> ExperimentData
             pictures, [i for i in range(len(pictures)) if (i % _HELD_OUT == 0) == held_out]
         )
 
-    return FileData(part, schedule, seed)
+    def index() -> str:
+        if experiment == "svhn":
+            return digest_of_files(
+                data_dir, [f"{name}/digitStruct.mat" for name in ("train", *extra)]
+            )
+        return digest_of_files(cub_root(data_dir), INDEX)
+
+    return FileData(
+        part, index, EXPERIMENTS[experiment].classes, Schedule(**settings["schedule"]), settings["seed"],
+        workers=workers, options=options,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What ends a command with one line on stderr."""
+"""What ends a command with one line on stderr, beside `CheckpointError` and `DataError`."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ class UsageError(Exception):
     """Arguments that cannot be meant: exit status 2."""
 
 
-class CheckpointError(Exception):
-    """A checkpoint that is missing, broken, or not of this program or network: exit status 1."""
+class Diverged(Exception):
+    """Training that makes no sense to go on with: exit status 1. Without a message where another process tells it."""

@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 
-from .checkpoint import load_module
+from architectures.checkpoint import CheckpointError, read_checkpoint, restored_network
+from architectures.data import DataError
+
 from .datamodule import make_data
+from .errors import UsageError
+from .experiment_data import ExperimentData
+from .experiments import EXPERIMENTS
+from .origin import check_tested
+from .scores import right
 
 
 def device() -> torch.device:
@@ -17,29 +24,67 @@ def device() -> torch.device:
 
 
 @torch.no_grad()
-def evaluate(checkpoint: Path, data_dir: Path | None) -> dict[str, Any]:
-    """experiment, model, error_percent, examples, seed, step of a checkpoint.
+def evaluate(
+    checkpoint: Path,
+    data_dir: Path | None,
+    *,
+    embedded: bool = False,
+    num_workers: int | None = None,
+) -> dict[str, Any]:
+    """experiment, model, error_percent, examples, seed, step of a checkpoint; and data, where these are not, or may not
+    be, those that it was trained on.
 
     The test digits are distorted in the same way every time. For co-localisation the error is the share of boxes whose
     intersection over union with the truth is 0.5 or less, in the images that were learned from, as in the paper.
+    embedded: test on the embedded digits also what was trained on files, among which they may be.
 
     Raises:
-        CheckpointError: as `load_module`.
+        FileNotFoundError, CheckpointError: as `read_run`; trained on files, but tested on embedded digits unasked.
         DataError: data that are missing or broken.
+        UsageError: embedded digits and a folder, or for an experiment without digits.
     """
-    module, step = load_module(checkpoint)
-    module.to(device())
-    settings = dict(module.hparams)
+    found = read_run(checkpoint)
+    settings = found["hyper_parameters"]
+    if embedded and (data_dir is not None or EXPERIMENTS[settings["experiment"]].batch is None):
+        wanted = "no --data-dir" if data_dir is not None else "an experiment with digits"
+        raise UsageError(f"--embedded: wanted {wanted} beside it")
+    data = make_data(settings, data_dir, num_workers=num_workers)
+    note = note_on_data(found, data, checkpoint, embedded=embedded)
+    network = restored_network(found, checkpoint).to(device())
     wrong = examples = 0
-    for images, labels in make_data(settings, data_dir).test_batches(device()):
-        right = module.right(images, labels)
-        wrong += int((~right).sum())
-        examples += len(right)
-    return {
+    for images, labels in data.test_batches(device()):
+        correct = right(settings["experiment"], network, images, labels)
+        wrong += int((~correct).sum())
+        examples += len(correct)
+    result = {
         "experiment": settings["experiment"],
         "model": settings["model"],
         "error_percent": round(100 * wrong / max(examples, 1), 4),
         "examples": examples,
         "seed": settings["seed"],
-        "step": step,
+        "step": found["global_step"],
     }
+    return result if note is None else result | {"data": note}
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """As `read_checkpoint`, of an experiment that there is.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `read_checkpoint`; another experiment.
+    """
+    found = read_checkpoint(path)
+    if found["hyper_parameters"]["experiment"] not in EXPERIMENTS:
+        raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
+    return found
+
+
+def note_on_data(
+    found: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool
+) -> str | None:
+    """What is to be said of these data, which are to test what was found at path; as `check_tested`."""
+    try:
+        origin = data.origin()
+    except DataError:  # a folder that holds a test set alone
+        origin = None
+    return check_tested(found, origin, path, embedded=embedded)

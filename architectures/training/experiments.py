@@ -76,6 +76,7 @@ class Experiment:
 
     holds: examples in the test set, where it is drawn and not read; None: as many as there are test digits.
     one_set: learned from and tested on are the same examples.
+    classes: how many the labels tell apart; None: as many as a folder names, or there are no classes.
     """
 
     default: str
@@ -86,6 +87,7 @@ class Experiment:
     fast: Schedule = _FAST
     holds: int | None = None
     one_set: bool = False
+    classes: int | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,6 +141,7 @@ def _volume_batch(
 
 _DISTORTED: dict[str, Any] = {
     "default": "mnist_st_cnn_affine",
+    "classes": 10,
     "models": ("mnist_fcn", "mnist_cnn", "mnist_st_fcn_*", "mnist_st_cnn_*"),
     "fast": replace(_FAST, steps=1_500),
 }
@@ -153,12 +156,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         default="mnist_addition_2st_fcn_affine",
         models=("mnist_addition_*",),
         batch=_addition_batch,
+        classes=19,
         image_sizes=(42,),
         fast=replace(_FAST, steps=12_000, batch_size=64, easy=(0.1, 0.5)),
     ),
     "svhn": Experiment(
         default="svhn_st_cnn_multi",
         models=("svhn_*",),
+        classes=11,
         image_sizes=(64, 128),
         paper=Schedule(
             steps=400_000, batch_size=128, lr=0.01, milestones=(0.2, 0.4, 0.6, 0.8),
@@ -192,6 +197,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         default="mnist3d_st_cnn",
         models=("mnist3d_*",),
         batch=_volume_batch,
+        classes=10,
         image_sizes=(60,),
         fast=replace(_FAST, steps=600, batch_size=16, lr=1e-3, easy=(0.1, 0.6)),
         holds=1_000,

@@ -12,8 +12,10 @@ from torch import Tensor
 from architectures.optim import parameter_groups
 from architectures.registry import create_model
 
-from .datamodule import ExperimentData
+from .experiment_data import ExperimentData
 from .experiments import Schedule
+from .origin import recorded
+from .scores import all_right
 from .streams import stream_seed
 
 
@@ -39,11 +41,7 @@ class Classification(L.LightningModule):
         """The loss, and which examples are right (N,)."""
         logits = self.network(images)
         loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-        return loss, (logits.argmax(-1) == labels).reshape(len(labels), -1).all(1)
-
-    def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Which examples are right (N,)."""
-        return self.score(images, labels)[1]
+        return loss, all_right(logits, labels)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the step decide what dropout draws, as it decides the batch."""
@@ -66,6 +64,10 @@ class Classification(L.LightningModule):
         """Log the validation error, in percent, of some examples."""
         error = 100 * (1 - right.float().mean())
         self.log("val_error", error, prog_bar=True, batch_size=len(right), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint know the data that it was trained on."""
+        checkpoint["data"] = recorded(self.trainer.datamodule.origin())  # type: ignore[attr-defined]  # set by fit
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(

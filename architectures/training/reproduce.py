@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from .errors import CheckpointError, UsageError
+from architectures.checkpoint import CheckpointError
+
+from .datamodule import make_data
+from .errors import UsageError
 from .evaluate import evaluate
 from .files import write_json, write_text
 from .tables import TABLES, Cell
-from .train import Run, train
+from .train import Run, fresh_settings, train
 
 
 def reproduce(
@@ -26,6 +30,7 @@ def reproduce(
     max_steps: int | None = None,
     max_minutes: float | None = None,
     models: str = "*",
+    num_workers: int | None = None,
 ) -> str:
     """Train what a table needs, one run after the other, and give it as Markdown: our errors beside the paper's.
 
@@ -34,6 +39,7 @@ def reproduce(
 
     Raises:
         UsageError: no network of the table matches `models`; and as `train`.
+        CheckpointError: results that are there are of other data; and as `train`.
         KeyboardInterrupt: a run was stopped.
     """
     cells = [cell for cell in TABLES[table] if fnmatchcase(cell.model, models)]
@@ -42,36 +48,44 @@ def reproduce(
         raise UsageError(f"--model {models!r} fits no network of {table}; wanted one of {names}")
     folder = out / f"{table}-{schedule}"
     results = _read(folder / "results.json")
+
+    @cache
+    def digest(experiment: str) -> str:
+        return make_data(fresh_settings(Run(experiment=experiment)), data_dir).origin().digest
+
     for seed in seeds:
         for cell in cells:
             key = f"{cell.experiment}-{cell.column}-{cell.row}-seed{seed}"
             if results.get(key, {}).get("asked") == [max_steps, max_minutes]:
+                _check_data(
+                    results[key], digest(cell.experiment), f"{folder / 'results.json'}: {key}"
+                )
                 continue
             run = folder / key
             settings = Run(
-                experiment=cell.experiment,
-                model=cell.model,
-                data_dir=data_dir,
-                schedule=schedule,
-                seed=seed,
-                image_size=cell.image_size,
-                data_options=dict(cell.data_options),
-                max_steps=max_steps,
-                max_minutes=max_minutes,
-                resume=(run / "last.ckpt").exists(),
-                out=run,
-            )
+                experiment=cell.experiment, model=cell.model, data_dir=data_dir, schedule=schedule, seed=seed,
+                image_size=cell.image_size, data_options=dict(cell.data_options), max_steps=max_steps,
+                max_minutes=max_minutes, num_workers=num_workers, resume=(run / "last.ckpt").exists(), out=run,
+            )  # fmt: skip
             print(key, flush=True)
             if train(settings)[1]:
                 raise KeyboardInterrupt
-            found = evaluate(run / "last.ckpt", data_dir)
+            found = evaluate(run / "last.ckpt", data_dir, num_workers=num_workers)
             results[key] = found | {
                 "asked": [max_steps, max_minutes],
+                "digest": digest(cell.experiment),
                 "paper_error_percent": cell.paper,
             }
             write_json(folder / "results.json", results)
             write_text(folder / "table.md", markdown(cells, results, seeds) + "\n")
     return markdown(cells, results, seeds)
+
+
+def _check_data(done: dict[str, Any], digest: str, where: str) -> None:
+    if done.get("digest", digest) != digest:
+        raise CheckpointError(
+            f"{where} is of other data than those given now; wanted these, or another --out"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

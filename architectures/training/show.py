@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from matplotlib.figure import Figure
+from torch import nn
 
+from architectures.checkpoint import restored_network
+from architectures.figures import Figure
 from architectures.pictures import attention_figure, class_titles, views
 
-from .checkpoint import load_module
-from .colocalise import box_iou, theta_boxes
-from .datamodule import ExperimentData, make_data
-from .evaluate import device
+from .datamodule import make_data
+from .evaluate import device, note_on_data, read_run
+from .experiment_data import ExperimentData
 from .files import replacing
-from .module import Classification
+from .scores import box_iou, theta_boxes
 
 
 @torch.no_grad()
-def module_figure(module: Classification, data: ExperimentData, examples: int) -> Figure:
-    """The first examples of the test set: their transformers' frames, what is in these, and what the network says."""
-    was_training = module.training
-    module.eval()
-    images, labels = (part[:examples] for part in next(iter(data.test_batches(module.device))))
-    heading = f"{module.hparams['experiment']}: {module.hparams['model']}"
-    seen = views(module.network, images)
-    if module.hparams["experiment"] == "colocalisation":
-        _, theta = module.network(images)
+def network_figure(
+    network: nn.Module, settings: dict[str, Any], data: ExperimentData, examples: int
+) -> Figure:
+    """The first examples of the test set: a network's frames, what is in these, and what it says.
+
+    settings: the hyperparameters of its training.
+    """
+    was_training = network.training
+    network.eval()
+    weight = next(network.parameters())
+    images, labels = (part[:examples] for part in next(iter(data.test_batches(weight.device))))
+    images = images.to(weight.dtype)
+    heading = f"{settings['experiment']}: {settings['model']}"
+    seen = views(network, images)
+    if settings["experiment"] == "colocalisation":
+        _, theta = network(images)
         overlaps = box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), labels).tolist()
         titles = [(f"IoU {overlap:.2f}", overlap > 0.5) for overlap in overlaps]
         figure = attention_figure(images, seen, titles, heading, boxes=labels)
     else:
-        titles = class_titles(module.network(images), labels)
+        titles = class_titles(network(images), labels)
         figure = attention_figure(images, seen, titles, heading)
-    module.train(was_training)
+    network.train(was_training)
     return figure
 
 
-def show(checkpoint: Path, out: Path, data_dir: Path | None, examples: int = 6) -> None:
-    """Draw the picture of a checkpoint (`module_figure`) into a PNG.
+def show(
+    checkpoint: Path,
+    out: Path,
+    data_dir: Path | None,
+    examples: int = 6,
+    *,
+    num_workers: int | None = None,
+) -> str | None:
+    """Draw the picture of a checkpoint (`network_figure`) into a PNG; gives what is to be said of the data, or None.
 
     Raises:
-        CheckpointError: as `load_module`.
+        FileNotFoundError, CheckpointError: as `read_run`.
         DataError: data that are missing or broken.
         OSError: the PNG cannot be written.
     """
-    module, _ = load_module(checkpoint)
-    data = make_data(dict(module.hparams), data_dir)
-    figure = module_figure(module.to(device()), data, examples)
+    found = read_run(checkpoint)
+    settings = found["hyper_parameters"]
+    data = make_data(settings, data_dir, num_workers=num_workers)
+    note = note_on_data(found, data, checkpoint, embedded=True)  # a picture is no score
+    network = restored_network(found, checkpoint).to(device())
+    figure = network_figure(network, settings, data, examples)
     with replacing(out) as part:
         figure.savefig(part, format="png")
+    return note

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from importlib.util import find_spec
@@ -21,17 +23,24 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from architectures.checkpoint import CheckpointError, load_weights
 from architectures.data import DataError
-from architectures.data.files import first_line
+from architectures.errors import first_line
 from architectures.registry import model_input
 
-from .callbacks import KeepLast, Pictures, Progress, WholeCheckpoints
-from .checkpoint import load_weights, read_checkpoint
+from .callbacks import KeepLast, Pictures, WholeCheckpoints
 from .curves import draw_curves
 from .datamodule import make_data
-from .errors import CheckpointError, UsageError
+from .errors import UsageError
+from .evaluate import read_run
+from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
+from .lock import locked
 from .module import Classification, build
+from .origin import check_resumed
+from .progress import Progress
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,7 @@ class Run:
     resume: bool | Path = False
     out: Path | None = None
     checkpoint_every: int | None = None
+    num_workers: int | None = None
     quiet: bool = False
 
 
@@ -72,50 +82,95 @@ def train(run: Run) -> tuple[Path, int]:
 
     Raises:
         UsageError: arguments that do not fit the experiment, the checkpoint or this machine.
-        CheckpointError: nothing to resume from, or something else.
+        FileNotFoundError, CheckpointError: nothing to resume from, or something else, or of other data.
         DataError: data that are missing or broken.
+        Diverged: a loss or weights that are not finite; last.ckpt stays as it was.
+        OSError: a file that cannot be written, on a full disk for instance; last.ckpt stays as it was.
     """
     checkpoint, found, settings, out = _settings(run)
     schedule = Schedule(**settings["schedule"])
     keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
     with _quiet():
         trainer = _trainer(run, settings, out, keep)
+        if trainer.precision == "16-true" and schedule.optimiser == "adamw":
+            raise UsageError(
+                "--precision 16-true: float16 cannot hold AdamW's squares of gradients; "
+                "wanted 16-mixed, bf16-true, or a schedule without AdamW"
+            )
         if schedule.batch_size % trainer.world_size:
             raise UsageError(
                 f"--batch-size must be a multiple of the {trainer.world_size} processes, got {schedule.batch_size}"
             )
-        data = make_data(settings, run.data_dir)
+        data = make_data(settings, run.data_dir, num_workers=run.num_workers)
         torch.manual_seed(settings["seed"])
         try:
             module = build(settings)
-        except (TypeError, ValueError) as error:
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"--model-option: {first_line(error)}") from error
-        data.check(model_input(settings["model"], **settings["model_options"]))
-        _check_folder(out, fresh=checkpoint is None)
-        if checkpoint is None:
-            try:
-                module.prepare(data)
-            except ValueError as error:
-                raise DataError(f"{run.data_dir or 'the digits'}: {first_line(error)}") from error
-        else:
-            _check_resumable(checkpoint, found, module)
-        if run.compile:
-            module.network.compile()
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C where training has not begun
-            if trainer.interrupted:
-                raise KeyboardInterrupt from None
-            raise
-        if trainer.is_global_zero:
-            draw_curves(out)
-            if run.max_minutes and trainer.global_step < schedule.steps and not keep.signal:
-                print(
-                    f"{run.max_minutes:g} minutes ended it at step {trainer.global_step} of {schedule.steps}; "
-                    f"go on with more and --resume {out / 'last.ckpt'}",
-                    file=sys.stderr,
-                )
+        data.check(
+            model_input(settings["model"], **settings["model_options"]),
+            settings["model_options"].get("num_classes"),
+        )
+        origin = data.origin()
+        _make_folder(out)
+        # One process of all writes; the others come when it is there already.
+        with locked(out) if trainer.is_global_zero else nullcontext():
+            if checkpoint is None:
+                _prepare(module, data, run, out)
+            else:
+                _check_resumable(checkpoint, found, module)
+                note = check_resumed(found, origin, checkpoint)
+                if note is not None and trainer.is_global_zero:
+                    print(note, file=sys.stderr)
+            _fit(trainer, module, data, run, checkpoint)
+            if trainer.is_global_zero:
+                draw_curves(out)
+                if run.max_minutes and trainer.global_step < schedule.steps and not keep.signal:
+                    print(
+                        f"{run.max_minutes:g} minutes ended it at step {trainer.global_step} of {schedule.steps}; "
+                        f"go on with more and --resume {out / 'last.ckpt'}",
+                        file=sys.stderr,
+                    )
     return out, keep.signal
+
+
+def _prepare(module: Classification, data: ExperimentData, run: Run, out: Path) -> None:
+    """What precedes the first step of a new run."""
+    if (out / "last.ckpt").exists():
+        raise UsageError(
+            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
+        )
+    try:
+        module.prepare(data)
+    except ValueError as error:
+        raise DataError(f"{run.data_dir or 'the digits'}: {first_line(error)}") from error
+
+
+def _fit(
+    trainer: L.Trainer,
+    module: Classification,
+    data: ExperimentData,
+    run: Run,
+    checkpoint: Path | None,
+) -> None:
+    if run.compile:
+        module.network.compile()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C where training has not begun
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except NotImplementedError as error:
+        if trainer.precision == "32-true":
+            raise
+        raise UsageError(f"--precision {run.precision}: {first_line(error)}") from error
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:  # a logger's, which names no file
+            raise OSError(
+                f"{trainer.default_root_dir}: cannot be written: {error.strerror}"
+            ) from error
+        raise
 
 
 def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Path]:
@@ -124,7 +179,7 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Pa
         raise UsageError(
             f"unknown experiment {run.experiment!r}; wanted one of {', '.join(EXPERIMENTS)}"
         )
-    settings = _fresh_settings(run)
+    settings = fresh_settings(run)
     name = (
         f"{run.experiment}-{settings['model']}-{settings['schedule_name']}-seed{settings['seed']}"
     )
@@ -132,12 +187,17 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Pa
     if not run.resume:
         return None, {}, settings, folder
     checkpoint = run.resume if isinstance(run.resume, Path) else folder / "last.ckpt"
-    found = read_checkpoint(checkpoint)
+    found = read_run(checkpoint)
     settings = _resumed_settings(run, checkpoint, found)
     return checkpoint, found, settings, run.out or checkpoint.parent
 
 
-def _fresh_settings(run: Run) -> dict[str, Any]:
+def fresh_settings(run: Run) -> dict[str, Any]:
+    """`Classification`'s hyperparameters of a new run.
+
+    Raises:
+        UsageError: a network or an image size that is not for the experiment.
+    """
     entry = EXPERIMENTS[run.experiment]
     model = run.model or entry.default
     if model not in entry.fits():
@@ -196,18 +256,14 @@ def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict
 
 def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classification) -> None:
     """Meet now what Lightning would meet in words of its own."""
-    load_weights(module, found, checkpoint)
+    load_weights(module, found["state_dict"], found["hyper_parameters"]["model"], checkpoint)
     missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
     if missing:
         raise CheckpointError(f"{checkpoint}: cannot be gone on with: it has no {min(missing)}")
 
 
-def _check_folder(out: Path, *, fresh: bool) -> None:
-    """Make the folder of the run, and refuse it now rather than after the training."""
-    if fresh and (out / "last.ckpt").exists():
-        raise UsageError(
-            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
-        )
+def _make_folder(out: Path) -> None:
+    """Make the folder of the run, or refuse it now rather than after the training."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -221,6 +277,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
     table = CSVLogger(out, name="logs")
     loggers: list[Logger] = [table]
     callbacks: list[L.Callback] = [
+        keep.finite,
         keep,
         ModelCheckpoint(out, "best", monitor="val_error", enable_version_counter=False),
         LearningRateMonitor(),
@@ -245,15 +302,22 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             check_val_every_n_epoch=None,
             log_every_n_steps=min(50, max(1, schedule.steps // 20)),
             gradient_clip_val=schedule.clip,
+            default_root_dir=out,
             callbacks=callbacks,
             logger=loggers,
             plugins=[WholeCheckpoints()],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            enable_progress_bar=not run.quiet,
+            enable_progress_bar=False,  # ours is a callback like the others
             enable_model_summary=False,
         )
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+    except (
+        MisconfigurationException,
+        ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UsageError(
             f"--devices, --num-nodes, --strategy or --precision: {first_line(error)}"
         ) from error
@@ -261,9 +325,19 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose."""
+    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose.
+
+    And without the traceback of TensorBoard's thread where the disk is full: the next step raises the same error.
+    """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
+    hook = threading.excepthook
+
+    def unless_told(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            hook(arguments)
+
+    threading.excepthook = unless_told
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         for logger in loggers:
@@ -271,5 +345,6 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
+            threading.excepthook = hook
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

@@ -1,0 +1,124 @@
+"""Checkpoints of `python -m architectures train`, read without trusting them: tensors and plain values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import first_line
+from .registry import create_model
+
+_SETTINGS = {
+    "experiment", "model", "model_options", "data_options", "image_size", "schedule_name", "schedule", "seed",
+}  # fmt: skip
+_NETWORK = "network."
+"""What the names of the network's weights begin with; beside it there may be others, such as an encoder."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is broken, or not of this program or network; the message begins with its path."""
+
+
+def load_model(path: str | PathLike[str], *, map_location: str | torch.device = "cpu") -> nn.Module:
+    """The trained network of a checkpoint that `python -m architectures train` wrote.
+
+    It is what `create_model` makes by the name and with the options of the training, with the trained weights in
+    float32 (the averaged ones if the training averaged them), in evaluation mode, on the device `map_location`. Of
+    co-localisation it is the `CoLocaliser`, without the encoder that only its training needs.
+
+    The file is not trusted: nothing but tensors and plain values is read from it. Lightning is not needed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: truncated, damaged, not such a checkpoint, weights that do not fit the network or are not finite;
+            the message begins with the path.
+    """
+    path = Path(path)
+    return restored_network(read_checkpoint(path), path).to(map_location)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of `train` as the dictionary that Lightning wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: unreadable, truncated, or not of `python -m architectures train`.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: wanted a checkpoint, such as last.ckpt in it, got a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # archives, pickles and their contents fail in many ways
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint: {reason or 'truncated, damaged or a file of another kind'}"
+        ) from error
+    settings = found.get("hyper_parameters") if isinstance(found, dict) else None
+    if (
+        not isinstance(settings, dict)
+        or not settings.keys() >= _SETTINGS
+        or not isinstance(settings["experiment"], str)
+        or not isinstance(settings["model"], str)
+        or not isinstance(settings["model_options"], dict)
+        or not isinstance(found.get("state_dict"), dict)
+        or not isinstance(found.get("global_step"), int)
+    ):
+        raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
+    return found
+
+
+def restored_network(found: dict[str, Any], path: Path) -> nn.Module:
+    """The network of what `read_checkpoint` found at path, in evaluation mode.
+
+    Raises:
+        CheckpointError: no network of that name and these options; weights that do not fit or are not finite.
+    """
+    settings = found["hyper_parameters"]
+    try:
+        network = create_model(settings["model"], **settings["model_options"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a network that there is: {first_line(error)}"
+        ) from error
+    weights = {
+        name.removeprefix(_NETWORK): value
+        for name, value in found["state_dict"].items()
+        if isinstance(name, str) and name.startswith(_NETWORK)
+    }
+    load_weights(network, weights, settings["model"], path)
+    return network.eval()
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Any], name: str, path: Path) -> None:
+    """Load weights of a checkpoint at path into the network `name`, or into what holds it.
+
+    Raises:
+        CheckpointError: weights that do not fit, or that are not finite.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its weights are not those of {name}: {first_line(error)}"
+        ) from error
+    if not all_finite(module.state_dict().values()):
+        raise CheckpointError(
+            f"{path}: its weights are not finite: the training had diverged before it was saved"
+        )
+
+
+def all_finite(tensors: Any) -> bool:
+    """Whether no entry of these tensors is infinite or NaN; one answer is waited for, not one for each."""
+    finite = [each.detach().isfinite().all() for each in tensors if _is_float(each)]
+    return not finite or bool(torch.stack([each.to(finite[0].device) for each in finite]).all())
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

