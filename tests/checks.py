@@ -232,3 +232,13 @@ def check(
     for name in ours:
         within_budget(ours[name], low[name], true[name], name, pixels)
     return ours
+
+
+def example_of(
+    transform: str = "affine", n: int = 1, channels: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """A small image and a theta near the identity."""
+    start = identity(transform)
+    return torch.randn(n, channels, 3, 4, dtype=dtype), (
+        start + 0.2 * torch.randn(n, *start.shape, dtype=torch.float64)
+    ).to(dtype)

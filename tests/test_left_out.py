@@ -214,7 +214,7 @@ def test_pixels_that_no_sample_reaches_change_no_gradient(
                 agree(found[name], true[name], name)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TRITON)
 def test_a_square_root_of_the_padding(backend: str, device: torch.device) -> None:
     u = torch.rand(1, 16 if backend == "torch" else 1, 4, 4, device=device) + 1
     for transform in MAPS if backend == "torch" else ["affine", "projective"]:
@@ -228,7 +228,7 @@ def test_a_square_root_of_the_padding(backend: str, device: torch.device) -> Non
 
 
 @pytest.mark.parametrize("around", ["double backward", "jacrev", "vmap of grad", "compile"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TRITON)
 def test_gradients_whoever_looks_on(around: str, backend: str, device: torch.device) -> None:
     torch._dynamo.reset()
     u = torch.rand(1, 16, 4, 5, dtype=torch.float64, device=device)
@@ -344,6 +344,7 @@ def test_no_more_samples_than_are_asked_for(around: str, monkeypatch: pytest.Mon
 
 
 @needs_triton
+@pytest.mark.slow
 def test_triton_samples_each_image_by_itself(device: torch.device) -> None:
     u = torch.randn(5, 1, 9, 8, device=device)
     u[2, :, 4, 4] = math.nan
