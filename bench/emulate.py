@@ -135,6 +135,9 @@ def _show(counted: Counted, earlier: dict[_Key, float], details: bool) -> None:
             print(
                 f"    {counted.images} images, {cost.run.counts.ctas} CTAs; us of this kernel: {times}"
             )
+            print(
+                f"    {cost.code.differing} SASS differ between the code counted and the code that would run"
+            )
             print(f"    pipes: {_per_warp(cost.pipes, cost.warps)}")
             for line in (*cost.blocks(), *cost.hottest()):
                 print(f"    {line}")

@@ -52,7 +52,7 @@ def emulate(
     """(what `function` returns, its launches); the launches of it run in the emulator.
 
     ulp: approximate instructions are off by up to so many units in the last place, at random.
-    budget: warp instructions after which a launch starts no more of its CTAs.
+    budget: warp instructions; of a launch that would need more a part runs.
     """
     if starting.INTERPRET:
         raise RuntimeError(

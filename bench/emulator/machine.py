@@ -86,7 +86,8 @@ class Machine:
     ) -> Counts:
         """Run a launch; `arguments` in the order of the kernel's parameters, as bits.
 
-        budget: warp instructions after which no more CTAs start. Those that did are spread evenly.
+        budget: warp instructions. Of a launch that would need more only a part runs, whose CTAs are
+        spread evenly and take a quarter of the budget.
         """
         named = dict(zip(self.kernel.parameters, arguments, strict=True))
         blocks = len(self.kernel.blocks)
@@ -94,11 +95,12 @@ class Machine:
         ctas = np.arange(math.prod(grid), dtype=np.int64)
         together = max(1, _LANES // self.kernel.threads)
         starts = range(0, len(ctas), together)
+        spent = 0.0
         for start in sorted(starts, key=lambda start: start / together * _GOLDEN % 1):
             batch = Batch(self, arena, named, ctas[start : start + together], grid, counts)
-            budget -= self._run_batch(batch)
+            spent += self._run_batch(batch)
             counts.ctas += len(batch.thread) // self.kernel.threads
-            if budget <= 0:
+            if spent > budget / 4 and spent * len(ctas) > budget * counts.ctas:
                 break
         counts.read_sectors = int(arena.read_sectors.sum())
         counts.written_bytes = int(np.count_nonzero(arena.writer)) * arena.grain

@@ -217,7 +217,7 @@ class GlobalMemory:
             row = int(np.flatnonzero(again.any(1))[0])
             where = arena.name_of(int(place[lanes[row]]))
             self._complain(index, f"writes twice: {where}", int(lanes[row]))
-        if len(np.unique(grains[:, 0])) != len(grains):
+        elif len(np.unique(grains[:, 0])) != len(grains):
             self._complain(index, "several lanes write to one place", int(lanes[0]))
         arena.writer[grains] = token
         arena.read_back[grains] = False

@@ -53,8 +53,8 @@ class Code:
 
     facts: CodeFacts
     by_ptx: dict[int, Counter[str]]
-    same: bool
-    """Whether the code compiled for counting has the instructions of the code that would run."""
+    differing: int
+    """Instructions by which the code compiled for counting differs from the code that would run."""
 
 
 def machine_code(kernel: Kernel, compiled: Any) -> Code:
@@ -70,8 +70,8 @@ def machine_code(kernel: Kernel, compiled: Any) -> Code:
         facts = nvidia_facts(sass, output_of(tool("cuobjdump"), "-res-usage", str(path)))
         path.write_bytes(again)
         numbered = output_of(tool("nvdisasm"), "-g", "-c", str(path))
-    same = _histogram(sass) == _histogram(numbered)
-    return Code(facts, _by_origin(numbered), same)
+    would_run, counted = _histogram(sass), _histogram(numbered)
+    return Code(facts, _by_origin(numbered), (would_run - counted).total())
 
 
 def _histogram(sass: str) -> Counter[str]:
