@@ -12,11 +12,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cases import Case
     from .emulator.counting import Counted, Row
     from .launches import Kind
 
@@ -71,27 +74,46 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     parser = _parser()
     chosen = parser.parse_args(arguments)
+    if find_spec("triton") is None:
+        parser.error("this needs Triton and numpy: pip install 'stn-triton[triton]'")
     if chosen.verify:
         from .emulator.verify import verify
 
         return 1 if verify(chosen.cases) else 0
-    from .emulator.counting import count, parse_case
+    from .emulator.counting import parse_case
 
     try:
         cases = [parse_case(text) for text in chosen.cases or _GOALS]
         earlier = {} if chosen.against is None else _load(chosen.against)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    return _count(cases, chosen.kind or _KINDS, earlier, chosen.json, chosen.details)
+
+
+def _count(
+    cases: Iterable[Case],
+    kinds: Iterable[Kind],
+    earlier: dict[_Key, float],
+    path: Path | None,
+    details: bool,
+) -> int:
+    from .emulator.counting import count
+
     print(_HEADING, flush=True)
     rows: list[Row] = []
+    status = 0
     for case in cases:
-        for counted in count(case, chosen.kind or _KINDS):
-            rows += counted.rows
-            _show(counted, earlier, chosen.details)
-            if chosen.json is not None:
-                content = json.dumps([asdict(row) for row in rows], indent=1)
-                chosen.json.write_text(content + "\n")
-    return 1 if any(row.errors for row in rows) else 0
+        try:
+            for counted in count(case, kinds):
+                rows += counted.rows
+                _show(counted, earlier, details)
+                if path is not None:
+                    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        except (NotImplementedError, FileNotFoundError) as error:
+            # An instruction that the emulator does not know, or a disassembler that is not there.
+            print(f"{case.key}: {error}", file=sys.stderr, flush=True)
+            status = 1
+    return 1 if any(row.errors for row in rows) else status
 
 
 _Key = tuple[str, str, str, str]

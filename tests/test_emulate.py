@@ -19,6 +19,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from bench.aot import tool
 from bench.emulator import arithmetic, ptx
 from bench.emulator.machine import Machine
 from bench.emulator.memory import BASE, Arena, Counts
@@ -329,6 +330,14 @@ KEYS = [
 ]  # fmt: skip
 
 
+def has_disassembler() -> bool:
+    try:
+        return bool(tool("nvdisasm") and tool("cuobjdump"))
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not has_disassembler(), reason="needs nvdisasm and cuobjdump")
 def test_the_command_counts(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     case = "tiny-2x8x9x7:bf16:channels_last"
