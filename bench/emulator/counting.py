@@ -22,6 +22,7 @@ from stn_triton.kernels.launch import Launch
 from .calls import Run, ctas_of, emulate
 from .model import Cost, cost
 
+_FEWEST_IMAGES = 4
 _ENOUGH_LANES = 1 << 19  # a pixel of the output and up to eight of its channels
 _BUDGET = 1e8  # warp instructions, about a minute
 ROUNDING = 4.0
@@ -94,14 +95,14 @@ def _alike(whole: list[Launch], part: list[Launch]) -> bool:
 
 
 def _images(case: Case, kinds: Iterable[Kind]) -> int:
-    """The fewest images, a power of two, that are enough and whose kernels are those of the whole batch.
+    """The fewest images that are enough, and whose kernels are those of the whole batch: a power of two.
 
     How many are enough does not depend on the kernels, so that counts of different kernels are of
     the same thetas.
     """
     whole = {kind: launches(variant_of(case, kind)) for kind in kinds}
     lanes = case.maps // case.shape[0] * math.prod(case.out_size) * -(-case.shape[1] // 8)
-    images = 1
+    images = _FEWEST_IMAGES
     while images < case.shape[0]:
         some = replace(case, shape=(images, *case.shape[1:]))
         if images * lanes >= _ENOUGH_LANES and all(

@@ -218,7 +218,7 @@ class GlobalMemory:
             where = arena.name_of(int(place[lanes[row]]))
             self._complain(index, f"writes twice: {where}", int(lanes[row]))
         elif len(np.unique(grains[:, 0])) != len(grains):
-            self._complain(index, "several lanes write to one place", int(lanes[0]))
+            self._complain(index, "writes twice, several lanes to one place", int(lanes[0]))
         arena.writer[grains] = token
         arena.read_back[grains] = False
         for byte in range(span):
