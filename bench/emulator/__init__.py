@@ -3,11 +3,11 @@ without a GPU. `python -m bench.emulate` is its command line.
 
 A launch is compiled ahead of time for sm_90, and the PTX that Triton emits is executed with numpy:
 the same launcher, launch grid, constants and warps as on a GPU. Reading order: `ptx` parses,
-`arithmetic` says what single instructions compute, `translate` turns a basic block into a Python
-function, `memory` holds the buffers and checks every access, `machine` runs blocks under masks and
-counts, `calls` makes the launchers of `stn_triton` run in it. On the side of costs, `sass` maps
-machine code to PTX and `model` predicts times; `counting` does so for the cases of `bench.cases`,
-and `verify` compares values with float64.
+`arithmetic` says what single instructions compute, `expressions` and `translate` turn a basic block
+into a Python function, `memory` holds the buffers and checks every access, `machine` runs blocks
+under masks and counts, `calls` makes the launchers of `stn_triton` run in it. On the side of costs,
+`sass` maps machine code to PTX and `model` predicts times; `counting` does so for the cases of
+`bench.cases`, and `verify` compares values with float64.
 
 What is checked:
 
@@ -30,6 +30,10 @@ What it assumes:
 
 What it cannot do: atomics, asynchronous copies, matrix instructions, calls, local memory that is
 really used, half-precision arithmetic. Each of these raises `NotImplementedError`.
+
+Of a launch that would take too long only a part of the CTAs runs, spread evenly. Its counts are
+scaled up, its values are not seen, and its memory traffic is counted a little too high, since CTAs
+that lie side by side share sectors.
 
 Times are **predicted**, by a model whose figures are in `model`; nothing here was measured on a GPU.
 """
