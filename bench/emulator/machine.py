@@ -17,6 +17,7 @@ from .ptx import Block, Kernel
 from .translate import Translator
 
 _LANES = 16384  # of a batch
+_PIECES = 16  # into which a batch is cut where CTAs are sampled
 _GOLDEN = 0.6180339887498949  # its multiples spread evenly over [0, 1), however many are taken
 _MOST_STEPS = 2_000_000
 _GARBAGE: dict[Any, int] = {
@@ -92,16 +93,26 @@ class Machine:
         named = dict(zip(self.kernel.parameters, arguments, strict=True))
         blocks = len(self.kernel.blocks)
         counts = Counts(0, np.zeros(blocks, np.int64), np.zeros(blocks, np.int64))
-        ctas = np.arange(math.prod(grid), dtype=np.int64)
-        together = max(1, _LANES // self.kernel.threads)
-        starts = range(0, len(ctas), together)
+        total = math.prod(grid)
+        few = max(1, _LANES // _PIECES // self.kernel.threads)
+        pieces = [np.arange(at, min(at + few, total)) for at in range(0, total, few)]
+        done: set[int] = set()
         spent = 0.0
-        for start in sorted(starts, key=lambda start: start / together * _GOLDEN % 1):
-            batch = Batch(self, arena, named, ctas[start : start + together], grid, counts)
-            spent += self._run_batch(batch)
-            counts.ctas += len(batch.thread) // self.kernel.threads
-            if spent > budget / 4 and spent * len(ctas) > budget * counts.ctas:
+        for number in sorted(range(len(pieces)), key=lambda number: number * _GOLDEN % 1):
+            if number in done:
+                continue
+            too_large = spent * total > budget * counts.ctas
+            if too_large and spent > budget / 4:
                 break
+            chosen = {number}  # the first one shows how large the launch is
+            if done and not too_large:  # many at once run faster, but alike if side by side
+                first = number - number % _PIECES
+                chosen = set(range(first, min(first + _PIECES, len(pieces)))) - done
+            done |= chosen
+            ctas = np.concatenate([pieces[piece] for piece in sorted(chosen)])
+            batch = Batch(self, arena, named, ctas, grid, counts)
+            spent += self._run_batch(batch)
+            counts.ctas += len(ctas)
         counts.read_sectors = int(arena.read_sectors.sum())
         counts.written_bytes = int(np.count_nonzero(arena.writer)) * arena.grain
         return counts
