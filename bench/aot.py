@@ -65,7 +65,7 @@ def tool(name: str) -> str:
     return found
 
 
-def _output(*command: str) -> str:
+def output_of(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(
@@ -82,6 +82,6 @@ def facts(compiled: Any) -> CodeFacts:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         return nvidia_facts(
-            _output(tool("nvdisasm"), "-c", str(cubin)),
-            _output(tool("cuobjdump"), "-res-usage", str(cubin)),
+            output_of(tool("nvdisasm"), "-c", str(cubin)),
+            output_of(tool("cuobjdump"), "-res-usage", str(cubin)),
         )

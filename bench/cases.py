@@ -67,9 +67,11 @@ _IMAGE: tuple[Grads, ...] = ("both", "theta")
 both.
 """
 
+_BACKWARD: tuple[Grads, ...] = ("both", "theta", "input")
+
 _CROPS: dict[str, Any] = {
     "shape": (32, 3, 448, 448), "out_size": (112, 112), "k": 2, "transform": "attention",
-    "grads": ("both", "theta", "input"),
+    "grads": _BACKWARD,
 }  # fmt: skip
 
 BASE_CASES: tuple[Case, ...] = (
@@ -106,7 +108,7 @@ BASE_CASES: tuple[Case, ...] = (
         out_size=(224, 224),
         k=2,
         transform="attention",
-        grads=("both", "theta", "input"),
+        grads=_BACKWARD,
     ),
     Case(
         name="crops-32x3x448-k4",
@@ -114,7 +116,7 @@ BASE_CASES: tuple[Case, ...] = (
         out_size=(224, 224),
         k=4,
         transform="attention",
-        grads=("both", "theta", "input"),
+        grads=_BACKWARD,
     ),
 )
 
@@ -149,6 +151,8 @@ OPTION_CASES: tuple[Case, ...] = (
     ),
     Case(name="volume-16x1x60", shape=(16, 1, 60, 60, 60), out_size=(60, 60, 60), grads=_IMAGE),
     Case(name="volume-2x32x64", shape=(2, 32, 64, 64, 64), out_size=(64, 64, 64)),
+    Case(name="volume-2x1x64", shape=(2, 1, 64, 64, 64), out_size=(64, 64, 64), grads=_BACKWARD),
+    Case(name="volume-2x8x32", shape=(2, 8, 32, 32, 32), out_size=(32, 32, 32), grads=_BACKWARD),
     Case(name="antialias-4-32x3x448-k2", **_CROPS, antialias=4),
     Case(name="antialias-true-32x3x448-k2", **_CROPS, antialias=True),
     Case(
@@ -191,7 +195,7 @@ TINY_CASES: tuple[Case, ...] = (
         out_size=(8, 8),
         k=2,
         transform="attention",
-        grads=("both", "theta", "input"),
+        grads=_BACKWARD,
     ),
     Case(name="tiny-projective", shape=(2, 3, 9, 12), out_size=(10, 7), transform="projective"),
     Case(name="tiny-tps", shape=(2, 1, 9, 12), out_size=(9, 12), transform="tps"),

@@ -145,8 +145,6 @@ def verdict(
     """None if everything that was computed is right: dtype, layout and every value; else the first
     thing that is not.
     """
-    if case.transform in LATTICES:
-        rounding *= 8  # PyTorch's are single products here, with weights solved in float64
     if actual.output.dtype != case.dtype:
         return f"result in {actual.output.dtype}, not {case.dtype}"
     flat = actual.output if case.k is None else actual.output.flatten(0, 1)
@@ -154,11 +152,20 @@ def verdict(
         flat = flat.movedim(1, -1)
     if not flat.is_contiguous():
         return f"result not in {case.memory_format} order"
-    for name in ("output", "grad_input", "grad_theta"):
-        got = getattr(actual, name)
-        if got is not None:
-            exact, pytorch = (getattr(r, name) for r in (expected.exact, expected.pytorch))
-            wrong = within_budget(got, pytorch, exact, rounding)
-            if wrong is not None:
-                return f"{name}: {wrong}"
-    return None
+    found = {name: getattr(actual, name) for name in ("output", "grad_input", "grad_theta")}
+    named = {name: tensor for name, tensor in found.items() if tensor is not None}
+    return next(iter(wrong_values(case, named, expected, rounding)), None)
+
+
+def wrong_values(
+    case: Case, found: dict[str, Tensor], expected: Expectation, rounding: float = 2.0
+) -> list[str]:
+    """What is wrong with the values of results, each under its name in `Results`."""
+    if case.transform in LATTICES:
+        rounding *= 8  # PyTorch's are single products here, with weights solved in float64
+    complaints = []
+    for name, got in found.items():
+        exact, pytorch = (getattr(results, name) for results in (expected.exact, expected.pytorch))
+        if (wrong := within_budget(got, pytorch, exact, rounding)) is not None:
+            complaints.append(f"{name}: {wrong}")
+    return complaints

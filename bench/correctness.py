@@ -14,7 +14,7 @@ from torch import Tensor
 
 import stn_triton
 from stn_triton.functional import MODES, PADDING_MODES
-from stn_triton.transforms import AUTO, TRANSFORMS, Options
+from stn_triton.transforms import TRANSFORMS
 
 from .cases import Case, Grads, expand
 from .check import Sample, expect, run, verdict
@@ -204,11 +204,11 @@ def _registered(case: Case, device: str) -> str | None:
     """`opcheck`: schema, fakes, autograd registration and dynamic shapes of the registered op."""
     from stn_triton.ops import sample
 
+    from .launches import options_of
+
     inputs = make_inputs(case, device)
     x, theta = inputs.input.requires_grad_(), inputs.theta.requires_grad_()
-    samples = AUTO if case.antialias is True else case.antialias or 1
-    options = Options(case.transform, case.mode, case.padding_mode, case.align_corners, samples)
-    torch.library.opcheck(sample, (x, theta, case.out_size, *options))
+    torch.library.opcheck(sample, (x, theta, case.out_size, *options_of(case)))
     return None
 
 

@@ -25,6 +25,7 @@ _SASS_LINE = re.compile(
 )
 _SASS_ATOMICS = {"RED", "REDG", "ATOM", "ATOMG", "UREDG", "UATOMG"}
 _SASS_LOADS = {"LDG", "LD", "LDGSTS"}
+_SASS_LOCAL = {"LDL", "STL"}
 _SASS_WIDTHS = {"256": 256, "128": 128, "64": 64, "U16": 16, "S16": 16, "U8": 8, "S8": 8}
 
 
@@ -43,14 +44,18 @@ def _load_bits(modifiers: list[str]) -> int:
 
 
 def nvidia_facts(sass: str, usage: str) -> CodeFacts:
-    """From `nvdisasm -c` and `cuobjdump -res-usage`; a kernel's stack and local memory hold nothing
-    but spills.
+    """From `nvdisasm -c` and `cuobjdump -res-usage`.
+
+    A kernel's stack and local memory hold nothing but spills. A frame that no instruction reads or
+    writes is left over from a variable that became a register, and is none.
     """
     resources = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
     opcodes = list(sass_opcodes(sass))
+    frame = int(resources["STACK"]) + int(resources["LOCAL"])
+    spills = any(opcode in _SASS_LOCAL for opcode, _ in opcodes)
     return CodeFacts(
         registers=int(resources["REG"]),
-        spill_bytes=int(resources["STACK"]) + int(resources["LOCAL"]),
+        spill_bytes=frame if spills else 0,
         global_atomics=sum(opcode in _SASS_ATOMICS for opcode, _ in opcodes),
         widest_global_load_bits=max(
             (_load_bits(m) for opcode, m in opcodes if opcode in _SASS_LOADS), default=0

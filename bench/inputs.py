@@ -106,13 +106,17 @@ def in_format(case: Case, x: Tensor) -> Tensor:
     return x.movedim(channel, -1).contiguous().movedim(-1, channel)
 
 
-def make_inputs(case: Case, device: str | torch.device = "cpu", *, seed: int = 0) -> Inputs:
-    """Random input, theta and gradient of the result; the gradient is 0 beside kinks, where either slope is right."""
+def make_inputs(
+    case: Case, device: str | torch.device = "cpu", *, seed: int = 0, theta: Tensor | None = None
+) -> Inputs:
+    """Random input, theta (unless it is given) and gradient of the result, which is 0 beside kinks, where either
+    slope is right.
+    """
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=device).to(case.dtype)
 
-    theta = make_theta(case, seed=seed).to(device)
+    theta = (make_theta(case, seed=seed) if theta is None else theta).to(device)
     grad = normal(*leading(case), case.shape[1], *case.out_size) * clear_of_kinks(case, theta)
     return Inputs(in_format(case, normal(*case.shape)), theta, in_format(case, grad))

@@ -1,8 +1,10 @@
-"""From a variant to the launches it makes: the only place here that knows the launchers'
-signatures.
+"""Calls of the library's launchers, for tensors and for variants: the only place here that knows
+their signatures.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +14,62 @@ from stn_triton.kernels.backward_boxes import box_backward
 from stn_triton.kernels.backward_theta import theta_backward
 from stn_triton.kernels.forward import sample_forward
 from stn_triton.kernels.launch import Launch, recorded
-from stn_triton.transforms import TRANSFORMS, Options
+from stn_triton.transforms import AUTO, TRANSFORMS, Options
 
+from .cases import Case, Grads
+from .inputs import Inputs
 from .variants import Variant
+
+Kind = Literal["fwd", "theta", "input", "both"]
+KINDS: tuple[Kind, ...] = ("fwd", "theta", "input", "both")
+
+
+def options_of(case: Case) -> Options:
+    """The options of a case as the launchers take them."""
+    samples = AUTO if case.antialias is True else case.antialias or 1
+    return Options(case.transform, case.mode, case.padding_mode, case.align_corners, samples)
+
+
+def variant_of(case: Case, kind: Kind) -> Variant:
+    """One pass of a case without its tensors."""
+    return Variant(
+        shape=case.shape,
+        out_size=case.out_size,
+        k=case.k,
+        transform=case.transform,
+        mode=case.mode,
+        padding_mode=case.padding_mode,
+        samples=options_of(case).samples,
+        dtype=case.dtype,
+        memory_format=case.memory_format,
+        grads=None if kind == "fwd" else kind,
+    )
+
+
+def call(
+    kind: Kind,
+    inputs: Inputs,
+    out_size: tuple[int, ...],
+    options: Options,
+    tangent: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What the launchers give in one pass: the output, or the gradients of the input and of theta.
+
+    tangent: the change of these along a change of theta instead (not of both gradients at once).
+    """
+    x, theta, grad = inputs.input, inputs.theta, inputs.grad
+    if kind == "fwd":
+        return {"output": sample_forward(x, theta, out_size, options, tangent)}
+    found: tuple[Tensor | None, Tensor | None]
+    if tangent is None:
+        wanted = kind != "theta", kind != "input"
+        found = sample_backward(grad, x, theta, out_size, options, wanted)
+    elif kind == "input":
+        found = box_backward(grad, x, theta, out_size, options, tangent), None
+    else:
+        found = None, theta_backward(grad, x, theta, out_size, options, tangent)
+    named = zip(("grad_input", "grad_theta"), found, strict=True)
+    return {name: tensor for name, tensor in named if tensor is not None}
 
 
 def _meta(shape: tuple[int, ...], dtype: torch.dtype, ndim: int, memory_format: str) -> Tensor:
@@ -26,25 +81,24 @@ def _meta(shape: tuple[int, ...], dtype: torch.dtype, ndim: int, memory_format: 
     return last.movedim(-1, -ndim - 1)
 
 
-def launches(variant: Variant) -> list[Launch]:
-    """What the launchers of this variant would start, recorded on tensors without storage."""
+def _without_storage(variant: Variant) -> Inputs:
     lead = (variant.shape[0],) if variant.k is None else (variant.shape[0], variant.k)
     ndim = len(variant.out_size)
-    x = _meta(variant.shape, variant.dtype, ndim, variant.memory_format)
     wide = torch.promote_types(variant.dtype, torch.float32)
     identity = TRANSFORMS[variant.transform].identity(ndim, 4)
-    theta = torch.empty((*lead, *identity.shape), dtype=wide, device="meta")
+    shape = (*lead, variant.shape[1], *variant.out_size)
+    return Inputs(
+        _meta(variant.shape, variant.dtype, ndim, variant.memory_format),
+        torch.empty((*lead, *identity.shape), dtype=wide, device="meta"),
+        _meta(shape, variant.dtype, ndim, variant.memory_format),
+    )
+
+
+def launches(variant: Variant) -> list[Launch]:
+    """What the launchers of this variant would start, recorded on tensors without storage."""
+    inputs = _without_storage(variant)
     options = Options(variant.transform, variant.mode, variant.padding_mode, False, variant.samples)
+    kind: Grads | Literal["fwd"] = variant.grads or "fwd"
     with recorded() as found:
-        tangent = theta if variant.tangent else None
-        shape = (*lead, variant.shape[1], *variant.out_size)
-        grad = _meta(shape, variant.dtype, ndim, variant.memory_format)
-        if variant.grads is None:
-            sample_forward(x, theta, variant.out_size, options, tangent)
-        elif variant.tangent:
-            backward = box_backward if variant.grads == "input" else theta_backward
-            backward(grad, x, theta, variant.out_size, options, tangent)
-        else:
-            wanted = variant.grads != "theta", variant.grads != "input"
-            sample_backward(grad, x, theta, variant.out_size, options, wanted)
+        call(kind, inputs, variant.out_size, options, inputs.theta if variant.tangent else None)
     return found

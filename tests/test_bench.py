@@ -331,14 +331,18 @@ def test_sass_is_read() -> None:
         /*0190*/                   ATOMS.ADD R1, [R2], R3 ;
         /*01a0*/                   REDUX.SUM UR4, R2 ;
         /*01b0*/              @UP0 ATOMG.E.ADD.F32 PT, RZ, desc[UR6][R2.64], R27 ;
-        /*01c0*/                   NOP ;
+        /*01c0*/                   STL.64 [R1+0x8], R2 ;
+        /*01d0*/                   NOP ;
     """
     facts = disassembly.nvidia_facts(
         sass, "Function k:\n  REG:32 STACK:8 SHARED:0 LOCAL:4 CONSTANT[0]:1"
     )
     assert facts == disassembly.CodeFacts(
-        registers=32, spill_bytes=12, global_atomics=2, widest_global_load_bits=128, instructions=6
+        registers=32, spill_bytes=12, global_atomics=2, widest_global_load_bits=128, instructions=7
     )
+    # A frame that nothing uses is no spill.
+    unused = disassembly.nvidia_facts("/*0000*/ EXIT ;", "REG:32 STACK:8 LOCAL:0")
+    assert unused.spill_bytes == 0
     assert disassembly.nvidia_facts(
         "/*0000*/ LDG.E.ENL2.256 R8, R2 ;", "REG:1 STACK:0 LOCAL:0"
     ) == (disassembly.CodeFacts(1, 0, 0, 256, 1))

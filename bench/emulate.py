@@ -1,0 +1,173 @@
+"""`python -m bench.emulate [CASE ...]`: the compiled kernels, executed on a CPU and counted.
+
+For each kernel of each pass: whether its values, bounds and writes are right, and the time that the
+counts predict for an H100 and an H200 beside the least time that its memory traffic takes. These
+times are predicted, never measured. What the emulator assumes and what it cannot do is written in
+`bench.emulator`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cases import Case
+    from .emulator.counting import Counted, Row
+    from .launches import Kind
+
+_GOALS = (
+    "svhn-128x3x64",
+    "svhn-128x48x32",
+    "svhn-128x48x32:bf16:channels_last",
+    "general-32x256x56:bf16:channels_last",
+    "crops-32x3x448-k2",
+    "crops-32x3x448-k4",
+    "general-8x3x1234x1345",
+    "down-512x3x256-224",
+    "up-1024x1x28-56",
+    "reflection-128x3x64",
+    "projective-8x3x512",
+    "tps-8x3x512",
+    "volume-2x1x64",
+    "volume-2x8x32",
+)
+_KINDS: tuple[Kind, ...] = ("fwd", "theta", "input", "both")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.emulate", description=__doc__)
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="NAME[:bf16][:channels_last], NAME as in bench/cases.py (default: a set that shows "
+        "every kernel); with --verify a part of the name of a row",
+    )
+    parser.add_argument(
+        "--kind", action="append", choices=_KINDS, help="only this pass; repeatable"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="show ratios to an earlier JSON file"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="the whole verification matrix, without counts"
+    )
+    parser.add_argument(
+        "--details", action="store_true", help="also resources, PTX blocks and hottest lines"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the emulator; 1 if a value, a bound or a write was wrong."""
+    # Read as Triton is imported, which happens below.
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if find_spec("triton") is None:
+        parser.error("this needs Triton and numpy: pip install 'stn-triton[triton]'")
+    if chosen.verify:
+        from .emulator.verify import verify
+
+        return 1 if verify(chosen.cases) else 0
+    from .emulator.counting import parse_case
+
+    try:
+        cases = [parse_case(text) for text in chosen.cases or _GOALS]
+        earlier = {} if chosen.against is None else _load(chosen.against)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return _count(cases, chosen.kind or _KINDS, earlier, chosen.json, chosen.details)
+
+
+def _count(
+    cases: Iterable[Case],
+    kinds: Iterable[Kind],
+    earlier: dict[_Key, float],
+    path: Path | None,
+    details: bool,
+) -> int:
+    from .emulator.counting import count
+
+    print(_HEADING, flush=True)
+    rows: list[Row] = []
+    status = 0
+    for case in cases:
+        try:
+            for counted in count(case, kinds):
+                rows += counted.rows
+                _show(counted, earlier, details)
+                if path is not None:
+                    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        except (NotImplementedError, FileNotFoundError) as error:
+            # An instruction that the emulator does not know, or a disassembler that is not there.
+            print(f"{case.key}: {error}", file=sys.stderr, flush=True)
+            status = 1
+    return 1 if any(row.errors for row in rows) else status
+
+
+_Key = tuple[str, str, str, str]
+
+
+def _key(row: dict[str, Any]) -> _Key:
+    return row["case"], row["kind"], row["dtype"], row["memory_format"]
+
+
+def _load(path: Path) -> dict[_Key, float]:
+    """The predicted microseconds of an earlier count."""
+    try:
+        return {_key(row): float(row["us"]) for row in json.loads(path.read_text())}
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file of this command: {error!r}") from error
+
+
+_HEADING = (
+    f"{'case':24} {'dtype':8} {'layout':13} {'pass':5} {'kernel':26} {'us':>8} {'floor':>7} {'ratio':>6} "
+    f"{'H200':>8} {'binds':8}{'SASS/warp':>9} {'regs':>4} {'spill':>5} {'atomics':>7} {'earlier':>8}   "
+    "(us: predicted, of the whole pass)"
+)
+
+
+def _show(counted: Counted, earlier: dict[_Key, float], details: bool) -> None:
+    for row, cost in zip(counted.rows, counted.costs, strict=True):
+        before = earlier.get(_key(asdict(row)))
+        ratio = "" if before is None else f"{row.us / before:7.3f}x"
+        part = "" if cost.run.complete else f"  {cost.run.counts.ctas} CTAs emulated, values unseen"
+        print(
+            f"{row.case:24} {row.dtype:8} {row.memory_format:13} {row.kind:5} {row.kernel:26} "
+            f"{row.us:8.2f} {row.floor_us:7.2f} {row.us / row.floor_us:6.2f} {row.h200_us:8.2f} "
+            f"{row.binds:8}{row.sass_per_warp:9.1f} {row.registers:4} {row.spill_bytes:5} "
+            f"{row.atomics:7} {ratio:>8}{part}",
+            flush=True,
+        )
+        for error in row.errors:
+            print(f"    WRONG: {error}", flush=True)
+        if details:
+            times = ", ".join(f"{name} {1e6 * t:.2f}" for name, t in cost.times().items())
+            print(
+                f"    {counted.images} images, {cost.run.counts.ctas} CTAs; us of this kernel: {times}"
+            )
+            print(
+                f"    {cost.code.differing} SASS differ between the code counted and the code that would run"
+            )
+            print(f"    pipes: {_per_warp(cost.pipes, cost.warps)}")
+            for line in (*cost.blocks(), *cost.hottest()):
+                print(f"    {line}")
+
+
+def _per_warp(pipes: dict[str, float], warps: float) -> str:
+    return ", ".join(f"{name} {count / warps:.1f}" for name, count in pipes.items() if count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
