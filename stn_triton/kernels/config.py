@@ -1,6 +1,6 @@
 """What a launch depends on besides its tensors: the geometry of the call and the block sizes.
 
-The numbers of `forward_blocks` and `gather_blocks` are the only tuning there is: nothing is tuned at run time.
+The numbers of the functions named `..._blocks` are the only tuning there is: nothing is tuned at run time.
 """
 
 from __future__ import annotations
@@ -165,11 +165,9 @@ def smaller_blocks(g: Geometry, by: int = 2) -> Blocks:
 
 
 def gather_blocks(g: Geometry) -> Blocks:
-    """Blocks of the gather kernel, whose tiles are input pixels."""
-    # With 128 registers a lane 16 warps fit on a multiprocessor; left alone, the compiler takes up to 200, or spills a
-    # few to reach a step below. Double precision needs more, as do cubic weights and divisions by samples.
-    simple = g.constexprs["MODE"] != "bicubic" and g.constexprs["ANTIALIAS"] == "none"
-    maxnreg = (128 if simple else 168) if g.constexprs["COMPUTE"] is tl.float32 else None
+    """Blocks of the gather by pixels, whose tiles are input pixels."""
+    # Left alone, the compiler takes up to 200 registers for cubic weights, or spills a few to reach a step below.
+    maxnreg = 168 if g.constexprs["COMPUTE"] is tl.float32 else None
     if g.constexprs["CHANNELS_LAST"]:
         block = _channel_block(g.channels, 64)
         pixels = max(min(1024 // block, 64), 16)
