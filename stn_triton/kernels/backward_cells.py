@@ -92,7 +92,7 @@ def _pixels_per_unit(known, size, out, align_corners, SPEC: tl.constexpr):
     """
     W, H, _ = size
     OW, OH, _ = out
-    if (SPEC.ANTIALIAS == "none") & (tl.float32 == SPEC.COMPUTE):
+    if (SPEC.ANTIALIAS == "none") & (SPEC.COMPUTE == tl.float32):
         ratios = known
     else:
         ratios = (

@@ -82,7 +82,7 @@ def axis_of(q, there, last, SPEC: tl.constexpr):
     sign = tl.where(q < 0, -1.0, 1.0).to(SPEC.COMPUTE)
     shift = tl.where(q < 0, -0.0, 0.0 - q).to(SPEC.COMPUTE)
     limit = tl.where(there, tl.where(q < 0, 0x3F800001, 0x3F800000), 0).to(tl.uint32)
-    if (SPEC.MODE == "nearest") | (tl.float64 == SPEC.COMPUTE):
+    if (SPEC.MODE == "nearest") | (SPEC.COMPUTE == tl.float64):
         q = tl.where(there, q, NOWHERE).to(SPEC.COMPUTE)
     return Axis(q, last.to(SPEC.COMPUTE), sign, shift, limit)
 
@@ -97,7 +97,7 @@ def in_cell(s, axis, SPEC: tl.constexpr):
     """
     if SPEC.MODE == "nearest":
         hit = round_half_even(s) == axis.at
-    elif tl.float64 == SPEC.COMPUTE:
+    elif SPEC.COMPUTE == tl.float64:
         hit = (s >= axis.at) & (s < axis.at + 1)
     else:
         away = tl.fma(s, axis.sign, axis.shift)

@@ -34,6 +34,7 @@ class Spec(NamedTuple):
     VECTORS: int  # lanes of a cell, each with VECTOR neighbouring channels
     VECTOR: int
     CHUNKS: int  # times that many channels: what a program holds
+    FOURFOLD: bool  # registers suffice for the path that gives four outputs at a time
     MASKED: bool  # the last program of a pixel holds channels that do not exist
 
 
@@ -115,7 +116,7 @@ def plan_cells(m, size, out, SPEC: tl.constexpr):
     columns = tl.where(usable, tl.minimum(tl.floor(wide_x) + 1, most_x), most_x)
     rows = tl.where(usable, tl.minimum(tl.floor(wide_y) + 1, most_y), most_y)
     path = tl.full((), LISTED, tl.int32)
-    if tl.float32 == SPEC.COMPUTE:
+    if SPEC.COMPUTE == tl.float32:
         fast = usable & (slack < FAST_SLACK)
         path = _fast_path(m, columns, rows, out, fast, 1 + 2 * slack, SPEC)
         few = (path == SINGLE) | (path == DIAGONAL)
@@ -150,6 +151,8 @@ def _fast_path(m, columns, rows, out, fast, one, SPEC: tl.constexpr):
     nearest = tl.minimum(tl.minimum(across, down), diagonal)
     large = fast & (columns <= 3) & (rows <= 3) & (OW > 2) & (OH > 2) & (2 * nearest >= one)
     path = tl.where(large, PARITY, LISTED)
+    if not SPEC.FOURFOLD:
+        path = tl.full((), LISTED, tl.int32)
     if SPEC.TRANSFORM == "affine":
         small = fast & (columns <= 2) & (rows <= 2) & (OW > 1) & (OH > 1)
         path = tl.where(small & (diagonal >= one), DIAGONAL, path)

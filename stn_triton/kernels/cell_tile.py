@@ -41,7 +41,7 @@ def _give_row(
     corners = Corners(none, none, none, none)
     # Fast paths leave the last output to be given below, and the compiler less to look at.
     last = Found(row.lane < 0, zero, zero, zero, zero, offset)
-    if (tl.float32 == SPEC.COMPUTE) & (SPEC.TRANSFORM == "affine"):
+    if (SPEC.COMPUTE == tl.float32) & (SPEC.TRANSFORM == "affine"):
         if plan.path == SINGLE:
             last = find_single(row, dx, dy, offset, m, out, SPEC)
         elif plan.path == DIAGONAL:
@@ -50,14 +50,11 @@ def _give_row(
             )  # fmt: skip
         elif plan.path == SEPARABLE:
             last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
-        elif plan.path == PARITY:
-            sums, corners, last = give_parity(
-                sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
-            )  # fmt: skip
-    elif tl.float32 == SPEC.COMPUTE:
+    elif SPEC.COMPUTE == tl.float32:
         if plan.path == SEPARABLE:
             last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
-        elif plan.path == PARITY:
+    if (SPEC.COMPUTE == tl.float32) & SPEC.FOURFOLD:
+        if plan.path == PARITY:
             sums, corners, last = give_parity(
                 sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
             )  # fmt: skip
@@ -65,7 +62,7 @@ def _give_row(
         sums, corners = give_listed(
             sums, corners, slopes, row, dx, dy, offset, plan, m, out, SPEC
         )  # fmt: skip
-    elif tl.float32 == SPEC.COMPUTE:
+    elif SPEC.COMPUTE == tl.float32:
         sums, corners = give_found(sums, corners, slopes, row, last, out, SPEC)
     return sums, corners
 
@@ -148,7 +145,7 @@ def give_tile(
                     first = of_cell(to_first, step + 1, SPEC)
                     across = from_left(to_right, tile.lane, first, SPEC)
                     found = add_blocks(add_blocks(found, lower_left, SPEC), across, SPEC)
-                if SPEC.PADDING == "border":  # noqa: SIM102 - the first is settled by the compiler
+                if SPEC.PADDING == "border":
                     if clipped & _at_edge(tile, tile.y + step, size, SPEC):
                         sums, found = turn_row(
                             sums, found, tile, tile.y + step, u, stride_h, stride_w, m, size, out, False, SPEC

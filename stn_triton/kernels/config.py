@@ -211,13 +211,14 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[Spec, CellBlocks]:
     cells = 32 // vectors
     rows = _cell_rows(g, cells, programs)
     held = chunks * vector
-    more = g.k > 1 or facts["PADDING"] == "border"
-    maxnreg = (168 if more else 144) if held > 4 else 128 if more else 112
+    # Border, samples and sums in memory take some more.
+    more = g.k > 1 or facts["PADDING"] == "border" or facts["ANTIALIAS"] != "none"
+    maxnreg = (168 if more else 144) if held > 4 else 136 if more else 112
     spec = Spec(
         facts["TRANSFORM"], facts["MODE"], facts["PADDING"], facts["ANTIALIAS"],
         facts["COMPUTE"], facts["OFFSET"], facts["CHANNELS_LAST"],
         not facts["CHANNELS_LAST"] and g.strides[-1] == 1, with_theta, g.k > 1,
-        cells, vectors, vector, chunks, programs * chunks != number,
+        cells, vectors, vector, chunks, held <= 4 or g.k == 1, programs * chunks != number,
     )  # fmt: skip
     return spec, CellBlocks(programs, rows, maxnreg if facts["COMPUTE"] is tl.float32 else None)
 
