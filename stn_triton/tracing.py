@@ -97,9 +97,11 @@ def as_stored(tensor: Tensor) -> Tensor:
 def unobserved() -> Iterator[None]:
     """Nobody looks on: for constants that outlive whatever asks for them first."""
     recorded = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    if recorded is not None:  # Compiled graphs run where the state must not even be set to None.
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
-        torch._C._set_tracing_state(recorded)  # type: ignore[attr-defined]
+        if recorded is not None:
+            torch._C._set_tracing_state(recorded)  # type: ignore[attr-defined]

@@ -92,6 +92,9 @@ def _visit(
     total += per_pixel(wx * wy, CHANNELS_LAST) * grad
     if WITH_THETA:
         along = sum_lane_channels(grad * u, CHANNELS_LAST, VECTOR)
+        along = tl.where(per_pixel(visited, CHANNELS_LAST), along, 0.0).to(
+            along.dtype
+        )  # u may not be finite
         by_x = per_pixel(slope_x * wy, CHANNELS_LAST) * along
         by_y = per_pixel(wx * slope_y, CHANNELS_LAST) * along
         dx, dy = per_pixel(dx, CHANNELS_LAST), per_pixel(dy, CHANNELS_LAST)

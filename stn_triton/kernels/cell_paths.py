@@ -159,6 +159,9 @@ def give(
             both = tl.sum(both, 2)
             by_x = tl.fma(fy, both, tl.sum(along_x, 2))
             by_y = tl.fma(fx, both, tl.sum(along_y, 2))
+            # Where a cell has no output its gradient of 0 met pixels that may not be finite.
+            by_x = tl.where(hit, by_x, 0.0).to(by_x.dtype)
+            by_y = tl.where(hit, by_y, 0.0).to(by_y.dtype)
             if SPEC.PADDING == "border":  # no slope at an end or beyond
                 sx, sy, zero = row.x.at + fx, row.y.at + fy, tl.zeros_like(fx)
                 by_x = tl.where((sx > 0) & (sx < row.x.last), by_x, zero)

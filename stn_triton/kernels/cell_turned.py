@@ -152,7 +152,7 @@ def _visit(
         more = more + (tl.fma(weight, grad, given[i]),)
         along = tl.fma(grad, pixels[i], along)
     if SPEC.WITH_THETA:
-        along = tl.sum(along, 2)
+        along = tl.where(visited, tl.sum(along, 2), 0.0).to(wx.dtype)  # the pixel may not be finite
         sums = add_to_theta(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)
     return sums, more
 

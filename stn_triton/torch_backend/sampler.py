@@ -160,15 +160,13 @@ def _has_rows(image: Tensor, samples: int) -> bool:
 
 
 def _grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
-    if torch.compiler.is_compiling() or is_jit_traced() or not _is_wanted(image, grid):
-        output = _native(image, grid, options)
-    else:
-        output = _GridSampler.apply(image, grid, options)
-    if (
-        options.padding_mode == "zeros"
-        and _is_wanted(image, grid)
-        and not may_read_values(image, grid)
-    ):
+    if is_jit_traced() or not _is_wanted(
+        image, grid
+    ):  # a trace must not hang on who wants gradients
+        return _native(image, grid, options)
+    sampler = _native if torch.compiler.is_compiling() else _GridSampler.apply
+    output = sampler(image, grid, options)
+    if options.padding_mode == "zeros" and not may_read_values(image, grid):
         # Gradients that are not finite stop here; where values can be read, `_GridSampler` looks at them.
         output = torch.where(_meets(grid, image.shape[2:], options).unsqueeze(1), output, 0.0)
     return output
