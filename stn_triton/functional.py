@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
-from torch.jit._trace import TracerWarning
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .onnx import lacks_translation
 from .ops import HAS_TRITON, INTERPRET, st_sample_registered, st_sample_triton
 from .torch_backend import st_sample_torch
-from .tracing import is_jit_traced, is_transformed
+from .tracing import comparing_shapes, is_jit_traced, is_transformed
 from .transforms import AUTO, TRANSFORMS, Options
 
 MODES = ("bilinear", "nearest", "bicubic")
@@ -87,9 +85,7 @@ def st_sample(
             padding_mode=padding_mode, align_corners=align_corners, antialias=antialias, backend=backend,
         )  # fmt: skip
     if is_jit_traced():
-        # Shapes are compared only to refuse what is wrong: the tracer's warnings that a trace has them fixed mislead.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TracerWarning)
+        with comparing_shapes():
             size, options = checked(
                 input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
             )  # fmt: skip

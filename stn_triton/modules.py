@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .functional import check_name, check_theta, checked_options, checked_size, st_sample
 from .theta import theta_ndim
+from .tracing import comparing_shapes
 from .transforms import TRANSFORMS
 
 
@@ -150,11 +151,12 @@ class SpatialTransformer(nn.Module):
         if not isinstance(features, Tensor):
             raise TypeError(f"localisation must give a tensor, got {type(features).__name__}")
         wanted = (x.shape[0], self.in_features)
-        if tuple(features.shape) != wanted:
-            raise ValueError(
-                f"localisation must give features of shape (N, in_features) = {wanted}, "
-                f"got {tuple(features.shape)}"
-            )
+        with comparing_shapes():
+            if tuple(features.shape) != wanted:
+                raise ValueError(
+                    f"localisation must give features of shape (N, in_features) = {wanted}, "
+                    f"got {tuple(features.shape)}"
+                )
         if self.fixed_scale is None:
             return self.regression(features).unflatten(1, self.theta_shape)
         shift = self.regression(features).unflatten(1, (*self.theta_shape[:-1], self.ndim))
@@ -170,10 +172,11 @@ class SpatialTransformer(nn.Module):
             )
         # Not len(): it makes constants of both in a graph.
         localised, given = theta.shape[0], source.shape[0]
-        if localised != given:
-            raise ValueError(
-                f"source must have as many images as were localised, {localised}, got {given}"
-            )
+        with comparing_shapes():
+            if localised != given:
+                raise ValueError(
+                    f"source must have as many images as were localised, {localised}, got {given}"
+                )
         return st_sample(
             source,
             theta,

@@ -13,11 +13,13 @@ A compiler asks `torch.compiler.is_compiling` itself, as Dynamo understands that
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 from torch.utils._python_dispatch import _disable_current_modes
 
 _functorch = torch._C._functorch
@@ -40,6 +42,17 @@ def _has_tangent(tensor: Tensor) -> bool:
 def is_jit_traced() -> bool:
     """Whether `torch.jit.trace`, or the ONNX exporter that is built on it, records operations."""
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
+@contextmanager
+def comparing_shapes() -> Iterator[None]:
+    """Shapes are compared only to refuse what is wrong: a tracer's warnings that it has them fixed would mislead."""
+    if not is_jit_traced():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)
+        yield
 
 
 def in_a_mode() -> bool:

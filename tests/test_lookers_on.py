@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 
 from stn_triton import SpatialTransformer, identity_theta, st_sample
-from stn_triton.transforms import TRANSFORMS
+from stn_triton.transforms import TRANSFORMS, _solved_lattice
 
 MAPS = list(TRANSFORMS)
 
@@ -223,6 +223,30 @@ def test_a_trace_of_a_module_and_of_a_volume() -> None:
     torch.testing.assert_close(
         traced(run, torch.randn(2, 1, 3, 4, 5), theta)(u, theta), run(u, theta)
     )
+
+
+def test_a_trace_passes_its_own_check_in_silence() -> None:
+    module = SpatialTransformer(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), (4, 4), in_features=4
+    )
+    theta = torch.eye(2, 3).repeat(2, 1, 1).requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(module, (torch.rand(2, 1, 8, 8),))
+        torch.jit.trace(
+            lambda u, theta: st_sample(u, theta, (4, 4)), (torch.rand(2, 1, 8, 8), theta)
+        )
+
+
+@pytest.mark.parametrize("transform", ["tps", "piecewise_affine"])
+def test_a_compiled_lattice_may_be_the_first_of_the_process(transform: str) -> None:
+    torch._dynamo.reset()
+    _solved_lattice.cache_clear()
+    u, theta = torch.rand(2, 1, 5, 5), identity_theta(transform, (2,)) * 0.8
+    run = partial(st_sample, out_size=(4, 4), transform=transform)
+    found = torch.compile(run, fullgraph=True, backend="aot_eager")(u, theta)
+    torch.testing.assert_close(found, run(u, theta))
 
 
 def test_the_first_trace_of_a_lattice_records_a_constant() -> None:
