@@ -24,7 +24,7 @@ from stn_triton.formats import compute_dtype, empty_input_gradient, like_output
 from stn_triton.transforms import TRANSFORMS, Options
 
 from .backward_theta import new_partial, sum_partial
-from .cell_images import Tile, channels_in
+from .cell_images import Tile, channels_in, zero_row
 from .cell_paths import Output
 from .cell_plan import finite_map, moves, plan_cells
 from .cell_tile import finish_tile, give_tile, turn_tile
@@ -47,13 +47,14 @@ SIZES = [
 @triton.jit
 def _store_theta(ptr, sums, per_unit, size, align_corners, SPEC: tl.constexpr):
     """The chain from the map's numbers back to theta's, as in `coords.load_scaled_affine`."""
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
     W, H, _ = size
     a, b, mx, c, d, my = sums
     x_by_x, x_by_y, y_by_x, y_by_y = per_unit
     a, b, mx = _total(a) * x_by_x, _total(b) * x_by_y, _total(mx)
     c, d, my = _total(c) * y_by_x, _total(d) * y_by_y, _total(my)
-    mx *= half(W, align_corners, SPEC.COMPUTE)
-    my *= half(H, align_corners, SPEC.COMPUTE)
+    mx *= half(W, align_corners, COMPUTE)
+    my *= half(H, align_corners, COMPUTE)
     if SPEC.TRANSFORM == "attention":
         tl.store(ptr, a + d)
         tl.store(ptr + 1, mx)
@@ -90,16 +91,17 @@ def _pixels_per_unit(known, size, out, align_corners, SPEC: tl.constexpr):
 
     The host knows them, but for outputs whose size it does not know and in double precision, which it cannot hand over.
     """
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
     W, H, _ = size
     OW, OH, _ = out
     if (SPEC.ANTIALIAS == "none") & (SPEC.COMPUTE == tl.float32):
         ratios = known
     else:
         ratios = (
-            pixels_per_unit(W, OW, align_corners, SPEC.COMPUTE),
-            pixels_per_unit(W, OH, align_corners, SPEC.COMPUTE),
-            pixels_per_unit(H, OW, align_corners, SPEC.COMPUTE),
-            pixels_per_unit(H, OH, align_corners, SPEC.COMPUTE),
+            pixels_per_unit(W, OW, align_corners, COMPUTE),
+            pixels_per_unit(W, OH, align_corners, COMPUTE),
+            pixels_per_unit(H, OW, align_corners, COMPUTE),
+            pixels_per_unit(H, OH, align_corners, COMPUTE),
         )
     return ratios
 
@@ -140,13 +142,17 @@ def _cell_backward_kernel(
     stride_n, stride_c, stride_h, stride_w,                         # of input, in vectors
     SPEC: tl.constexpr,
 ):  # fmt: skip
+    # Triton 3.6 hands on constants with a name only.
+    TRANSFORM: tl.constexpr = SPEC.TRANSFORM
+    ANTIALIAS: tl.constexpr = SPEC.ANTIALIAS
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
     size, output = (W, H, 1), (OW, OH, 1)
     n, block = tl.program_id(0), tl.program_id(0) * 0
     if BLOCKS > 1:
         n, block = n // BLOCKS, n % BLOCKS
     strip, band = first_strip + tl.program_id(1), first_band + tl.program_id(2)
     part = (block * BANDS + band) * STRIPS + strip
-    lane = tl.arange(0, SPEC.CELLS)[None, :] + tl.zeros((SPEC.VECTORS, SPEC.CELLS), tl.int32)
+    lane = tl.arange(0, SPEC.CELLS)[None, :] + zero_row(tl.int32, SPEC)
     x0, y0 = strip * SPEC.CELLS, band * ROWS
     tile = Tile(x0, y0, tl.minimum(ROWS, H - y0), lane, x0 + lane < W)
 
@@ -163,15 +169,15 @@ def _cell_backward_kernel(
     for k in range(K if SPEC.SEVERAL else 1):
         nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
         samples, finer = samples_and_finer(
-            map_ptr, nk, PARAMETERS, size, output, S, SPEC.TRANSFORM, SPEC.ANTIALIAS, SPEC.COMPUTE
+            map_ptr, nk, PARAMETERS, size, output, S, TRANSFORM, ANTIALIAS, COMPUTE
         )
         per_unit = _pixels_per_unit(
             (x_by_x, x_by_y, y_by_x, y_by_y), size, finer, align_corners, SPEC
         )  # fmt: skip
         m = load_scaled_affine(
-            map_ptr + nk * PARAMETERS, size, align_corners, per_unit, SPEC.TRANSFORM, SPEC.COMPUTE
+            map_ptr + nk * PARAMETERS, size, align_corners, per_unit, TRANSFORM, COMPUTE
         )
-        zero = tl.zeros((SPEC.VECTORS, SPEC.CELLS), SPEC.COMPUTE)
+        zero = zero_row(COMPUTE, SPEC)
         sums = (zero, zero, zero, zero, zero, zero)
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
         if reached:
@@ -181,7 +187,7 @@ def _cell_backward_kernel(
                 _image(grad, block, out_plane, C, SPEC), C,
                 OW.to(SPEC.OFFSET), samples,
                 _share(samples, SPEC), finer,
-                (finer[0] - 1).to(SPEC.COMPUTE) * 0.5, (finer[1] - 1).to(SPEC.COMPUTE) * 0.5,
+                (finer[0] - 1).to(COMPUTE) * 0.5, (finer[1] - 1).to(COMPUTE) * 0.5,
             )  # fmt: skip
             if turning_pays(tile, plan, m, size, out, SPEC):
                 sums = turn_tile(

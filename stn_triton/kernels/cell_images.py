@@ -37,12 +37,30 @@ def spread(x):
 
 
 @triton.jit
+def zero_row(DTYPE: tl.constexpr, SPEC: tl.constexpr):
+    """A zero for each cell of a row."""
+    # Triton 3.6 takes a shape from constants with a name only.
+    VECTORS: tl.constexpr = SPEC.VECTORS
+    CELLS: tl.constexpr = SPEC.CELLS
+    return tl.zeros((VECTORS, CELLS), DTYPE)
+
+
+@triton.jit
+def zero_block(DTYPE: tl.constexpr, SPEC: tl.constexpr):
+    """A block of zeros."""
+    VECTORS: tl.constexpr = SPEC.VECTORS
+    CELLS: tl.constexpr = SPEC.CELLS
+    VECTOR: tl.constexpr = SPEC.VECTOR
+    return tl.zeros((VECTORS, CELLS, VECTOR), DTYPE)
+
+
+@triton.jit
 def zero_blocks(SPEC: tl.constexpr):
     """A tuple of blocks of zeros."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     blocks = ()
     for _ in tl.static_range(CHUNKS):
-        blocks = blocks + (tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), SPEC.COMPUTE),)
+        blocks = blocks + (zero_block(SPEC.COMPUTE, SPEC),)
     return blocks
 
 
@@ -60,7 +78,7 @@ def add_blocks(first, second, SPEC: tl.constexpr):
 def of_cell(blocks, number, SPEC: tl.constexpr):
     """The blocks of one cell, for all."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
-    index = tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), tl.int32) + number
+    index = zero_block(tl.int32, SPEC) + number
     chosen = ()
     for i in tl.static_range(CHUNKS):
         chosen = chosen + (tl.gather(blocks[i], index, 1),)
@@ -71,8 +89,7 @@ def of_cell(blocks, number, SPEC: tl.constexpr):
 def from_left(blocks, lane, first, SPEC: tl.constexpr):
     """Each cell's blocks from its neighbour on the left, `first` for the cell without one."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
-    shape: tl.constexpr = (SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR)
-    index = tl.broadcast_to(spread(tl.maximum(lane - 1, 0)), shape)
+    index = zero_block(tl.int32, SPEC) + spread(tl.maximum(lane - 1, 0))
     moved = ()
     for i in tl.static_range(CHUNKS):
         there = tl.gather(blocks[i], index, 1)

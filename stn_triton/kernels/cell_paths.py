@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .cell_images import load_block, spread
+from .cell_images import load_block, spread, zero_block
 from .cell_plan import NOWHERE
 from .coords import source
 from .interpolation import round_half_even
@@ -142,7 +142,7 @@ def give(
         w00 = (1.0 - fx) - w10
         w00, w01, w10, w11 = spread(w00), spread(w01), spread(w10), spread(w11)
         n00, n01, n10, n11 = (), (), (), ()
-        along = tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), SPEC.COMPUTE)
+        along = zero_block(SPEC.COMPUTE, SPEC)
         along_x, along_y, both = along, along, along
         for i in tl.static_range(CHUNKS):
             grad = gradient(out, offset, dx, dy, hit, i, SPEC)

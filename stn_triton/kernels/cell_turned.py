@@ -8,7 +8,7 @@ rows of the output, each visits the columns of its row that may touch the pixel,
 import triton
 import triton.language as tl
 
-from .cell_images import load_row, spread, zero_blocks
+from .cell_images import load_row, spread, zero_block, zero_blocks, zero_row
 from .cell_paths import add_to_theta, gradient
 from .coords import centred, source
 from .interpolation import round_half_even, touch
@@ -65,13 +65,16 @@ def turn_row(
     sums, found, tile, iy, u, stride_h, stride_w, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what outputs give to a row of pixels, to `found`: ALL of them, or those alone that "border" moves."""
-    W, H, _ = size
+    MODE: tl.constexpr = SPEC.MODE
+    PADDING: tl.constexpr = SPEC.PADDING
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
     CLIPPED: tl.constexpr = SPEC.PADDING == "border"
+    W, H, _ = size
     m = _kept_here(m, tile.lane)
     inverse = invert(m, size, out.size)
     ix, here = tile.x + tile.lane, iy + tile.lane * 0
     left, right, top, bottom = candidates(
-        ix.to(SPEC.COMPUTE), here.to(SPEC.COMPUTE), m, inverse, size, out.size, SPEC.MODE, SPEC.PADDING, CLIPPED
+        ix.to(COMPUTE), here.to(COMPUTE), m, inverse, size, out.size, MODE, PADDING, CLIPPED
     )  # fmt: skip
     waiting = (right >= left) & (bottom >= top) & tile.exists
     if CLIPPED:
@@ -80,7 +83,7 @@ def turn_row(
         if not ALL:
             waiting &= edge_x | edge_y
         # Coordinates that are not finite are moved to the first or the last pixel.
-        zero = tl.zeros((SPEC.VECTORS, SPEC.CELLS), SPEC.COMPUTE)
+        zero = zero_row(COMPUTE, SPEC)
         finite_x = tl.abs(a) + tl.abs(b) + tl.abs(mx) + zero < float("inf")
         finite_y = tl.abs(c) + tl.abs(d) + tl.abs(my) + zero < float("inf")
         waiting &= (edge_x | finite_x) & (edge_y | finite_y)
@@ -99,10 +102,14 @@ def _turn_pixel(
     sums, found, tile, ix, iy, u, stride_h, stride_w, m, inverse, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what outputs give to pixel (ix, iy)."""
+    MODE: tl.constexpr = SPEC.MODE
+    PADDING: tl.constexpr = SPEC.PADDING
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
+    CLIPPED: tl.constexpr = SPEC.PADDING == "border"
     CHUNKS: tl.constexpr = SPEC.CHUNKS
-    qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
+    qx, qy = ix.to(COMPUTE), iy.to(COMPUTE)
     left, right, top, bottom = candidates(
-        qx, qy, m, inverse, size, out.size, SPEC.MODE, SPEC.PADDING, SPEC.PADDING == "border"
+        qx, qy, m, inverse, size, out.size, MODE, PADDING, CLIPPED
     )  # fmt: skip
     pixels = zero_blocks(SPEC)
     if SPEC.WITH_THETA:
@@ -112,7 +119,7 @@ def _turn_pixel(
     for start in range(top, bottom + 1, SPEC.CELLS):
         py = start + tile.lane
         first, last = row_range(
-            py, qx, qy, m, inverse, size, out.size, SPEC.MODE, SPEC.PADDING, SPEC.COMPUTE
+            py, qx, qy, m, inverse, size, out.size, MODE, PADDING, COMPUTE
         )  # fmt: skip
         first = tl.maximum(first, left)
         last = tl.where(py <= bottom, tl.minimum(last, right), -1)
@@ -134,19 +141,22 @@ def _visit(
     sums, given, pixels, px, py, visited, qx, qy, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what output pixels (px, py), one a lane, give to input pixel (qx, qy)."""
+    MODE: tl.constexpr = SPEC.MODE
+    PADDING: tl.constexpr = SPEC.PADDING
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     W, H, _ = size
     a, b, mx, c, d, my = m
-    dx, dy = centred(px, out.size[0], SPEC.COMPUTE), centred(py, out.size[1], SPEC.COMPUTE)
+    dx, dy = centred(px, out.size[0], COMPUTE), centred(py, out.size[1], COMPUTE)
     sx, sy = source(a, b, mx, dx, dy), source(c, d, my, dx, dy)
-    hit_x, wx, slope_x = touch(sx, qx, W, 0, SPEC.MODE, SPEC.PADDING)
-    hit_y, wy, slope_y = touch(sy, qy, H, 0, SPEC.MODE, SPEC.PADDING)
+    hit_x, wx, slope_x = touch(sx, qx, W, 0, MODE, PADDING)
+    hit_y, wy, slope_y = touch(sy, qy, H, 0, MODE, PADDING)
     visited &= hit_x & hit_y
     if not ALL:
-        visited &= (_stays(sx, W, SPEC.MODE) & _stays(sy, H, SPEC.MODE)) == 0
+        visited &= (_stays(sx, W, MODE) & _stays(sy, H, MODE)) == 0
     weight, offset = spread(wx * wy), py * out.width + px
     more = ()
-    along = tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), SPEC.COMPUTE)
+    along = zero_block(COMPUTE, SPEC)
     for i in tl.static_range(CHUNKS):
         grad = gradient(out, offset, dx, dy, visited, i, SPEC)
         more = more + (tl.fma(weight, grad, given[i]),)
