@@ -244,6 +244,16 @@ def test_shuffles(kind: str, width: int) -> None:
         assert found[lane] == 100 + (source if good else lane)
 
 
+def test_products_of_matrices() -> None:
+    a, b, c = (torch.randn(2, *size, dtype=torch.float64) for size in ((8, 4), (4, 8), (8, 8)))
+    pairs = c.reshape(2, 32, 2).unbind(-1)
+    found = arithmetic.mma_f64(
+        a.reshape(-1).numpy(), b.mT.reshape(-1).numpy(), [p.reshape(-1).numpy() for p in pairs], 64
+    )
+    wanted = (a @ b + c).reshape(64, 2).T
+    torch.testing.assert_close(torch.from_numpy(found), wanted)
+
+
 def test_half_precision_is_rounded_as_by_torch() -> None:
     x = torch.cat([torch.randn(1000), torch.tensor([0.0, -0.0, 1e-40, torch.inf, 65504.0, 7e4])])
     bits = arithmetic.to_bf16(x.numpy())

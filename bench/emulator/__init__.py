@@ -28,8 +28,8 @@ What it assumes:
 - Loops that `ptxas` unrolled are told by the copies of their memory instructions, shuffles or
   products, and slow paths of divisions are left out of the counts.
 
-What it cannot do: atomics, asynchronous copies, matrix instructions, calls, local memory that is
-really used, half-precision arithmetic. Each of these raises `NotImplementedError`.
+What it cannot do: atomics, asynchronous copies, matrix products other than float64's, calls, local
+memory that is really used, half-precision arithmetic. Each of these raises `NotImplementedError`.
 
 Of a launch that would take too long only a part of the CTAs runs, spread evenly. Its counts are
 scaled up, its values are not seen, and its memory traffic is counted a little too high, since CTAs

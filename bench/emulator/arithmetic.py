@@ -233,6 +233,14 @@ def matrix_rows(at: Any, number: int, lanes: int) -> Array:
     return (rows[:, 8 * number + lane // 4] + (lane % 4 * 4).astype(np.uint32)).reshape(-1)
 
 
+def mma_f64(a: Any, b: Any, c: Any, lanes: int) -> Array:
+    """8 x 4 times 4 x 8 plus 8 x 8, of a warp; the lanes hold a row by row, b column by column, c in pairs."""
+    left, right = (fit(x, np.float64, lanes).reshape(-1, 8, 4) for x in (a, b))
+    pairs = np.stack([fit(x, np.float64, lanes).reshape(-1, 32) for x in c], -1)
+    total = pairs.reshape(-1, 8, 8) + left @ right.swapaxes(1, 2)
+    return np.moveaxis(total.reshape(-1, 32, 2), -1, 0).reshape(2, lanes)
+
+
 def from_bf16(x: Any) -> Array:
     """To float32, exactly."""
     return (np.asarray(x).astype(np.uint32) << np.uint32(16)).view(np.float32)

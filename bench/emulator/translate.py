@@ -249,6 +249,16 @@ class Translator:
         for number, target in enumerate(targets):
             self._write(target, f"moved[{number}]")
 
+    def _emit_mma(self, i: Instruction) -> None:
+        if "m8n8k4" not in i.parts or i.parts[-1] != "f64":
+            raise NotImplementedError("a matrix product other than that of float64")
+        self._lines.append(f"S.whole_warps({i.index}, {self._active()})")
+        targets, *factors = (_elements(operand) for operand in i.operands)
+        a, b, c, d = (self._read(name, "f64") for names in factors for name in names)
+        self._lines.append(f"product = mma_f64({a}, {b}, ({c}, {d}), L)")
+        for number, target in enumerate(targets):
+            self._write(target, f"product[{number}]")
+
     def _emit_redux(self, i: Instruction) -> None:
         self._lines.append(f"S.whole_warps({i.index}, {self._active()})")
         value = self._read(i.operands[1], i.parts[-1])

@@ -175,12 +175,13 @@ _HARD: dict[str, dict[str, Any]] = {
         "nan": [math.nan, 0, 0, 0, 1, 0, 0, 0],
     },
 }
-_OUTSIDE = {
-    "affine": [[0, 0, 50], [0, 1, 0]],
-    "attention": [0.5, 50, 0],
-    "projective": [0, 0, 50, 0, 1, 0, 0, 0],
+_TAME: dict[str, Any] = {
+    "affine nan": [[0, 0, -50], [0, 1, 0]],
+    "affine inf": [[0, 0, 50], [0, 1, 0]],
+    "attention nan": [0.5, -50, 0],
+    "projective nan": [0, 0, -50, 0, 1, 0, 0, 0],
 }
-"""Where maps that are not finite lie."""
+"""Finite maps to the same places: outside, and for the padding "border" NaN is at index 0."""
 
 
 def hard_thetas(transform: str) -> tuple[list[str], Tensor]:
@@ -212,10 +213,10 @@ def hard_case(transform: str, channels: int, **options: Any) -> Case:
 def check_hard(case: Case, kinds: Sequence[Kind] = KINDS, ulp: float = 0.0) -> list[str]:
     """What is wrong on hard thetas, map by map."""
     names, flat = hard_thetas(case.transform)
-    outside = torch.tensor(_OUTSIDE.get(case.transform, 0.0))
     finite = flat.isfinite().flatten(1).all(1)
-    shape = (-1, *[1] * (flat.dim() - 1))
-    tame = torch.where(finite.view(shape), flat, outside)
+    tame = flat.clone()
+    for number in (~finite).nonzero().flatten().tolist():
+        tame[number] = torch.tensor(_TAME[f"{case.transform} {names[number]}"])
     rolls = range(case.k or 1)
     theta, tame, clear = (
         torch.stack([t.roll(number, 0) for number in rolls], 1) for t in (flat, tame, finite)
