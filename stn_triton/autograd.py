@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .kernels.backward_boxes import box_backward
+from .kernels.backward_cells import cell_backward, gathers_by_cells
 from .kernels.backward_gather import gather_backward, gathers
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
@@ -32,6 +33,8 @@ def sample_backward(
     """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
     arguments = grad, input, theta, size, options
     input_wanted, theta_wanted = wanted
+    if input_wanted and gathers_by_cells(input, options):
+        return cell_backward(*arguments, with_theta=theta_wanted)
     if input_wanted and gathers(input, options):
         return gather_backward(*arguments, with_theta=theta_wanted)
     return (

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from stn_triton import st_sample
 from stn_triton.formats import compute_dtype
-from stn_triton.kernels import backward_gather, config
+from stn_triton.kernels import backward_cells, cell_paths, cell_turned, config
 from stn_triton.kernels.backward_boxes import box_backward
+from stn_triton.kernels.backward_cells import SIZES, cell_backward
 from stn_triton.kernels.backward_gather import gather_backward
 from stn_triton.kernels.backward_theta import theta_backward
 from stn_triton.kernels.forward import sample_forward
@@ -212,27 +213,28 @@ def test_all_nan(mode: str, device: torch.device) -> None:
 
 
 def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the candidate steps of the gather kernel, each of them one `_visit` of all lanes."""
-    count = [0]
-    original = backward_gather._visit
+    """Count the steps of the gather by cells, each of them an output for every lane: (straight, turned)."""
+    count = [0, 0]
+    for index, (module, name) in enumerate(((cell_paths, "give"), (cell_turned, "_visit"))):
+        original = getattr(module, name)
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
-        return original(*args, **kwargs)
+        def counted(*args: Any, index: int = index, original: Any = original) -> Any:
+            count[index] += 1
+            return original(*args)
 
-    monkeypatch.setattr(backward_gather, "_visit", counted)
+        monkeypatch.setattr(module, name, counted)
     return count
 
 
 @interpreted
-def test_the_identity_visits_four_candidates(
+def test_the_identity_visits_one_candidate_a_cell(
     monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     count = visits(monkeypatch)
     u = torch.randn(1, 1, 5, 6, device=device)
     theta = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device)
     with_gradients(triton_sample, u, theta, torch.ones_like(u), (5, 6))
-    assert count[0] == 4
+    assert count == [2 + 5, 0]  # the column on the left, the row above, five rows
 
 
 @interpreted
@@ -243,7 +245,7 @@ def test_a_tile_that_no_output_reaches_visits_nothing(
     u = torch.randn(1, 1, 5, 6, device=device)
     theta = torch.tensor([[[0.7, 0.7, 9.0], [-0.7, 0.7, 0]]], device=device)
     found = with_gradients(triton_sample, u, theta, torch.ones_like(u), (5, 6))
-    assert count[0] == 0
+    assert count == [0, 0]
     assert not found["input gradient"].any()
 
 
@@ -253,7 +255,7 @@ def test_a_tile_that_no_output_reaches_visits_nothing(
 def test_turned_tiles(
     degrees: float, padding_mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """Where each input pixel collects a hundred outputs, outputs are in the lanes, not inputs."""
+    """Where outputs are in the lanes, not inputs, the gradients are the same."""
     u = torch.randn(1, 2, 2, 2, dtype=torch.float64, device=device)
     theta = torch.tensor([turn(degrees, 1.0, 0.013, 0.017)], dtype=torch.float64, device=device)
     run = partial(
@@ -261,16 +263,30 @@ def test_turned_tiles(
     )
     count = visits(monkeypatch)
     torch.manual_seed(2)
-    turned = run()
-    assert 0 < count[0] < 60
-
-    count[0] = 0
-    monkeypatch.setattr(backward_gather, "TURN_ABOVE", backward_gather.tl.constexpr(10**6))
-    torch.manual_seed(2)
     straight = run()
-    assert count[0] > 60
+    assert count[0] > 40
+    assert (count[1] > 0) == (padding_mode == "border")
+
+    count[:] = 0, 0
+    monkeypatch.setattr(backward_cells, "turning_pays", lambda *_: True)
+    torch.manual_seed(2)
+    turned = run()
+    assert count[0] == 0
+    assert 0 < count[1] < 100
     for name in straight:
         torch.testing.assert_close(turned[name], straight[name], rtol=1e-12, atol=1e-12)
+
+
+@interpreted
+def test_a_point_that_takes_the_whole_output_turns_its_tile(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 3, 3, device=device)
+    theta = torch.tensor([[[0.0, 0.0, 0.11], [0.0, 0.0, -0.13]]], device=device)
+    check(triton_sample, u, theta, (40, 50), reference=plain)
+    assert count[0] == 0
+    assert count[1] == 4 * 2 * 50  # four pixels, 40 rows of the output in 32 lanes, 50 columns
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
@@ -326,14 +342,16 @@ def launches(
     options = Options()
     with recorded() as found:
         v = sample_forward(u, theta, out_size, options)
-        gather_backward(v, u, theta, out_size, options, with_theta=True)
+        cell_backward(v, u, theta, out_size, options, with_theta=True)
         theta_backward(v, u, theta, out_size, options)
         if others:
+            bicubic = Options(mode="bicubic")
+            gather_backward(v, u, theta, out_size, bicubic, with_theta=True)
             box_backward(v, u, theta, out_size, options)
             sample_forward(u, theta, out_size, options, theta)
             box_backward(v, u, theta, out_size, options, theta)
             theta_backward(v, u, theta, out_size, options, theta)
-    assert len(found) == (9 if others else 3)
+    assert len(found) == (10 if others else 3)
     return found
 
 
@@ -353,14 +371,12 @@ def launches(
 def test_which_images_need_64_bits(
     shape: tuple[int, ...], out_size: tuple[int, int], strides: tuple[int, ...] | None, wide: bool
 ) -> None:
-    reading = [
-        e
+    found = [
+        e.constexprs["SPEC"].OFFSET if "SPEC" in e.constexprs else e.constexprs.get("OFFSET")
         for e in launches(shape, out_size, strides=strides, others=True)
-        if "OFFSET" in e.constexprs
     ]
-    assert len(reading) == 7  # all but the two that only bound boxes of the output
-    for each in reading:
-        assert str(each.constexprs["OFFSET"]) == ("int64" if wide else "int32")
+    reading = [str(each) for each in found if each is not None]
+    assert reading == 8 * ["int64" if wide else "int32"]  # two only bound boxes of the output
 
 
 def test_needs_int64() -> None:
@@ -373,14 +389,40 @@ def test_needs_int64() -> None:
 def test_more_transformers_than_a_launch_has_rows(
     n: int, k: int | None, channels_last: bool
 ) -> None:
-    """The second and third axis of a launch end at 65,535; ours has the first alone."""
-    forward, gather, theta = launches((n, 16, 20, 24), (9, 40), k, channels_last=channels_last)
-    for each, images, (h, w) in ((forward, n * (k or 1), (9, 40)), (theta, n * (k or 1), (9, 40)),
-                                 (gather, n, (20, 24))):  # fmt: skip
+    """The second and third axis of a launch end at 65,535: images are on the first."""
+    forward, cells, theta = launches((n, 16, 20, 24), (9, 40), k, channels_last=channels_last)
+    for each in (forward, theta):
         c = each.constexprs
-        tiles = math.ceil(h / c["TILE_Y"]) * math.ceil(w / c["TILE_X"])
-        assert each.grid == (images * tiles * math.ceil(16 / c["BLOCK_C"]),)
+        tiles = math.ceil(9 / c["TILE_Y"]) * math.ceil(40 / c["TILE_X"])
+        assert each.grid == (n * (k or 1) * tiles * math.ceil(16 / c["BLOCK_C"]),)
         assert each.grid[0] < 2**31
+    spec = cells.constexprs["SPEC"]
+    blocks = 16 // (spec.CHUNKS * spec.VECTORS * spec.VECTOR)
+    assert cells.grid[:2] == (n * blocks, math.ceil(24 / spec.CELLS))
+    assert cells.grid[0] < 2**31
+
+
+@pytest.mark.parametrize("size", [(3_000_000, 2), (2, 3_000_000), (700_000, 40)], ids=str)
+def test_more_tiles_than_a_launch_has_rows(size: tuple[int, int]) -> None:
+    """Then several launches make one gradient, each tile once."""
+    u = torch.empty((1, 1, *size), device="meta")
+    theta = torch.empty((1, 2, 3), device="meta")
+    with recorded() as found:
+        cell_backward(
+            torch.empty(1, 1, 4, 4, device="meta"), u, theta, (4, 4), Options(), with_theta=True
+        )
+    tiles = []
+    for each in found:
+        value = dict(zip(inspect.signature(each.kernel.fn).parameters, each.args, strict=False))
+        assert max(each.grid[1:]) < 2**16
+        across = range(value["first_strip"], value["first_strip"] + each.grid[1])
+        down = range(value["first_band"], value["first_band"] + each.grid[2])
+        tiles += [(across, down)]
+        assert value["ROWS"] * value["BANDS"] >= size[0]
+        assert each.constexprs["SPEC"].CELLS * value["STRIPS"] >= size[1]
+    covered = sum(len(across) * len(down) for across, down in tiles)
+    assert covered == value["STRIPS"] * value["BANDS"]
+    assert len(tiles) == math.ceil(value["STRIPS"] / 65535) * math.ceil(value["BANDS"] / 65535)
 
 
 SHAPES = [
@@ -411,12 +453,32 @@ def test_blocks_are_sane(dtype: torch.dtype, channels_last: bool) -> None:
                 assert 32 * blocks.num_warps <= values <= 8192
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_blocks_of_cells_are_sane(dtype: torch.dtype, channels_last: bool) -> None:
+    for shape in SHAPES:
+        u = torch.empty(shape, dtype=dtype, device="meta")
+        if channels_last:
+            u = u.contiguous(memory_format=torch.channels_last)
+        g = config.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
+        spec, blocks = config.cell_blocks(g, with_theta=True)
+        assert spec.CELLS * spec.VECTORS == 32
+        assert 0 < blocks.rows < spec.CELLS  # the column on the left has one more
+        held = spec.CHUNKS * spec.VECTORS * spec.VECTOR
+        assert shape[1] <= blocks.channels * held < shape[1] + held
+        assert (blocks.channels * held != shape[1]) == spec.MASKED
+        assert spec.CHUNKS * spec.VECTOR * (1 if dtype == torch.bfloat16 else 2) <= 8
+
+
 def test_no_size_is_specialised() -> None:
     """A kernel's arguments are pointers, constants of the kernel, or not specialised."""
     for each in launches((2, 3, 8, 8), (8, 8), others=True):
         parameters = inspect.signature(each.kernel.fn).parameters.values()
         sizes = [p.name for p in parameters if p.annotation is inspect.Parameter.empty]
         names = [name for name in sizes if not name.endswith("_ptr")]
+        if "SPEC" in each.constexprs:
+            assert names == SIZES
+            continue
         assert names == UNSPECIALISED[: len(names)]
         assert len(names) >= UNSPECIALISED.index("stride_n")
 
@@ -433,7 +495,8 @@ def test_few_compilations_for_many_sizes(channels: int, channels_last: bool) -> 
                     key = (*sorted(each.constexprs.items(), key=str), each.num_warps)
                     keys.setdefault(each.kernel.fn.__name__, set()).add(str(key))
     most = max(map(len, keys.values()))
-    assert most <= (1 if channels_last else 10), {name: len(k) for name, k in keys.items()}
+    # The gather by cells keeps sums in memory only where there are several transformers.
+    assert most <= (2 if channels_last else 10), {name: len(k) for name, k in keys.items()}
 
 
 @pytest.mark.gpu
@@ -462,6 +525,12 @@ def test_recorded_launches_have_the_arguments_of_their_kernels() -> None:
         names = list(inspect.signature(each.kernel.fn).parameters)
         assert names[: len(each.args)] == [n for n in names if n not in each.constexprs]
         value = dict(zip(names, each.args, strict=False))
+        if "SPEC" in each.constexprs:
+            assert [value[name] for name in SIZES[:10]] == [2, 1, 1, 6, 5, 6, 3, 4, 0, 1]
+            assert [value[name] for name in SIZES[10:14]] == [6 / 4, 6 / 3, 5 / 4, 5 / 3]
+            assert [value[name] for name in SIZES[14:]] == [5, 1, 1, 0, 0, 30, 0, 6, 1]
+            assert each.constexprs["SPEC"].VECTOR == 8
+            continue
         wanted = [*(2, 1, 1, 6), *(1, 5, 6), *(1, 3, 4), *(0, 1), *(30, 0, 0, 6, 1)]
         known = [name for name in UNSPECIALISED if name in value]
         assert [value[name] for name in known] == wanted[: len(known)]

@@ -1,4 +1,6 @@
-"""Backward for the input, and for theta in the same pass: a gather, without atomics and without a zero-filled buffer.
+"""Backward of bicubic sampling by affine maps in 2-D: both gradients in one gather, by pixels.
+
+Sixteen taps an output are too many corners for a cell (`backward_cells`): here a lane owns a pixel of the input.
 
 Tiling: one program makes the gradient of one tile of INPUT pixels for one block of channels and sums over all K
 transformers in registers. For each input pixel q it visits the output pixels p that may touch q, recomputes their
@@ -226,6 +228,7 @@ def gathers(input: Tensor, options: Options) -> bool:
         input.dim() == 4
         and TRANSFORMS[options.transform].matrix is not None
         and options.padding_mode != "reflection"
+        and options.mode == "bicubic"
     )
 
 
@@ -242,13 +245,14 @@ def gather_backward(
     g = geometry(input, theta, out_size, options)
     blocks = gather_blocks(g)
     grad_input = empty_input_gradient(input)
-    smooth = with_theta and options.mode != "nearest"
-    partial = new_partial(g, input, theta, tiles_of(g.size, g.channels, blocks) if smooth else 0)
+    partial = new_partial(
+        g, input, theta, tiles_of(g.size, g.channels, blocks) if with_theta else 0
+    )
     launch(
         _gather_backward_kernel,
         (grid_of(g.n, g.size, g.channels, blocks),),
         input, parameters(input, theta, options), like_output(grad_output, input), grad_input,
         partial, *g.sizes, *g.strides,
-        WITH_THETA=smooth, **g.constexprs, **blocks._asdict(),
+        WITH_THETA=with_theta, **g.constexprs, **blocks._asdict(),
     )  # fmt: skip
     return grad_input, sum_partial(partial, theta, 2, options) if with_theta else None

@@ -1,6 +1,6 @@
 """What a launch depends on besides its tensors: the geometry of the call and the block sizes.
 
-The numbers of `forward_blocks` and `gather_blocks` are the only tuning there is: nothing is tuned at run time.
+The numbers of the functions named `..._blocks` are the only tuning there is: nothing is tuned at run time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from torch import Tensor
 from stn_triton.formats import compute_dtype, is_channels_last, theta_shape, transformers
 from stn_triton.transforms import AUTO, TRANSFORMS, Options, lattice_coefficients, lattice_tangent
 
+from .cell_plan import Spec
+
 _TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+_ENOUGH_WARPS = 2048  # about sixteen for each multiprocessor of a large GPU
 _ENOUGH_PROGRAMS = 1024  # about eight for each multiprocessor of a large GPU
 
 
@@ -162,11 +165,9 @@ def smaller_blocks(g: Geometry, by: int = 2) -> Blocks:
 
 
 def gather_blocks(g: Geometry) -> Blocks:
-    """Blocks of the gather kernel, whose tiles are input pixels."""
-    # With 128 registers a lane 16 warps fit on a multiprocessor; left alone, the compiler takes up to 200, or spills a
-    # few to reach a step below. Double precision needs more, as do cubic weights and divisions by samples.
-    simple = g.constexprs["MODE"] != "bicubic" and g.constexprs["ANTIALIAS"] == "none"
-    maxnreg = (128 if simple else 168) if g.constexprs["COMPUTE"] is tl.float32 else None
+    """Blocks of the gather by pixels, whose tiles are input pixels."""
+    # Left alone, the compiler takes up to 200 registers for cubic weights, or spills a few to reach a step below.
+    maxnreg = 168 if g.constexprs["COMPUTE"] is tl.float32 else None
     if g.constexprs["CHANNELS_LAST"]:
         block = _channel_block(g.channels, 64)
         pixels = max(min(1024 // block, 64), 16)
@@ -187,3 +188,65 @@ def box_blocks(g: Geometry) -> Blocks:
     if g.constexprs["CHANNELS_LAST"]:
         return Blocks(8, 2 * rows, block, warps, maxnreg)
     return Blocks(16, rows, block, warps, maxnreg)
+
+
+class CellBlocks(NamedTuple):
+    """What of the gather by cells is not known to the compiler."""
+
+    channels: int  # programs side by side for the channels of a pixel
+    rows: int  # of a tile
+    maxnreg: int | None
+
+
+def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[Spec, CellBlocks]:
+    """Blocks of the gather by cells, whose warps walk down strips of the input."""
+    facts = g.constexprs
+    vector = facts["VECTOR"]
+    # Two lanes a cell let a warp move 32 bytes of a pixel at once, in 16 bits, and leave it 16 cells. A lane of four
+    # channels in single precision takes some 110 registers, twelve for each channel, one of eight 160.
+    vectors = 2 if vector > 1 and g.channels // vector % 2 == 0 else 1
+    number = g.channels // (vector * vectors)
+    programs = -(-number // max(4 // vector, 1))
+    chunks = -(-number // programs) if programs else 1
+    cells = 32 // vectors
+    rows = _cell_rows(g, cells, programs)
+    held = chunks * vector
+    more = g.k > 1 or facts["PADDING"] == "border"
+    maxnreg = (168 if more else 144) if held > 4 else 128 if more else 112
+    spec = Spec(
+        facts["TRANSFORM"], facts["MODE"], facts["PADDING"], facts["ANTIALIAS"],
+        facts["COMPUTE"], facts["OFFSET"], facts["CHANNELS_LAST"],
+        not facts["CHANNELS_LAST"] and g.strides[-1] == 1, with_theta, g.k > 1,
+        cells, vectors, vector, chunks, programs * chunks != number,
+    )  # fmt: skip
+    return spec, CellBlocks(programs, rows, maxnreg if facts["COMPUTE"] is tl.float32 else None)
+
+
+def _cell_rows(g: Geometry, cells: int, programs: int) -> int:
+    """Rows of a tile: many, since what comes before the first costs three, but not so many that a GPU has idle warps.
+
+    The column of cells on the left of a tile is one longer than the tile and found by one row of lanes.
+    """
+    _, height, width = g.size
+    strips = -(-width // cells)
+    for most in (28, 16, 11):
+        bands = -(-height // min(most, cells - 1))
+        if g.n * programs * strips * bands >= _ENOUGH_WARPS:
+            break
+    else:
+        bands = -(-height // 8)
+    return -(-height // bands)
+
+
+def pixels_per_unit_of(g: Geometry) -> tuple[float, ...]:
+    """`coords.pixels_per_unit` of the source's width by the output's width and height, then of its height.
+
+    Quotients of numbers below 2**24 round to the same float32 by way of float64.
+    """
+    align_corners = g.sizes[-2]
+    _, height, width = g.size
+    return tuple(
+        (source - align_corners) / (output - align_corners) if output > align_corners else 0.0
+        for source in (width, height)
+        for output in (g.out_size[2], g.out_size[1])
+    )

@@ -257,12 +257,13 @@ def store_theta_gradient(
 
 
 @triton.jit
-def _load_affine(
-    row, size, out, align_corners,
-    TRANSFORM: tl.constexpr, ORIGIN: tl.constexpr, COMPUTE: tl.constexpr,
+def load_scaled_affine(
+    row, size, align_corners, per_unit,
+    TRANSFORM: tl.constexpr, COMPUTE: tl.constexpr, ORIGIN: tl.constexpr = 1.0,
 ):  # fmt: skip
+    """An affine map in pixel units; per_unit: `pixels_per_unit`, (x by x, x by y, y by x, y by y)."""
     W, H, _ = size
-    OW, OH, _ = out
+    x_by_x, x_by_y, y_by_x, y_by_y = per_unit
     if TRANSFORM == "attention":
         t00 = tl.load(row).to(COMPUTE)
         t02 = tl.load(row + 1).to(COMPUTE)
@@ -277,13 +278,25 @@ def _load_affine(
         t10 = tl.load(row + 3).to(COMPUTE)
         t11 = tl.load(row + 4).to(COMPUTE)
         t12 = tl.load(row + 5).to(COMPUTE)
-    a = t00 * pixels_per_unit(W, OW, align_corners, COMPUTE)
-    b = t01 * pixels_per_unit(W, OH, align_corners, COMPUTE)
-    c = t10 * pixels_per_unit(H, OW, align_corners, COMPUTE)
-    d = t11 * pixels_per_unit(H, OH, align_corners, COMPUTE)
     mx = tl.fma(t02, half(W, align_corners, COMPUTE), ORIGIN * middle(W, COMPUTE))
     my = tl.fma(t12, half(H, align_corners, COMPUTE), ORIGIN * middle(H, COMPUTE))
-    return a, b, mx, c, d, my
+    return t00 * x_by_x, t01 * x_by_y, mx, t10 * y_by_x, t11 * y_by_y, my
+
+
+@triton.jit
+def _load_affine(
+    row, size, out, align_corners,
+    TRANSFORM: tl.constexpr, ORIGIN: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    W, H, _ = size
+    OW, OH, _ = out
+    per_unit = (
+        pixels_per_unit(W, OW, align_corners, COMPUTE),
+        pixels_per_unit(W, OH, align_corners, COMPUTE),
+        pixels_per_unit(H, OW, align_corners, COMPUTE),
+        pixels_per_unit(H, OH, align_corners, COMPUTE),
+    )
+    return load_scaled_affine(row, size, align_corners, per_unit, TRANSFORM, COMPUTE, ORIGIN)
 
 
 @triton.jit

@@ -11,22 +11,30 @@ from .interpolation import reach, touches
 
 
 @triton.jit
-def invert(m, size, out):
-    """The inverse of a map with its rounding: (i00, i01, i10, i11, slack, blur).
-
-    slack: bound of the rounding of source coordinates, in source pixels. blur: the same for everything that passes
-    through the inverse, whose determinant may cancel. Singular maps give non-finite entries, these the whole output.
-    """
+def rounding(m, size, out):
+    """How far a computed source coordinate may be from the true one, in source pixels."""
     W, H, _ = size
     OW, OH, _ = out
     a, b, mx, c, d, my = m
-    det = a * d - b * c
     spread = W + H + tl.abs(mx) + tl.abs(my)
     spread += (tl.abs(a) + tl.abs(c)) * OW + (tl.abs(b) + tl.abs(d)) * OH
     EPS: tl.constexpr = 2.0**-52 if a.dtype == tl.float64 else 2.0**-23
-    slack = 8 * EPS * spread
-    blur = slack * (1 + (tl.abs(a * d) + tl.abs(b * c)) / tl.abs(det))
-    return d / det, -b / det, -c / det, a / det, slack, blur
+    return 8 * EPS * spread
+
+
+@triton.jit
+def invert(m, size, out):
+    """The inverse of a map with its rounding: (i00, i01, i10, i11, slack, blur).
+
+    slack: `rounding`. blur: the same bound after multiplying by the inverse, larger because the determinant may cancel.
+    Singular maps give non-finite entries, these the whole output.
+    """
+    a, b, _, c, d, _ = m
+    det = a * d - b * c
+    inverse = 1 / det
+    slack = rounding(m, size, out)
+    blur = slack * (1 + (tl.abs(a * d) + tl.abs(b * c)) * tl.abs(inverse))
+    return d * inverse, -b * inverse, -c * inverse, a * inverse, slack, blur
 
 
 @triton.jit
@@ -115,6 +123,22 @@ def candidates(
     y0, y1 = first_index(py - wide_y, OH), last_index(py + wide_y, OH)
     empty = apart | (y1 < y0)
     return x0, tl.where(empty, x0 - 1, x1), y0, tl.where(empty, y0 - 1, y1)
+
+
+@triton.jit
+def meets_tile(middle_x, middle_y, half_x, half_y, m, size, out):
+    """Whether outputs may lie in a tile, given by its middle and half its width. If NaN, none do."""
+    OW, OH, _ = out
+    a, b, mx, c, d, my = m
+    slack = rounding(m, size, out)
+    extent_x, extent_y = extents(m, out)
+    ux, uy = middle_x - mx, middle_y - my
+    half_x, half_y = half_x + slack, half_y + slack
+    det = tl.abs(a * d - b * c) * 0.5
+    meets = (tl.abs(ux) <= half_x + extent_x) & (tl.abs(uy) <= half_y + extent_y)
+    meets &= tl.abs(c * ux - a * uy) <= tl.abs(c) * half_x + tl.abs(a) * half_y + det * (OH - 1)
+    meets &= tl.abs(d * ux - b * uy) <= tl.abs(d) * half_x + tl.abs(b) * half_y + det * (OW - 1)
+    return meets
 
 
 @triton.jit

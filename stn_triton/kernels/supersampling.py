@@ -26,6 +26,16 @@ def load_finer_map(
 
 
 @triton.jit
+def samples_and_finer(
+    map_ptr, nk, PARAMETERS, size, out, S,
+    TRANSFORM: tl.constexpr, ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """(Samples along each axis, the finer output's size) of affine map number nk in 2-D."""
+    S = _samples_of(map_ptr, nk, S, PARAMETERS, size, out, S, TRANSFORM, 2, ANTIALIAS, COMPUTE)
+    return S, _virtual(out, S, 2, ANTIALIAS)
+
+
+@triton.jit
 def _samples_of(
     map_ptr, nk, G, PARAMETERS, size, out, S,
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr,

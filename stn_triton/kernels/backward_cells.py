@@ -1,0 +1,248 @@
+"""Backward of affine maps in 2-D, "zeros" and "border", bilinear and nearest: both gradients in one gather, by cells.
+
+The adjoint of sampling scatters: every output pixel adds to the four pixels around its source coordinate. Gathered by
+cells the same products are added. Each output lies in one cell (`cell_plan`), whose lane adds up what its outputs give
+to its four corners. A pixel is a corner of four cells, and its gradient is the sum of four corner sums. Nothing is met
+twice or left out, and the order is the same on every run.
+
+Tiling: one warp makes the gradient of a tile of input pixels, CELLS wide and ROWS high, for CHUNKS blocks of channels.
+It walks down the rows with a cell in each lane (in VECTORS lanes, for channels_last). The sums of the lower corners
+stay in registers for the next row, those of the right corners go to the next lane. Two phases come before the rows, for
+cells outside the tile: the column on its left, with lanes along it, and the row above. Only what they give to pixels of
+the tile is kept. Theta's sums of a cell belong to the tile of its upper left pixel; cells at -1 have none, and belong
+to the tile beside them.
+
+Several transformers take turns at a tile. Their sums are kept in memory meanwhile: in the gradient itself, or where it
+is in half precision in a float32 buffer, rounded once at the end.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stn_triton.formats import compute_dtype, empty_input_gradient, like_output
+from stn_triton.transforms import TRANSFORMS, Options
+
+from .backward_theta import new_partial, sum_partial
+from .cell_images import Tile, channels_in
+from .cell_paths import Output
+from .cell_plan import finite_map, moves, plan_cells
+from .cell_tile import finish_tile, give_tile, turn_tile
+from .cell_turned import turning_pays
+from .config import cell_blocks, geometry, parameters, pixels_per_unit_of
+from .coords import divide, half, load_scaled_affine, pixels_per_unit
+from .launch import launch
+from .preimage import meets_tile
+from .supersampling import samples_and_finer
+
+SIZES = [
+    *("K", "C", "BLOCKS", "PARAMETERS", "H", "W", "OH", "OW", "align_corners", "S"),
+    *("x_by_x", "x_by_y", "y_by_x", "y_by_y"),
+    *("ROWS", "STRIPS", "BANDS", "first_strip", "first_band"),
+    *("stride_n", "stride_c", "stride_h", "stride_w"),
+]
+"""Arguments that no kernel is compiled for."""
+
+
+@triton.jit
+def _store_theta(ptr, sums, per_unit, size, align_corners, SPEC: tl.constexpr):
+    """The chain from the map's numbers back to theta's, as in `coords.load_scaled_affine`."""
+    W, H, _ = size
+    a, b, mx, c, d, my = sums
+    x_by_x, x_by_y, y_by_x, y_by_y = per_unit
+    a, b, mx = _total(a) * x_by_x, _total(b) * x_by_y, _total(mx)
+    c, d, my = _total(c) * y_by_x, _total(d) * y_by_y, _total(my)
+    mx *= half(W, align_corners, SPEC.COMPUTE)
+    my *= half(H, align_corners, SPEC.COMPUTE)
+    if SPEC.TRANSFORM == "attention":
+        tl.store(ptr, a + d)
+        tl.store(ptr + 1, mx)
+        tl.store(ptr + 2, my)
+    else:
+        tl.store(ptr, a)
+        tl.store(ptr + 1, b)
+        tl.store(ptr + 2, mx)
+        tl.store(ptr + 3, c)
+        tl.store(ptr + 4, d)
+        tl.store(ptr + 5, my)
+
+
+@triton.jit
+def _total(x):
+    return tl.sum(tl.sum(x, 1), 0)
+
+
+@triton.jit
+def _image(ptr, block, plane, vectors, SPEC: tl.constexpr):
+    """One image as a program of channel block number `block` sees it; plane: elements of a channel."""
+    first = block * (SPEC.CHUNKS * SPEC.VECTORS)
+    if SPEC.CHANNELS_LAST:
+        step: tl.constexpr = SPEC.VECTORS * SPEC.VECTOR
+        image = channels_in(ptr + first * SPEC.VECTOR, first, step, vectors, SPEC)
+    else:
+        image = channels_in(ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, SPEC)
+    return image
+
+
+@triton.jit
+def _pixels_per_unit(known, size, out, align_corners, SPEC: tl.constexpr):
+    """Source pixels per output pixel of the identity (x by x, x by y, y by x, y by y).
+
+    The host knows them, but for outputs whose size it does not know and in double precision, which it cannot hand over.
+    """
+    W, H, _ = size
+    OW, OH, _ = out
+    if (SPEC.ANTIALIAS == "none") & (tl.float32 == SPEC.COMPUTE):
+        ratios = known
+    else:
+        ratios = (
+            pixels_per_unit(W, OW, align_corners, SPEC.COMPUTE),
+            pixels_per_unit(W, OH, align_corners, SPEC.COMPUTE),
+            pixels_per_unit(H, OW, align_corners, SPEC.COMPUTE),
+            pixels_per_unit(H, OH, align_corners, SPEC.COMPUTE),
+        )
+    return ratios
+
+
+@triton.jit
+def _share(samples, SPEC: tl.constexpr):
+    """What a sample counts of an output pixel."""
+    share = tl.full((), 1.0, SPEC.COMPUTE)
+    if SPEC.ANTIALIAS != "none":
+        share = divide(share, (samples * samples).to(SPEC.COMPUTE))
+    return share
+
+
+@triton.jit
+def _reaches(tile, m, size, out, SPEC: tl.constexpr):
+    """(Whether outputs may lie in the tile's cells, whether "border" moves any onto the image's edges)."""
+    W, H, _ = size
+    half_x = (tl.minimum(SPEC.CELLS, W - tile.x) + 1).to(SPEC.COMPUTE) * 0.5
+    half_y = (tile.rows + 1).to(SPEC.COMPUTE) * 0.5
+    reached = meets_tile(tile.x - 1 + half_x, tile.y - 1 + half_y, half_x, half_y, m, size, out)
+    reached &= finite_map(m)
+    clipped = reached
+    if SPEC.PADDING == "border":
+        clipped = moves(m, size, out, SPEC)
+        edge = (tile.x == 0) | (tile.x + SPEC.CELLS >= W)
+        edge |= (tile.y == 0) | (tile.y + tile.rows >= H)
+        reached |= clipped & edge
+    return reached, clipped
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _cell_backward_kernel(
+    input_ptr, map_ptr, grad_output_ptr,        # (N, C, H, W), (N * K, PARAMETERS), (N * K, C, OH, OW)
+    grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
+    K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # C in vectors; align_corners 0 or 1
+    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    ROWS, STRIPS, BANDS, first_strip, first_band,
+    stride_n, stride_c, stride_h, stride_w,                         # of input, in vectors
+    SPEC: tl.constexpr,
+):  # fmt: skip
+    size, output = (W, H, 1), (OW, OH, 1)
+    n, block = tl.program_id(0), tl.program_id(0) * 0
+    if BLOCKS > 1:
+        n, block = n // BLOCKS, n % BLOCKS
+    strip, band = first_strip + tl.program_id(1), first_band + tl.program_id(2)
+    part = (block * BANDS + band) * STRIPS + strip
+    lane = tl.arange(0, SPEC.CELLS)[None, :] + tl.zeros((SPEC.VECTORS, SPEC.CELLS), tl.int32)
+    x0, y0 = strip * SPEC.CELLS, band * ROWS
+    tile = Tile(x0, y0, tl.minimum(ROWS, H - y0), lane, x0 + lane < W)
+
+    plane, out_plane = H.to(SPEC.OFFSET) * W, OH.to(SPEC.OFFSET) * OW
+    image = n.to(tl.int64) * (plane * (C * SPEC.VECTOR))
+    at_u = input_ptr + n.to(tl.int64) * stride_n * SPEC.VECTOR
+    u = _image(at_u, block, stride_c, C, SPEC)
+    grad_input = _image(grad_input_ptr + image, block, plane, C, SPEC)
+    total = _image(sum_ptr + image, block, plane, C, SPEC)
+    if SPEC.DENSE:
+        stride_w = 1
+
+    stored = n < 0
+    for k in range(K if SPEC.SEVERAL else 1):
+        nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
+        samples, finer = samples_and_finer(
+            map_ptr, nk, PARAMETERS, size, output, S, SPEC.TRANSFORM, SPEC.ANTIALIAS, SPEC.COMPUTE
+        )
+        per_unit = _pixels_per_unit(
+            (x_by_x, x_by_y, y_by_x, y_by_y), size, finer, align_corners, SPEC
+        )  # fmt: skip
+        m = load_scaled_affine(
+            map_ptr + nk * PARAMETERS, size, align_corners, per_unit, SPEC.TRANSFORM, SPEC.COMPUTE
+        )
+        zero = tl.zeros((SPEC.VECTORS, SPEC.CELLS), SPEC.COMPUTE)
+        sums = (zero, zero, zero, zero, zero, zero)
+        reached, clipped = _reaches(tile, m, size, finer, SPEC)
+        if reached:
+            plan = plan_cells(m, size, finer, SPEC)
+            grad = grad_output_ptr + nk * (out_plane * (C * SPEC.VECTOR))
+            out = Output(
+                _image(grad, block, out_plane, C, SPEC), C,
+                OW.to(SPEC.OFFSET), samples,
+                _share(samples, SPEC), finer,
+                (finer[0] - 1).to(SPEC.COMPUTE) * 0.5, (finer[1] - 1).to(SPEC.COMPUTE) * 0.5,
+            )  # fmt: skip
+            if turning_pays(tile, plan, m, size, out, SPEC):
+                sums = turn_tile(
+                    sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC
+                )  # fmt: skip
+            else:
+                sums = give_tile(
+                    sums, tile, u, stride_h, stride_w, total, stored,
+                    plan, m, size, out, clipped, SPEC,
+                )  # fmt: skip
+            stored = n >= 0
+        if SPEC.WITH_THETA:
+            slot = nk * (STRIPS * BANDS * BLOCKS * PARAMETERS) + part * PARAMETERS
+            _store_theta(partial_ptr + slot, sums, per_unit, size, align_corners, SPEC)
+    ROUNDED: tl.constexpr = sum_ptr.dtype.element_ty != grad_input_ptr.dtype.element_ty
+    if ROUNDED | (stored == 0):
+        finish_tile(tile, total, grad_input, stored, C, W, SPEC)
+
+
+def gathers_by_cells(input: Tensor, options: Options) -> bool:
+    """Whether the kernel covers what a call asks for."""
+    return (
+        input.dim() == 4
+        and TRANSFORMS[options.transform].matrix is not None
+        and options.padding_mode != "reflection"
+        and options.mode != "bicubic"
+    )
+
+
+def cell_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    theta: Tensor,
+    out_size: tuple[int, ...],
+    options: Options,
+    *,
+    with_theta: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of the input and, `with_theta`, that of theta (None else)."""
+    g = geometry(input, theta, out_size, options)
+    smooth = with_theta and options.mode != "nearest"
+    spec, blocks = cell_blocks(g, with_theta=smooth)
+    _, height, width = g.size
+    strips, bands = -(-width // spec.CELLS), -(-height // blocks.rows)
+    grad_input = empty_input_gradient(input)
+    rounded = spec.SEVERAL and input.dtype != compute_dtype(input, theta)
+    total = empty_input_gradient(input, compute_dtype(input, theta)) if rounded else grad_input
+    partial = new_partial(g, input, theta, strips * bands * blocks.channels if smooth else 0)
+    k, channels, _, parameter_count, _, *sizes, align_corners, samples = g.sizes
+    stride_n, stride_c, _, stride_h, stride_w = g.strides
+    grad_output, map_ = like_output(grad_output, input), parameters(input, theta, options)
+    most = 65535  # programs of a launch along its second and third axis
+    for first_band in range(0, bands, most):
+        for first_strip in range(0, strips, most):
+            launch(
+                _cell_backward_kernel,
+                (g.n * blocks.channels, min(strips - first_strip, most), min(bands - first_band, most)),
+                input, map_, grad_output, grad_input, total, partial,
+                k, channels, blocks.channels, parameter_count, *sizes[:2], *sizes[3:], align_corners, samples,
+                *pixels_per_unit_of(g), blocks.rows, strips, bands, first_strip, first_band,
+                stride_n, stride_c, stride_h, stride_w,
+                num_warps=1, maxnreg=blocks.maxnreg, SPEC=spec,
+            )  # fmt: skip
+    return grad_input, sum_partial(partial, theta, 2, options) if with_theta else None

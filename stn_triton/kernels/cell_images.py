@@ -1,0 +1,136 @@
+"""Rows of pixels in the lanes of a warp that gathers by cells: reading them, writing them, and passing sums on.
+
+Blocks are [lanes of a cell, cells, channels of a lane], as many as a program has chunks, in a tuple.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .layout import as_stored
+
+
+class Image(NamedTuple):
+    """Where a program's channels lie in an image."""
+
+    ptr: Any  # of its first channel
+    channel: Any  # offsets of a block's channels (channels_last)
+    exists: Any  # vectors of channels from the first on
+    chunk: Any  # from one block to the next
+
+
+class Tile(NamedTuple):
+    """The input pixels of a program."""
+
+    x: Any  # the first
+    y: Any
+    rows: Any
+    lane: Any
+    exists: Any  # columns that do
+
+
+@triton.jit
+def spread(x):
+    """A value for each cell of a row, for all its channels."""
+    return tl.expand_dims(x, 2)
+
+
+@triton.jit
+def zero_blocks(SPEC: tl.constexpr):
+    """A tuple of blocks of zeros."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    blocks = ()
+    for _ in tl.static_range(CHUNKS):
+        blocks = blocks + (tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), SPEC.COMPUTE),)
+    return blocks
+
+
+@triton.jit
+def add_blocks(first, second, SPEC: tl.constexpr):
+    """Block by block."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    total = ()
+    for i in tl.static_range(CHUNKS):
+        total = total + (first[i] + second[i],)
+    return total
+
+
+@triton.jit
+def of_cell(blocks, number, SPEC: tl.constexpr):
+    """The blocks of one cell, for all."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    index = tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), tl.int32) + number
+    chosen = ()
+    for i in tl.static_range(CHUNKS):
+        chosen = chosen + (tl.gather(blocks[i], index, 1),)
+    return chosen
+
+
+@triton.jit
+def from_left(blocks, lane, first, SPEC: tl.constexpr):
+    """Each cell's blocks from its neighbour on the left, `first` for the cell without one."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    shape: tl.constexpr = (SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR)
+    index = tl.broadcast_to(spread(tl.maximum(lane - 1, 0)), shape)
+    moved = ()
+    for i in tl.static_range(CHUNKS):
+        there = tl.gather(blocks[i], index, 1)
+        moved = moved + (tl.where(spread(lane > 0), there, first[i]),)
+    return moved
+
+
+@triton.jit
+def channels_in(ptr, first, chunk, vectors, SPEC: tl.constexpr):
+    """An image as a program sees it that begins with vector of channels number `first`."""
+    vector = tl.arange(0, SPEC.VECTORS)[:, None, None] * SPEC.VECTOR
+    channel = vector + tl.arange(0, SPEC.VECTOR)[None, None, :]
+    return Image(ptr, channel, vectors - first, chunk)
+
+
+@triton.jit
+def chunk_exists(mask, image, CHUNK: tl.constexpr, SPEC: tl.constexpr):
+    """A mask of cells as one of block number CHUNK."""
+    block = spread(
+        mask != 0
+    )  # the interpreter takes what numbers and blocks gave together for no mask
+    if SPEC.MASKED:
+        vector = tl.arange(0, SPEC.VECTORS)[:, None, None] + CHUNK * SPEC.VECTORS
+        block = block & (vector < image.exists)
+    return block
+
+
+@triton.jit
+def _pointers(image, pixel, CHUNK: tl.constexpr, SPEC: tl.constexpr):
+    at = image.ptr + CHUNK * image.chunk
+    if SPEC.CHANNELS_LAST:
+        at = at + (spread(pixel * SPEC.VECTOR) + image.channel)
+    else:
+        at = at + spread(pixel)
+    return at
+
+
+@triton.jit
+def load_block(image, pixel, mask, CHUNK: tl.constexpr, SPEC: tl.constexpr):
+    """Block number CHUNK at the offsets of pixels (channels_last: in vectors), 0 where masked."""
+    mask = chunk_exists(mask, image, CHUNK, SPEC)
+    return tl.load(_pointers(image, pixel, CHUNK, SPEC), mask=mask, other=0.0).to(SPEC.COMPUTE)
+
+
+@triton.jit
+def load_row(image, pixel, mask, SPEC: tl.constexpr):
+    """All blocks of a row of pixels."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    blocks = ()
+    for i in tl.static_range(CHUNKS):
+        blocks = blocks + (load_block(image, pixel, mask, i, SPEC),)
+    return blocks
+
+
+@triton.jit
+def store_row(image, pixel, mask, blocks, SPEC: tl.constexpr):
+    """All blocks of a row of pixels, rounded to what the image holds."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    for i in tl.static_range(CHUNKS):
+        there = chunk_exists(mask, image, i, SPEC)
+        tl.store(_pointers(image, pixel, i, SPEC), as_stored(blocks[i], image.ptr), mask=there)

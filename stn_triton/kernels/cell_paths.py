@@ -1,0 +1,319 @@
+"""What the outputs in a row of cells give: to the pixels at the cells' corners, and to theta.
+
+An output at fractions (fx, fy) of its cell has the weights (1 - fx)(1 - fy), fx (1 - fy), (1 - fx) fy and fx fy on the
+corners u00, u01, u10, u11. Its gradient g gives g times these to the corners, and to its source coordinates
+    by_x = g ((u01 - u00) + fy (u11 - u10 - u01 + u00)),    by_y = g ((u10 - u00) + fx (u11 - u10 - u01 + u00)),
+from where theta's numbers are sums of by_x and by_y times (dx, dy, 1), the output's place from the centre.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .cell_images import load_block, spread
+from .cell_plan import NOWHERE
+from .coords import source
+from .interpolation import round_half_even
+
+
+class Corners(NamedTuple):
+    """Sums for the pixels at the corners of each cell: tuples of blocks."""
+
+    upper_left: Any
+    upper_right: Any
+    lower_left: Any
+    lower_right: Any
+
+
+class Slopes(NamedTuple):
+    """Of the input between a cell's corners: tuples of blocks."""
+
+    x: Any  # u01 - u00
+    y: Any  # u10 - u00
+    both: Any  # u11 - u10 - u01 + u00
+
+
+class Output(NamedTuple):
+    """The output and its gradient."""
+
+    grad: Any  # its Image
+    pixel: Any  # from one pixel to the next, in vectors (channels_last)
+    width: Any  # pixels of a row, as an offset
+    samples: Any  # antialias: along each axis, S
+    share: Any  # 1 / S²
+    size: Any  # of the finer output with S times as many pixels, (x, y, 1), and where its centre is
+    centre_x: Any
+    centre_y: Any
+
+
+class Axis(NamedTuple):
+    """One coordinate of a row of cells, and how to ask whether a number lies in them (`in_cell`)."""
+
+    at: Any
+    last: Any  # pixel of the image
+    sign: Any
+    shift: Any
+    limit: Any
+
+
+class Row(NamedTuple):
+    """A row of cells, one a lane (on the left of a tile: a column)."""
+
+    x: Axis
+    y: Axis
+    lane: Any
+
+
+class Found(NamedTuple):
+    """An output for each cell, where there is one."""
+
+    hit: Any
+    sx: Any
+    sy: Any
+    dx: Any
+    dy: Any
+    offset: Any
+
+
+@triton.jit
+def axis_of(q, there, last, SPEC: tl.constexpr):
+    """Cells q of an axis; no number lies in those that are not `there`."""
+    sign = tl.where(q < 0, -1.0, 1.0).to(SPEC.COMPUTE)
+    shift = tl.where(q < 0, -0.0, 0.0 - q).to(SPEC.COMPUTE)
+    limit = tl.where(there, tl.where(q < 0, 0x3F800001, 0x3F800000), 0).to(tl.uint32)
+    if (SPEC.MODE == "nearest") | (tl.float64 == SPEC.COMPUTE):
+        q = tl.where(there, q, NOWHERE).to(SPEC.COMPUTE)
+    return Axis(q, last.to(SPEC.COMPUTE), sign, shift, limit)
+
+
+@triton.jit
+def in_cell(s, axis, SPEC: tl.constexpr):
+    """Whether coordinate s lies in the cell.
+
+    In single precision s - q, exact where it decides, is in [0, 1) if its bits are below those of 1. For cell -1, where
+    it may round, -s in (0, 1] does the same (and so the shift is -0 there: of s = 0 it makes -0, whose bits are
+    above). One comparison is cheaper than two, and half as much to combine.
+    """
+    if SPEC.MODE == "nearest":
+        hit = round_half_even(s) == axis.at
+    elif tl.float64 == SPEC.COMPUTE:
+        hit = (s >= axis.at) & (s < axis.at + 1)
+    else:
+        away = tl.fma(s, axis.sign, axis.shift)
+        hit = away.to(tl.uint32, bitcast=True) < axis.limit
+    return hit
+
+
+@triton.jit
+def gradient(out, offset, dx, dy, hit, CHUNK: tl.constexpr, SPEC: tl.constexpr):
+    """Block number CHUNK of the output's gradient at pixels `offset` or, of the finer output, at (dx, dy)."""
+    if SPEC.ANTIALIAS != "none":
+        px = (dx + out.centre_x).to(tl.int32) // out.samples
+        py = (dy + out.centre_y).to(tl.int32) // out.samples
+        offset = py * out.width + px
+    if SPEC.CHANNELS_LAST:
+        offset = offset * out.pixel
+    grad = load_block(out.grad, offset, hit, CHUNK, SPEC)
+    if SPEC.ANTIALIAS != "none":
+        grad = grad * out.share
+    return grad
+
+
+@triton.jit
+def give(
+    sums, corners, slopes, row, out, hit, fx, fy, dx, dy, offset,
+    SPEC: tl.constexpr,
+):  # fmt: skip
+    """Add one output for each cell that has one: `hit`, at fractions (fx, fy) of the cell."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    if SPEC.MODE == "nearest":
+        own = ()
+        for i in tl.static_range(CHUNKS):
+            grad = gradient(out, offset, dx, dy, hit, i, SPEC)
+            own = own + (corners.upper_left[i] + grad,)
+        corners = Corners(own, corners.upper_right, corners.lower_left, corners.lower_right)
+    else:
+        if SPEC.PADDING == "border":  # beyond the last pixel the fraction is 0
+            fx, fy = tl.minimum(fx, row.x.last - row.x.at), tl.minimum(fy, row.y.last - row.y.at)
+        w11 = fx * fy
+        w10 = fy - w11
+        w01 = fx - w11
+        w00 = (1.0 - fx) - w10
+        w00, w01, w10, w11 = spread(w00), spread(w01), spread(w10), spread(w11)
+        n00, n01, n10, n11 = (), (), (), ()
+        along = tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), SPEC.COMPUTE)
+        along_x, along_y, both = along, along, along
+        for i in tl.static_range(CHUNKS):
+            grad = gradient(out, offset, dx, dy, hit, i, SPEC)
+            n00 = n00 + (tl.fma(grad, w00, corners.upper_left[i]),)
+            n01 = n01 + (tl.fma(grad, w01, corners.upper_right[i]),)
+            n10 = n10 + (tl.fma(grad, w10, corners.lower_left[i]),)
+            n11 = n11 + (tl.fma(grad, w11, corners.lower_right[i]),)
+            if SPEC.WITH_THETA:
+                along_x = tl.fma(grad, slopes.x[i], along_x)
+                along_y = tl.fma(grad, slopes.y[i], along_y)
+                both = tl.fma(grad, slopes.both[i], both)
+        corners = Corners(n00, n01, n10, n11)
+        if SPEC.WITH_THETA:
+            both = tl.sum(both, 2)
+            by_x = tl.fma(fy, both, tl.sum(along_x, 2))
+            by_y = tl.fma(fx, both, tl.sum(along_y, 2))
+            if SPEC.PADDING == "border":  # no slope at an end or beyond
+                sx, sy, zero = row.x.at + fx, row.y.at + fy, tl.zeros_like(fx)
+                by_x = tl.where((sx > 0) & (sx < row.x.last), by_x, zero)
+                by_y = tl.where((sy > 0) & (sy < row.y.last), by_y, zero)
+            sums = add_to_theta(sums, by_x, by_y, dx, dy)
+    return sums, corners
+
+
+@triton.jit
+def add_to_theta(sums, by_x, by_y, dx, dy):
+    """Add the derivatives by the map's numbers, given those by the source coordinates."""
+    a, b, mx, c, d, my = sums
+    return (
+        tl.fma(by_x, dx, a), tl.fma(by_x, dy, b), mx + by_x,
+        tl.fma(by_y, dx, c), tl.fma(by_y, dy, d), my + by_y,
+    )  # fmt: skip
+
+
+@triton.jit
+def _try(dx, dy, offset, row, m, SPEC: tl.constexpr):
+    """Whether output (dx, dy) lies in the cell."""
+    a, b, mx, c, d, my = m
+    sx, sy = source(a, b, mx, dx, dy), source(c, d, my, dx, dy)
+    hit = in_cell(sx, row.x, SPEC) & in_cell(sy, row.y, SPEC)
+    return Found(hit, sx, sy, dx, dy, offset)
+
+
+@triton.jit
+def _either(first, second):
+    """Of two outputs that cannot both lie in a cell the one that does."""
+    hit = second.hit
+    return Found(
+        first.hit | hit, tl.where(hit, second.sx, first.sx), tl.where(hit, second.sy, first.sy),
+        tl.where(hit, second.dx, first.dx), tl.where(hit, second.dy, first.dy),
+        tl.where(hit, second.offset, first.offset),
+    )  # fmt: skip
+
+
+@triton.jit
+def give_found(sums, corners, slopes, row, found, out, SPEC: tl.constexpr):
+    """Add those outputs."""
+    return give(
+        sums, corners, slopes, row, out, found.hit, found.sx - row.x.at, found.sy - row.y.at,
+        found.dx, found.dy, found.offset, SPEC,
+    )  # fmt: skip
+
+
+@triton.jit
+def find_separable(row, dx, dy, offset, plan, m, out, SPEC: tl.constexpr):
+    """One candidate or two along each axis, of which at most one lies in the cell."""
+    a, d, mx, my = m[0], m[4], m[2], m[5]
+    sx, sy = tl.fma(a, dx, mx), tl.fma(d, dy, my)
+    next_x, next_y = tl.fma(a, dx + 1, mx), tl.fma(d, dy + 1, my)
+    in_x, in_y = in_cell(sx, row.x, SPEC), in_cell(sy, row.y, SPEC)
+    hit = (in_x | (in_cell(next_x, row.x, SPEC) & (plan.columns > 1))) != 0
+    hit = (hit & (in_y | (in_cell(next_y, row.y, SPEC) & (plan.rows > 1)))) != 0
+    sx, sy = tl.where(in_x, sx, next_x), tl.where(in_y, sy, next_y)
+    dx, dy = tl.where(in_x, dx, dx + 1), tl.where(in_y, dy, dy + 1)
+    offset += tl.where(in_x, 0, 1) + tl.where(in_y, 0, out.width)
+    return Found(hit, sx, sy, dx, dy, offset)
+
+
+@triton.jit
+def find_single(row, dx, dy, offset, m, out, SPEC: tl.constexpr):
+    """2 x 2 candidates, of which at most one lies in the cell."""
+    below = offset + out.width
+    upper = _either(
+        _try(dx, dy, offset, row, m, SPEC), _try(dx + 1, dy, offset + 1, row, m, SPEC)
+    )  # fmt: skip
+    lower = _either(
+        _try(dx, dy + 1, below, row, m, SPEC), _try(dx + 1, dy + 1, below + 1, row, m, SPEC)
+    )  # fmt: skip
+    return _either(upper, lower)
+
+
+@triton.jit
+def give_diagonal(sums, corners, slopes, row, dx, dy, offset, m, out, SPEC: tl.constexpr):
+    """2 x 2 candidates, of whose two diagonals at most one each lies in the cell; the second is left to be given."""
+    below = offset + out.width
+    found = _either(
+        _try(dx, dy, offset, row, m, SPEC), _try(dx + 1, dy + 1, below + 1, row, m, SPEC)
+    )
+    sums, corners = give_found(sums, corners, slopes, row, found, out, SPEC)
+    last = _either(
+        _try(dx + 1, dy, offset + 1, row, m, SPEC), _try(dx, dy + 1, below, row, m, SPEC)
+    )
+    return sums, corners, last
+
+
+@triton.jit
+def give_parity(sums, corners, slopes, row, dx, dy, offset, m, out, SPEC: tl.constexpr):
+    """3 x 3 candidates, of which at most one for each parity of column and row lies in the cell.
+
+    The last one is left to be given.
+    """
+    dx1, dx2, dy1, dy2 = dx + 1, dx + 2, dy + 1, dy + 2
+    second = offset + out.width
+    third = second + out.width
+    upper = _either(_try(dx, dy, offset, row, m, SPEC), _try(dx2, dy, offset + 2, row, m, SPEC))
+    lower = _either(_try(dx, dy2, third, row, m, SPEC), _try(dx2, dy2, third + 2, row, m, SPEC))
+    sums, corners = give_found(sums, corners, slopes, row, _either(upper, lower), out, SPEC)
+    found = _either(
+        _try(dx1, dy, offset + 1, row, m, SPEC), _try(dx1, dy2, third + 1, row, m, SPEC)
+    )
+    sums, corners = give_found(sums, corners, slopes, row, found, out, SPEC)
+    found = _either(_try(dx, dy1, second, row, m, SPEC), _try(dx2, dy1, second + 2, row, m, SPEC))
+    sums, corners = give_found(sums, corners, slopes, row, found, out, SPEC)
+    return sums, corners, _try(dx1, dy1, second + 1, row, m, SPEC)
+
+
+@triton.jit
+def give_listed(
+    sums, corners, slopes, row, dx, dy, first, plan, m, out, SPEC: tl.constexpr
+):  # fmt: skip
+    """Any box of candidates, 7 columns and 4 rows at a time: a bit for each that lies in the cell, then these alone."""
+    a, b, mx, c, d, my = m
+    for top in range(0, plan.rows, 4):
+        for left in range(0, plan.columns, 7):
+            rows = tl.minimum(plan.rows - top, 4)
+            columns = tl.minimum(plan.columns - left, 7)
+            start_x, start_y = dx + left, dy + top
+            bits = _list_hits(start_x, start_y, columns, rows, row, m, SPEC)
+            begin = first + top * out.width + left
+            while tl.max(bits) > 0:
+                lowest = bits & -bits
+                number = (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+                hit = bits != 0
+                right, down = tl.where(hit, number & 7, 0), tl.where(hit, number >> 3, 0)
+                at_x, at_y = start_x + right.to(SPEC.COMPUTE), start_y + down.to(SPEC.COMPUTE)
+                fx = source(a, b, mx, at_x, at_y) - row.x.at
+                fy = source(c, d, my, at_x, at_y) - row.y.at
+                zero = tl.zeros_like(fx)  # fractions of others may not be finite
+                sums, corners = give(
+                    sums, corners, slopes, row, out, hit,
+                    tl.where(hit, fx, zero), tl.where(hit, fy, zero), at_x, at_y,
+                    begin + down * out.width + right, SPEC,
+                )  # fmt: skip
+                bits -= lowest
+    return sums, corners
+
+
+@triton.jit
+def _list_hits(start_x, start_y, columns, rows, row, m, SPEC: tl.constexpr):
+    """Bit 8 r + c for candidate (c, r) from the start, where it lies in the cell."""
+    a, b, mx, c, d, my = m
+    bits = row.lane * 0
+    for r in range(rows):
+        dy = start_y + r
+        from_x, from_y = tl.fma(b, dy, mx), tl.fma(d, dy, my)
+        dx = start_x
+        bit = 1 << (8 * r)
+        for _ in range(columns):
+            sx, sy = tl.fma(a, dx, from_x), tl.fma(c, dx, from_y)
+            hit = in_cell(sx, row.x, SPEC) & in_cell(sy, row.y, SPEC)
+            bits = tl.where(hit, bits | bit, bits)
+            dx += 1
+            bit += bit
+    return bits

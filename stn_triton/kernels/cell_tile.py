@@ -1,0 +1,206 @@
+"""A tile of the gather by cells: what one transformer gives to its pixels, row by row (`backward_cells`)."""
+
+import triton
+import triton.language as tl
+
+from .cell_images import add_blocks, from_left, load_row, of_cell, store_row, zero_blocks
+from .cell_paths import (
+    Corners,
+    Found,
+    Row,
+    Slopes,
+    axis_of,
+    find_separable,
+    find_single,
+    give_diagonal,
+    give_found,
+    give_listed,
+    give_parity,
+)
+from .cell_plan import DIAGONAL, LISTED, PARITY, SEPARABLE, SINGLE
+from .cell_turned import turn_row
+
+# Phases of a tile: the column of cells on its left, with lanes along it from the corner down, the row above, its rows.
+COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+
+@triton.jit
+def _give_row(
+    sums, slopes, row, at_x, at_y, plan, m, out, SPEC: tl.constexpr
+):  # fmt: skip
+    """What the outputs in a row of cells give: (theta's sums, the corners').
+
+    at_x, at_y: where the window of a cell's candidates begins, before it is moved into the output.
+    """
+    zero = tl.zeros_like(at_x)
+    px = tl.minimum(tl.maximum(at_x, zero), plan.last_x).to(tl.int32)
+    py = tl.minimum(tl.maximum(at_y, zero), plan.last_y).to(tl.int32)
+    dx, dy = px.to(SPEC.COMPUTE) - out.centre_x, py.to(SPEC.COMPUTE) - out.centre_y
+    offset = py * out.width + px
+    none = zero_blocks(SPEC)
+    corners = Corners(none, none, none, none)
+    # Fast paths leave the last output to be given below, and the compiler less to look at.
+    last = Found(row.lane < 0, zero, zero, zero, zero, offset)
+    if (tl.float32 == SPEC.COMPUTE) & (SPEC.TRANSFORM == "affine"):
+        if plan.path == SINGLE:
+            last = find_single(row, dx, dy, offset, m, out, SPEC)
+        elif plan.path == DIAGONAL:
+            sums, corners, last = give_diagonal(
+                sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
+            )  # fmt: skip
+        elif plan.path == SEPARABLE:
+            last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
+        elif plan.path == PARITY:
+            sums, corners, last = give_parity(
+                sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
+            )  # fmt: skip
+    elif tl.float32 == SPEC.COMPUTE:
+        if plan.path == SEPARABLE:
+            last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
+        elif plan.path == PARITY:
+            sums, corners, last = give_parity(
+                sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
+            )  # fmt: skip
+    if plan.path == LISTED:
+        sums, corners = give_listed(
+            sums, corners, slopes, row, dx, dy, offset, plan, m, out, SPEC
+        )  # fmt: skip
+    elif tl.float32 == SPEC.COMPUTE:
+        sums, corners = give_found(sums, corners, slopes, row, last, out, SPEC)
+    return sums, corners
+
+
+@triton.jit
+def _corner_pixels(u, pixel, stride_w, left, right, SPEC: tl.constexpr):
+    """A row of the input at the cells' left and right corners, 0 where masked: only theta's gradient needs it."""
+    at_left, at_right = (), ()
+    if SPEC.WITH_THETA:
+        at_left = load_row(u, pixel, left, SPEC)
+        at_right = load_row(u, pixel + stride_w, right, SPEC)
+    return at_left, at_right
+
+
+@triton.jit
+def _slopes(top, bottom, SPEC: tl.constexpr):
+    """Those of the cells between two rows of pixels: only theta's gradient needs them."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    along_x, along_y, both = (), (), ()
+    if SPEC.WITH_THETA:
+        for i in tl.static_range(CHUNKS):
+            above, below = top[1][i] - top[0][i], bottom[1][i] - bottom[0][i]
+            along_x = along_x + (above,)
+            along_y = along_y + (bottom[0][i] - top[0][i],)
+            both = both + (below - above,)
+    return Slopes(along_x, along_y, both)
+
+
+@triton.jit
+def _cells_of(tile, phase, size, SPEC: tl.constexpr):
+    """The first cells of a phase: (x, y, which exist, whose theta sums count here and in no other tile)."""
+    W, _, _ = size
+    ix = tl.where(phase == COLUMN, tile.x - 1, tile.x + tile.lane)
+    iy = tl.where(phase == COLUMN, tile.y - 1 + tile.lane, tile.y - tl.where(phase == ABOVE, 1, 0))
+    there = tl.where(phase == COLUMN, tile.lane <= tile.rows, ix < W)
+    if SPEC.PADDING == "border":  # no coordinate stays below 0
+        there &= (ix >= 0) & (iy >= 0)
+    counts = there & ((ix < 0) | (iy < 0) | (phase == ROWS_BELOW))
+    # Of the column, a corner inside the image's height belongs to the tile above.
+    counts &= (phase != COLUMN) | (ix < 0)
+    counts &= (phase != COLUMN) | (tile.lane > 0) | (iy < 0)
+    return ix, iy, there, counts
+
+
+@triton.jit
+def give_tile(
+    sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC: tl.constexpr
+):  # fmt: skip
+    """Make theta's sums of one transformer, and add what it gives to the tile's pixels to what `total` has `stored`."""
+    CORNERS: tl.constexpr = SPEC.MODE != "nearest"
+    W, H, _ = size
+    none = zero_blocks(SPEC)
+    to_first, lower_left, lower_right = none, none, none
+    target = tile.y.to(SPEC.OFFSET) * W + (tile.x + tile.lane)
+    for phase in range(COLUMN if CORNERS else ROWS_BELOW, 3):
+        ix, iy, there, counts = _cells_of(tile, phase, size, SPEC)
+        qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
+        from_x, from_y = tl.fma(plan.x_by_x, qx, plan.from_x), tl.fma(plan.y_by_x, qx, plan.from_y)
+        x = axis_of(qx, there, W - 1, SPEC)
+        pixel = iy.to(SPEC.OFFSET) * stride_h + ix.to(SPEC.OFFSET) * stride_w
+        left, right = counts & (ix >= 0), counts & (ix + 1 < W)
+        top = _corner_pixels(u, pixel, stride_w, left & (iy >= 0), right & (iy >= 0), SPEC)
+        # Eight channels in a lane take all registers there are: they are read twice instead of kept.
+        READ_TWICE: tl.constexpr = SPEC.CHUNKS * SPEC.VECTOR > 4
+        for step in range(tl.where(phase == ROWS_BELOW, tile.rows, 1)):
+            if READ_TWICE:
+                top = _corner_pixels(u, pixel, stride_w, left & (iy >= 0), right & (iy >= 0), SPEC)
+            pixel += stride_h
+            iy += 1
+            bottom = _corner_pixels(u, pixel, stride_w, left & (iy < H), right & (iy < H), SPEC)
+            row = Row(x, axis_of(qy, there, H - 1, SPEC), tile.lane)
+            at_x, at_y = tl.fma(plan.x_by_y, qy, from_x), tl.fma(plan.y_by_y, qy, from_y)
+            sums, corners = _give_row(
+                sums, _slopes(top, bottom, SPEC), row, at_x, at_y, plan, m, out, SPEC
+            )
+            if phase == ROWS_BELOW:
+                found = corners.upper_left
+                if CORNERS:
+                    to_right = add_blocks(corners.upper_right, lower_right, SPEC)
+                    first = of_cell(to_first, step + 1, SPEC)
+                    across = from_left(to_right, tile.lane, first, SPEC)
+                    found = add_blocks(add_blocks(found, lower_left, SPEC), across, SPEC)
+                if SPEC.PADDING == "border":  # noqa: SIM102 - the first is settled by the compiler
+                    if clipped & _at_edge(tile, tile.y + step, size, SPEC):
+                        sums, found = turn_row(
+                            sums, found, tile, tile.y + step, u, stride_h, stride_w, m, size, out, False, SPEC
+                        )  # fmt: skip
+                at = target * out.pixel if SPEC.CHANNELS_LAST else target
+                if SPEC.SEVERAL:
+                    before = load_row(total, at, tile.exists & stored, SPEC)
+                    found = add_blocks(found, before, SPEC)
+                store_row(total, at, tile.exists, found, SPEC)
+                target += W
+            elif phase == COLUMN:
+                passed = from_left(corners.lower_right, tile.lane, none, SPEC)
+                to_first = add_blocks(corners.upper_right, passed, SPEC)
+            lower_left, lower_right = corners.lower_left, corners.lower_right
+            top = bottom
+            qy += 1
+    return sums
+
+
+@triton.jit
+def turn_tile(
+    sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC: tl.constexpr
+):  # fmt: skip
+    """The same, pixel by pixel."""
+    target = tile.y.to(SPEC.OFFSET) * size[0] + (tile.x + tile.lane)
+    for step in range(tile.rows):
+        sums, found = turn_row(
+            sums, zero_blocks(SPEC), tile, tile.y + step, u, stride_h, stride_w, m, size, out, True, SPEC
+        )  # fmt: skip
+        at = target * out.pixel if SPEC.CHANNELS_LAST else target
+        if SPEC.SEVERAL:
+            found = add_blocks(found, load_row(total, at, tile.exists & stored, SPEC), SPEC)
+        store_row(total, at, tile.exists, found, SPEC)
+        target += size[0]
+    return sums
+
+
+@triton.jit
+def _at_edge(tile, y, size, SPEC: tl.constexpr):
+    """Whether a row of the tile has pixels that "border" moves outputs onto."""
+    W, H, _ = size
+    return (tile.x == 0) | (tile.x + SPEC.CELLS >= W) | (y == 0) | (y == H - 1)
+
+
+@triton.jit
+def finish_tile(tile, total, image, stored, vectors, W, SPEC: tl.constexpr):
+    """Round what is `stored` in `total` to the image; if nothing is, zeros."""
+    target = tile.y.to(SPEC.OFFSET) * W + (tile.x + tile.lane)
+    for _ in range(tile.rows):
+        at = target * vectors if SPEC.CHANNELS_LAST else target
+        found = zero_blocks(SPEC)
+        if SPEC.SEVERAL:
+            found = load_row(total, at, tile.exists & stored, SPEC)
+        store_row(image, at, tile.exists, found, SPEC)
+        target += W

@@ -1,0 +1,164 @@
+"""Pixels that gather a great part of the output: one pixel after the other, with output pixels in the lanes.
+
+A map close to singular may put a whole output into a few cells, and "border" moves all that lies beyond the image onto
+the pixels at its edges. A lane that visited these alone would take seconds. So a row of pixels turns round: lanes take
+rows of the output, each visits the columns of its row that may touch the pixel, and the lanes' sums are added up.
+"""
+
+import triton
+import triton.language as tl
+
+from .cell_images import load_row, spread, zero_blocks
+from .cell_paths import add_to_theta, gradient
+from .coords import centred, source
+from .interpolation import round_half_even, touch
+from .preimage import candidates, extents, invert, row_range
+
+TURN_ABOVE = tl.constexpr(256)
+"""Candidates of a cell above which a tile asks whether turning round is cheaper."""
+
+
+@triton.jit
+def turning_pays(tile, plan, m, size, out, SPEC: tl.constexpr):
+    """Whether turning a tile round is cheaper than to list the candidates of its cells."""
+    a, b, mx, c, d, my = m
+    listed = plan.columns.to(tl.float32) * plan.rows
+    pays = listed < 0
+    if listed > TURN_ABOVE:
+        # Pixels that outputs touch: between the ends of the output, or along the line that a singular map makes of it.
+        extent_x, extent_y = extents(m, out.size)
+        left, right = (
+            tl.maximum(mx - extent_x - 1, tile.x),
+            tl.minimum(mx + extent_x + 1, tile.x + SPEC.CELLS),
+        )
+        top, bottom = (
+            tl.maximum(my - extent_y - 1, tile.y),
+            tl.minimum(my + extent_y + 1, tile.y + tile.rows),
+        )
+        wide, high = tl.maximum(right - left, 1.0) + 1, tl.maximum(bottom - top, 1.0) + 1
+        inside = tl.abs(a * d - b * c) * out.size[0] * out.size[1]
+        pixels = tl.minimum(wide * high, inside + 4 * (wide + high))
+        # A row of the output crosses a pixel's reach in this many columns; 4 stands for what a row costs by itself.
+        crossed = tl.minimum(2 / tl.maximum(tl.abs(a), tl.abs(c)), plan.columns)
+        turned = pixels * (1 + plan.rows // SPEC.CELLS) * (crossed + 4)
+        pays = turned < listed * (tile.rows + 2) * 0.25  # to list one costs a quarter of giving it
+    return pays
+
+
+@triton.jit
+def _kept_here(m, lane):
+    """The same map, as a number that only this branch of the program knows.
+
+    Else the compiler inverts it before the loop over rows, for every image, and holds some thirty numbers in registers.
+    """
+    a, b, mx, c, d, my = m
+    never = tl.max(lane) < 0
+    zero = tl.zeros_like(a)
+    return (
+        tl.where(never, zero, a), tl.where(never, zero, b), tl.where(never, zero, mx),
+        tl.where(never, zero, c), tl.where(never, zero, d), tl.where(never, zero, my),
+    )  # fmt: skip
+
+
+@triton.jit
+def turn_row(
+    sums, found, tile, iy, u, stride_h, stride_w, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
+):  # fmt: skip
+    """Add what outputs give to a row of pixels, to `found`: ALL of them, or those alone that "border" moves."""
+    W, H, _ = size
+    CLIPPED: tl.constexpr = SPEC.PADDING == "border"
+    m = _kept_here(m, tile.lane)
+    inverse = invert(m, size, out.size)
+    ix, here = tile.x + tile.lane, iy + tile.lane * 0
+    left, right, top, bottom = candidates(
+        ix.to(SPEC.COMPUTE), here.to(SPEC.COMPUTE), m, inverse, size, out.size, SPEC.MODE, SPEC.PADDING, CLIPPED
+    )  # fmt: skip
+    waiting = (right >= left) & (bottom >= top) & tile.exists
+    if CLIPPED:
+        a, b, mx, c, d, my = m
+        edge_x, edge_y = (ix == 0) | (ix == W - 1), (here == 0) | (here == H - 1)
+        if not ALL:
+            waiting &= edge_x | edge_y
+        # Coordinates that are not finite are moved to the first or the last pixel.
+        zero = tl.zeros((SPEC.VECTORS, SPEC.CELLS), SPEC.COMPUTE)
+        finite_x = tl.abs(a) + tl.abs(b) + tl.abs(mx) + zero < float("inf")
+        finite_y = tl.abs(c) + tl.abs(d) + tl.abs(my) + zero < float("inf")
+        waiting &= (edge_x | finite_x) & (edge_y | finite_y)
+    number = tl.where(waiting, tile.lane, SPEC.CELLS)
+    j = tl.min(number)
+    while j < SPEC.CELLS:
+        sums, found = _turn_pixel(
+            sums, found, tile, tile.x + j, iy, u, stride_h, stride_w, m, inverse, size, out, ALL, SPEC
+        )  # fmt: skip
+        j = tl.min(tl.where(number > j, number, SPEC.CELLS))
+    return sums, found
+
+
+@triton.jit
+def _turn_pixel(
+    sums, found, tile, ix, iy, u, stride_h, stride_w, m, inverse, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
+):  # fmt: skip
+    """Add what outputs give to pixel (ix, iy)."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
+    left, right, top, bottom = candidates(
+        qx, qy, m, inverse, size, out.size, SPEC.MODE, SPEC.PADDING, SPEC.PADDING == "border"
+    )  # fmt: skip
+    pixels = zero_blocks(SPEC)
+    if SPEC.WITH_THETA:
+        pixel = iy.to(SPEC.OFFSET) * stride_h + ix.to(SPEC.OFFSET) * stride_w
+        pixels = load_row(u, pixel + tile.lane * 0, tile.lane >= 0, SPEC)
+    given = zero_blocks(SPEC)
+    for start in range(top, bottom + 1, SPEC.CELLS):
+        py = start + tile.lane
+        first, last = row_range(
+            py, qx, qy, m, inverse, size, out.size, SPEC.MODE, SPEC.PADDING, SPEC.COMPUTE
+        )  # fmt: skip
+        first = tl.maximum(first, left)
+        last = tl.where(py <= bottom, tl.minimum(last, right), -1)
+        for step in range(tl.max(last - first + 1)):
+            px = first + step
+            sums, given = _visit(
+                sums, given, pixels, px, py, px <= last, qx, qy, m, size, out, ALL, SPEC
+            )
+    added = ()
+    for i in tl.static_range(CHUNKS):
+        total = tl.expand_dims(tl.sum(given[i], 1), 1)
+        here = spread(tile.x + tile.lane == ix)
+        added = added + (found[i] + tl.where(here, total, tl.zeros_like(given[i])),)
+    return sums, added
+
+
+@triton.jit
+def _visit(
+    sums, given, pixels, px, py, visited, qx, qy, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
+):  # fmt: skip
+    """Add what output pixels (px, py), one a lane, give to input pixel (qx, qy)."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    W, H, _ = size
+    a, b, mx, c, d, my = m
+    dx, dy = centred(px, out.size[0], SPEC.COMPUTE), centred(py, out.size[1], SPEC.COMPUTE)
+    sx, sy = source(a, b, mx, dx, dy), source(c, d, my, dx, dy)
+    hit_x, wx, slope_x = touch(sx, qx, W, 0, SPEC.MODE, SPEC.PADDING)
+    hit_y, wy, slope_y = touch(sy, qy, H, 0, SPEC.MODE, SPEC.PADDING)
+    visited &= hit_x & hit_y
+    if not ALL:
+        visited &= (_stays(sx, W, SPEC.MODE) & _stays(sy, H, SPEC.MODE)) == 0
+    weight, offset = spread(wx * wy), py * out.width + px
+    more = ()
+    along = tl.zeros((SPEC.VECTORS, SPEC.CELLS, SPEC.VECTOR), SPEC.COMPUTE)
+    for i in tl.static_range(CHUNKS):
+        grad = gradient(out, offset, dx, dy, visited, i, SPEC)
+        more = more + (tl.fma(weight, grad, given[i]),)
+        along = tl.fma(grad, pixels[i], along)
+    if SPEC.WITH_THETA:
+        along = tl.sum(along, 2)
+        sums = add_to_theta(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)
+    return sums, more
+
+
+@triton.jit
+def _stays(s, size, MODE: tl.constexpr):
+    """Whether a cell of the image holds source coordinate s without padding."""
+    low = round_half_even(s) if MODE == "nearest" else s
+    return (low >= 0) & (low < size)
