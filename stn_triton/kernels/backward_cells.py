@@ -30,7 +30,7 @@ from .cell_plan import finite_map, moves, plan_cells
 from .cell_tile import finish_tile, give_tile, turn_tile
 from .cell_turned import turning_pays
 from .config import cell_blocks, geometry, parameters, pixels_per_unit_of
-from .coords import divide, half, load_scaled_affine, pixels_per_unit
+from .coords import affine_pixels_per_unit, divide, half, host_knows, load_scaled_affine
 from .launch import launch
 from .preimage import meets_tile
 from .supersampling import samples_and_finer
@@ -82,26 +82,6 @@ def _image(ptr, block, plane, vectors, SPEC: tl.constexpr):
     else:
         image = channels_in(ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, SPEC)
     return image
-
-
-@triton.jit
-def _pixels_per_unit(known, size, out, align_corners, SPEC: tl.constexpr):
-    """Source pixels per output pixel of the identity (x by x, x by y, y by x, y by y).
-
-    The host knows them, but for outputs whose size it does not know and in double precision, which it cannot hand over.
-    """
-    W, H, _ = size
-    OW, OH, _ = out
-    if (SPEC.ANTIALIAS == "none") & (tl.float32 == SPEC.COMPUTE):
-        ratios = known
-    else:
-        ratios = (
-            pixels_per_unit(W, OW, align_corners, SPEC.COMPUTE),
-            pixels_per_unit(W, OH, align_corners, SPEC.COMPUTE),
-            pixels_per_unit(H, OW, align_corners, SPEC.COMPUTE),
-            pixels_per_unit(H, OH, align_corners, SPEC.COMPUTE),
-        )
-    return ratios
 
 
 @triton.jit
@@ -159,15 +139,14 @@ def _cell_backward_kernel(
     if SPEC.DENSE:
         stride_w = 1
 
+    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(SPEC.ANTIALIAS, SPEC.COMPUTE) else None
     stored = n < 0
     for k in range(K if SPEC.SEVERAL else 1):
         nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
         samples, finer = samples_and_finer(
             map_ptr, nk, PARAMETERS, size, output, S, SPEC.TRANSFORM, SPEC.ANTIALIAS, SPEC.COMPUTE
         )
-        per_unit = _pixels_per_unit(
-            (x_by_x, x_by_y, y_by_x, y_by_y), size, finer, align_corners, SPEC
-        )  # fmt: skip
+        per_unit = affine_pixels_per_unit(known, size, finer, align_corners, SPEC.COMPUTE)
         m = load_scaled_affine(
             map_ptr + nk * PARAMETERS, size, align_corners, per_unit, SPEC.TRANSFORM, SPEC.COMPUTE
         )

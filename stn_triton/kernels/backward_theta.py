@@ -14,10 +14,19 @@ from torch import Tensor
 from stn_triton.formats import compute_dtype, like_output, theta_shape
 from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
 
-from .config import Geometry, geometry, grid_of, parameters, smaller_blocks, tiles_of
+from .config import (
+    Geometry,
+    geometry,
+    grid_of,
+    parameters,
+    pixels_per_unit_of,
+    smaller_blocks,
+    tiles_of,
+)
 from .coords import (
     add_derivatives,
     add_projective_curvature,
+    host_knows,
     locate,
     locate_tangent,
     map_sums,
@@ -107,6 +116,7 @@ def _theta_backward_kernel(
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
     K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
+    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
     ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
@@ -123,9 +133,10 @@ def _theta_backward_kernel(
     exists = per_channel(exists, CHANNELS_LAST)
     in_output = (px < OW) & (py < OH)
 
+    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
     S, finer, m, t = load_finer_map(
         map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
-        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT, known,
     )  # fmt: skip
     count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
     image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
@@ -164,7 +175,7 @@ def _theta_backward_kernel(
     if not LATTICE:
         store_theta_gradient(
             partial_ptr + program.to(tl.int64) * PARAMETERS, sums, PARAMETERS, size, finer,
-            align_corners, TRANSFORM, NDIM, COMPUTE,
+            align_corners, TRANSFORM, NDIM, COMPUTE, known,
         )  # fmt: skip
 
 
@@ -192,7 +203,8 @@ def theta_backward(
         _theta_backward_kernel,
         (grid_of(g.n * g.k, g.out_size, g.channels, blocks),),
         input, parameters(input, theta, options, tangent), like_output(grad_output, input), partial,
-        *g.sizes, *g.strides, TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
+        *g.sizes, *g.strides, *pixels_per_unit_of(g),
+        TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
     )  # fmt: skip
     return sum_partial(partial, theta, input.dim() - 2, options)
 

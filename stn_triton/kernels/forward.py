@@ -11,8 +11,8 @@ from torch import Tensor
 from stn_triton.formats import empty_output
 from stn_triton.transforms import Options
 
-from .config import geometry, grid_of, parameters, smaller_blocks
-from .coords import locate, locate_tangent
+from .config import geometry, grid_of, parameters, pixels_per_unit_of, smaller_blocks
+from .coords import host_knows, locate, locate_tangent
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch
 from .layout import (
@@ -72,6 +72,7 @@ def _sample_forward_kernel(
     input_ptr, map_ptr, output_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
     K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
+    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
     ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
@@ -87,9 +88,10 @@ def _sample_forward_kernel(
     exists = per_channel(exists, CHANNELS_LAST)
     written = (px < OW) & (py < OH)
 
+    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
     S, finer, m, t = load_finer_map(
         map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
-        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT, known,
     )  # fmt: skip
     image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
     total = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)
@@ -129,7 +131,8 @@ def sample_forward(
     launch(
         _sample_forward_kernel,
         (grid_of(g.n * g.k, g.out_size, g.channels, blocks),),
-        input, parameters(input, theta, options, tangent), output, *g.sizes, *g.strides,
+        input, parameters(input, theta, options, tangent), output,
+        *g.sizes, *g.strides, *pixels_per_unit_of(g),
         TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
     )  # fmt: skip
     return output
