@@ -31,7 +31,7 @@ from .cell_tile import finish_tile, give_tile, turn_tile
 from .cell_turned import turning_pays
 from .config import cell_blocks, geometry, parameters, pixels_per_unit_of
 from .coords import affine_pixels_per_unit, divide, half, host_knows, load_scaled_affine
-from .launch import launch
+from .launch import MOST_PROGRAMS, launch
 from .preimage import meets_tile
 from .supersampling import samples_and_finer
 
@@ -212,12 +212,15 @@ def cell_backward(
     k, channels, _, parameter_count, _, *sizes, align_corners, samples = g.sizes
     stride_n, stride_c, _, stride_h, stride_w = g.strides
     grad_output, map_ = like_output(grad_output, input), parameters(input, theta, options)
-    most = 65535  # programs of a launch along its second and third axis
-    for first_band in range(0, bands, most):
-        for first_strip in range(0, strips, most):
+    for first_band in range(0, bands, MOST_PROGRAMS):
+        for first_strip in range(0, strips, MOST_PROGRAMS):
             launch(
                 _cell_backward_kernel,
-                (g.n * blocks.channels, min(strips - first_strip, most), min(bands - first_band, most)),
+                (
+                    g.n * blocks.channels,
+                    min(strips - first_strip, MOST_PROGRAMS),
+                    min(bands - first_band, MOST_PROGRAMS),
+                ),
                 input, map_, grad_output, grad_input, total, partial,
                 k, channels, blocks.channels, parameter_count, *sizes[:2], *sizes[3:], align_corners, samples,
                 *pixels_per_unit_of(g), blocks.rows, strips, bands, first_strip, first_band,
