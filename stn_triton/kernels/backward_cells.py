@@ -30,8 +30,8 @@ from .cell_plan import finite_map, moves, plan_cells
 from .cell_tile import finish_tile, give_tile, turn_tile
 from .cell_turned import turning_pays
 from .config import cell_blocks, geometry, parameters, pixels_per_unit_of
-from .coords import divide, half, load_scaled_affine, pixels_per_unit
-from .launch import launch
+from .coords import affine_pixels_per_unit, divide, half, host_knows, load_scaled_affine
+from .launch import MOST_PROGRAMS, launch
 from .preimage import meets_tile
 from .supersampling import samples_and_finer
 
@@ -83,27 +83,6 @@ def _image(ptr, block, plane, vectors, SPEC: tl.constexpr):
     else:
         image = channels_in(ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, SPEC)
     return image
-
-
-@triton.jit
-def _pixels_per_unit(known, size, out, align_corners, SPEC: tl.constexpr):
-    """Source pixels per output pixel of the identity (x by x, x by y, y by x, y by y).
-
-    The host knows them, but for outputs whose size it does not know and in double precision, which it cannot hand over.
-    """
-    COMPUTE: tl.constexpr = SPEC.COMPUTE
-    W, H, _ = size
-    OW, OH, _ = out
-    if (SPEC.ANTIALIAS == "none") & (SPEC.COMPUTE == tl.float32):
-        ratios = known
-    else:
-        ratios = (
-            pixels_per_unit(W, OW, align_corners, COMPUTE),
-            pixels_per_unit(W, OH, align_corners, COMPUTE),
-            pixels_per_unit(H, OW, align_corners, COMPUTE),
-            pixels_per_unit(H, OH, align_corners, COMPUTE),
-        )
-    return ratios
 
 
 @triton.jit
@@ -165,15 +144,14 @@ def _cell_backward_kernel(
     if SPEC.DENSE:
         stride_w = 1
 
+    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
     stored = n < 0
     for k in range(K if SPEC.SEVERAL else 1):
         nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
         samples, finer = samples_and_finer(
             map_ptr, nk, PARAMETERS, size, output, S, TRANSFORM, ANTIALIAS, COMPUTE
         )
-        per_unit = _pixels_per_unit(
-            (x_by_x, x_by_y, y_by_x, y_by_y), size, finer, align_corners, SPEC
-        )  # fmt: skip
+        per_unit = affine_pixels_per_unit(known, size, finer, align_corners, COMPUTE)
         m = load_scaled_affine(
             map_ptr + nk * PARAMETERS, size, align_corners, per_unit, TRANSFORM, COMPUTE
         )
@@ -239,12 +217,15 @@ def cell_backward(
     k, channels, _, parameter_count, _, *sizes, align_corners, samples = g.sizes
     stride_n, stride_c, _, stride_h, stride_w = g.strides
     grad_output, map_ = like_output(grad_output, input), parameters(input, theta, options)
-    most = 65535  # programs of a launch along its second and third axis
-    for first_band in range(0, bands, most):
-        for first_strip in range(0, strips, most):
+    for first_band in range(0, bands, MOST_PROGRAMS):
+        for first_strip in range(0, strips, MOST_PROGRAMS):
             launch(
                 _cell_backward_kernel,
-                (g.n * blocks.channels, min(strips - first_strip, most), min(bands - first_band, most)),
+                (
+                    g.n * blocks.channels,
+                    min(strips - first_strip, MOST_PROGRAMS),
+                    min(bands - first_band, MOST_PROGRAMS),
+                ),
                 input, map_, grad_output, grad_input, total, partial,
                 k, channels, blocks.channels, parameter_count, *sizes[:2], *sizes[3:], align_corners, samples,
                 *pixels_per_unit_of(g), blocks.rows, strips, bands, first_strip, first_band,

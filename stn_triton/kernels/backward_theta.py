@@ -14,10 +14,18 @@ from torch import Tensor
 from stn_triton.formats import compute_dtype, like_output, theta_shape
 from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
 
-from .config import Geometry, geometry, grid_of, parameters, smaller_blocks, tiles_of
+from .config import (
+    Geometry,
+    geometry,
+    parameters,
+    pixels_per_unit_of,
+    smaller_blocks,
+    tiles_of,
+)
 from .coords import (
     add_derivatives,
     add_projective_curvature,
+    host_knows,
     locate,
     locate_tangent,
     map_sums,
@@ -25,17 +33,19 @@ from .coords import (
     store_theta_gradient,
 )
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
-from .launch import UNSPECIALISED, launch
+from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
     block_offsets,
     channel_lanes,
     dense_pixels,
     elements,
+    input_image,
     per_channel,
     per_pixel,
+    program_image,
+    program_tile,
     sum_channels,
     tile_count,
-    tile_pixels,
 )
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
@@ -107,28 +117,31 @@ def _theta_backward_kernel(
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
     K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
+    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    first_row, first_image,                                         # of tiles, of programs for the channels of an image
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
     ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, TANGENT: tl.constexpr,
+    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, EXISTING: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    TANGENT: tl.constexpr,
 ):  # fmt: skip
     LATTICE: tl.constexpr = TRANSFORM == "tps" or TRANSFORM == "piecewise_affine"
     size, out = (W, H, D), (OW, OH, OD)
-    tiles = tile_count(out, TILE_X, TILE_Y)
+    px, py, pz, tile = program_tile(out, first_row, TILE_X, TILE_Y, NDIM)
     blocks = tl.cdiv(C * VECTOR, BLOCK_C)
-    program = tl.program_id(0)
-    nk = program // (tiles * blocks)
-    px, py, pz = tile_pixels(program % tiles, out, TILE_X, TILE_Y)
-    channel, exists = channel_lanes(program // tiles % blocks, C, BLOCK_C, VECTOR)
+    nk, block = program_image(first_image, blocks, ONE_BLOCK)
+    part = (first_image + tl.program_id(2)).to(tl.int64) * tile_count(out, TILE_X, TILE_Y) + tile
+    channel, exists = channel_lanes(block, C, BLOCK_C, VECTOR, EXISTING)
     exists = per_channel(exists, CHANNELS_LAST)
     in_output = (px < OW) & (py < OH)
 
+    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
     S, finer, m, t = load_finer_map(
         map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
-        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT, known,
     )  # fmt: skip
     count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
-    image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
+    image_ptr = input_ptr + input_image(nk, K) * stride_n * VECTOR
     pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
     offsets = block_offsets(
         pixel, channel, elements(out, OFFSET), CHANNELS_LAST, VECTOR, OFFSET
@@ -157,14 +170,14 @@ def _theta_backward_kernel(
             )  # fmt: skip
             sums = add_projective_curvature(sums, m, t, first_x, first_y, dx, dy)
         if LATTICE:
-            slot = (program.to(tl.int64) * count + sample) * PARAMETERS
+            slot = (part * count + sample) * PARAMETERS
             store_lattice_gradient(partial_ptr + slot, m, by_x, by_y, dx, dy, TRANSFORM)
         else:
             sums = add_derivatives(sums, m, by_x, by_y, by_z, dx, dy, dz, TRANSFORM, NDIM)
     if not LATTICE:
         store_theta_gradient(
-            partial_ptr + program.to(tl.int64) * PARAMETERS, sums, PARAMETERS, size, finer,
-            align_corners, TRANSFORM, NDIM, COMPUTE,
+            partial_ptr + part * PARAMETERS, sums, PARAMETERS, size, finer,
+            align_corners, TRANSFORM, NDIM, COMPUTE, known,
         )  # fmt: skip
 
 
@@ -180,19 +193,21 @@ def theta_backward(
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
     g = geometry(input, theta, out_size, options)
-    # Loads of single channels, with an address each, sixteen taps, or second derivatives.
-    large = g.constexprs["VECTOR"] == 1 or options.mode == "bicubic" or tangent is not None
+    # Short loads of channels_last, with an address each; sixteen taps; second derivatives.
+    short = g.constexprs["CHANNELS_LAST"] and g.constexprs["VECTOR"] <= 4
+    large = short or options.mode == "bicubic" or tangent is not None
     largest = options.mode == "bicubic" and tangent is not None
     blocks = smaller_blocks(g, 4 if largest else 2 if large else 1)
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
     partial = new_partial(g, input, theta, parts)
-    launch(
+    launch_tiles(
         _theta_backward_kernel,
-        (grid_of(g.n * g.k, g.out_size, g.channels, blocks),),
+        g.n * g.k, g.out_size, g.channels, blocks,
         input, parameters(input, theta, options, tangent), like_output(grad_output, input), partial,
-        *g.sizes, *g.strides, TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
+        *g.sizes, *g.strides, *pixels_per_unit_of(g),
+        TANGENT=tangent is not None, **g.constexprs,
     )  # fmt: skip
     return sum_partial(partial, theta, input.dim() - 2, options)
 

@@ -142,25 +142,42 @@ def _channel_block(channels: int, most: int) -> int:
 
 def forward_blocks(g: Geometry) -> Blocks:
     """Blocks of the forward and the theta-only backward kernel, whose tiles are output pixels."""
-    size = g.out_size
-    if g.constexprs["CHANNELS_LAST"]:
+    size, facts = g.out_size, g.constexprs
+    if facts["CHANNELS_LAST"]:
         block = _channel_block(g.channels, 64)
         # Told any limit, the compiler does not spill registers of these to reach a step below.
-        spills = g.constexprs["NDIM"] == 3 and g.constexprs["MODE"] == "nearest"
-        maxnreg = 128 if spills and g.constexprs["COMPUTE"] is tl.float32 else None
-        return Blocks(8, min(2048 // block, 256) // 8, block, 4, maxnreg)
-    tile_x = 32 if size[-1] > 16 else 16
+        spills = facts["NDIM"] == 3 and facts["MODE"] == "nearest"
+        maxnreg = 128 if spills and facts["COMPUTE"] is tl.float32 else None
+        warps = 2 if facts["VECTOR"] > 1 and _few_registers(g) else 4
+        return Blocks(8, min(2048 // block, 256) // 8, block, warps, maxnreg)
+    # A map that turns reads a square with fewer lines of memory than a strip; one that does not, a strip.
+    turns = facts["NDIM"] == 2 and facts["TRANSFORM"] != "attention"
+    tile_x = 16 if turns or size[-1] <= 16 else 32
     blocks = Blocks(tile_x, 256 // tile_x, _channel_block(g.channels, 8), 4)
     while blocks.BLOCK_C > 1 and grid_of(g.n * g.k, size, g.channels, blocks) < _ENOUGH_PROGRAMS:
         blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
+    if _few_registers(g) and blocks.BLOCK_C <= 4:
+        blocks = blocks._replace(num_warps=1 if g.channels == 1 else 2)
     return blocks
+
+
+def _few_registers(g: Geometry) -> bool:
+    """Whether a lane has room for four pixels and more, which share the work on the map and on the tile."""
+    facts = g.constexprs
+    return (
+        TRANSFORMS[facts["TRANSFORM"]].matrix is not None
+        and facts["NDIM"] == 2
+        and facts["MODE"] != "bicubic"
+        and facts["PADDING"] != "reflection"
+        and facts["COMPUTE"] is tl.float32
+    )
 
 
 def smaller_blocks(g: Geometry, by: int = 2) -> Blocks:
     """Those blocks with fewer pixels, by this factor, where a kernel needs more registers for each."""
     blocks = forward_blocks(g)
-    if not g.constexprs["CHANNELS_LAST"]:
-        return blocks
+    if by > 1 and not g.constexprs["CHANNELS_LAST"]:
+        return blocks._replace(num_warps=4)  # two pixels a lane
     return blocks._replace(TILE_Y=max(blocks.TILE_Y // by, 1))
 
 
@@ -217,7 +234,7 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[Spec, CellBlocks]:
     spec = Spec(
         facts["TRANSFORM"], facts["MODE"], facts["PADDING"], facts["ANTIALIAS"],
         facts["COMPUTE"], facts["OFFSET"], facts["CHANNELS_LAST"],
-        not facts["CHANNELS_LAST"] and g.strides[-1] == 1, with_theta, g.k > 1,
+        not facts["CHANNELS_LAST"] and g.strides[-1] == 1, with_theta, g.k != 1,
         cells, vectors, vector, chunks, held <= 4 or g.k == 1, programs * chunks != number,
     )  # fmt: skip
     return spec, CellBlocks(programs, rows, maxnreg if facts["COMPUTE"] is tl.float32 else None)

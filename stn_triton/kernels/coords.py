@@ -37,6 +37,33 @@ def pixels_per_unit(source_size, output_size, align_corners, COMPUTE: tl.constex
 
 
 @triton.jit
+def affine_pixels_per_unit(known, size, out, align_corners, COMPUTE: tl.constexpr):
+    """`pixels_per_unit` in 2-D: (x by x, x by y, y by x, y by y).
+
+    known: the same from the host, or None where the host cannot say: outputs whose size it does not know, and double
+    precision, which it cannot hand over.
+    """
+    W, H, _ = size
+    OW, OH, _ = out
+    if known is None:
+        ratios = (
+            pixels_per_unit(W, OW, align_corners, COMPUTE),
+            pixels_per_unit(W, OH, align_corners, COMPUTE),
+            pixels_per_unit(H, OW, align_corners, COMPUTE),
+            pixels_per_unit(H, OH, align_corners, COMPUTE),
+        )
+    else:
+        ratios = known
+    return ratios
+
+
+@triton.constexpr_function
+def host_knows(ANTIALIAS, COMPUTE):
+    """Whether the host hands over `affine_pixels_per_unit`."""
+    return ANTIALIAS == "none" and tl.float32 == COMPUTE
+
+
+@triton.jit
 def half(size, align_corners, COMPUTE: tl.constexpr):
     """Pixels per normalised unit."""
     return (size - align_corners).to(COMPUTE) * 0.5
@@ -52,8 +79,11 @@ def middle(size, COMPUTE: tl.constexpr):
 def load_map(
     theta_ptr, nk, G, PARAMETERS, size, out, align_corners,
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, COMPUTE: tl.constexpr, TANGENT: tl.constexpr = False,
+    known=None,
 ):  # fmt: skip
     """Transformation number nk as a map in pixel units; G: points along a side of its lattice, if it has one.
+
+    known: see `affine_pixels_per_unit`.
 
     TANGENT: it is the change of a transformation, and has no origin of its own.
     """
@@ -66,25 +96,28 @@ def load_map(
     elif NDIM == 3:
         m = _load_affine_3d(row, size, out, align_corners, TRANSFORM, ORIGIN, COMPUTE)
     else:
-        m = _load_affine(row, size, out, align_corners, TRANSFORM, ORIGIN, COMPUTE)
+        per_unit = affine_pixels_per_unit(known, size, out, align_corners, COMPUTE)
+        m = load_scaled_affine(row, size, align_corners, per_unit, TRANSFORM, COMPUTE, ORIGIN)
     return m
 
 
 @triton.jit
 def load_map_and_tangent(
     map_ptr, nk, G, PARAMETERS, size, out, align_corners,
-    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, COMPUTE: tl.constexpr, TANGENT: tl.constexpr,
+    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, COMPUTE: tl.constexpr, TANGENT: tl.constexpr, known=None,
 ):  # fmt: skip
     """Transformation number nk and, where every one is followed by its tangent, that too; else the map again."""
     if TANGENT:
         m = load_map(
-            map_ptr, 2 * nk, G, PARAMETERS, size, out, align_corners, TRANSFORM, NDIM, COMPUTE
+            map_ptr, 2 * nk, G, PARAMETERS, size, out, align_corners, TRANSFORM, NDIM, COMPUTE, False, known
         )  # fmt: skip
         t = load_map(
-            map_ptr, 2 * nk + 1, G, PARAMETERS, size, out, align_corners, TRANSFORM, NDIM, COMPUTE, True
+            map_ptr, 2 * nk + 1, G, PARAMETERS, size, out, align_corners, TRANSFORM, NDIM, COMPUTE, True, known
         )  # fmt: skip
     else:
-        m = load_map(map_ptr, nk, G, PARAMETERS, size, out, align_corners, TRANSFORM, NDIM, COMPUTE)
+        m = load_map(
+            map_ptr, nk, G, PARAMETERS, size, out, align_corners, TRANSFORM, NDIM, COMPUTE, False, known
+        )  # fmt: skip
         t = m
     return m, t
 
@@ -194,7 +227,7 @@ def add_projective_curvature(sums, m, t, by_x, by_y, dx, dy):
 @triton.jit
 def store_theta_gradient(
     ptr, sums, PARAMETERS, size, out, align_corners,
-    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, COMPUTE: tl.constexpr,
+    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, COMPUTE: tl.constexpr, known=None,
 ):  # fmt: skip
     """The chain from the map, whose derivatives `sums` holds lane by lane, back to theta."""
     W, H, D = size
@@ -239,8 +272,10 @@ def store_theta_gradient(
             tl.store(ptr + 11, mz)
     else:
         a, b, mx, c, d, my = sums
-        a = tl.sum(a) * pixels_per_unit(W, OW, align_corners, COMPUTE)
-        d = tl.sum(d) * pixels_per_unit(H, OH, align_corners, COMPUTE)
+        x_by_x, x_by_y, y_by_x, y_by_y = affine_pixels_per_unit(
+            known, size, out, align_corners, COMPUTE
+        )
+        a, d = tl.sum(a) * x_by_x, tl.sum(d) * y_by_y
         mx = tl.sum(mx) * half(W, align_corners, COMPUTE)
         my = tl.sum(my) * half(H, align_corners, COMPUTE)
         if TRANSFORM == "attention":
@@ -249,9 +284,9 @@ def store_theta_gradient(
             tl.store(ptr + 2, my)
         else:
             tl.store(ptr, a)
-            tl.store(ptr + 1, tl.sum(b) * pixels_per_unit(W, OH, align_corners, COMPUTE))
+            tl.store(ptr + 1, tl.sum(b) * x_by_y)
             tl.store(ptr + 2, mx)
-            tl.store(ptr + 3, tl.sum(c) * pixels_per_unit(H, OW, align_corners, COMPUTE))
+            tl.store(ptr + 3, tl.sum(c) * y_by_x)
             tl.store(ptr + 4, d)
             tl.store(ptr + 5, my)
 
@@ -261,7 +296,7 @@ def load_scaled_affine(
     row, size, align_corners, per_unit,
     TRANSFORM: tl.constexpr, COMPUTE: tl.constexpr, ORIGIN: tl.constexpr = 1.0,
 ):  # fmt: skip
-    """An affine map in pixel units; per_unit: `pixels_per_unit`, (x by x, x by y, y by x, y by y)."""
+    """An affine map in pixel units; per_unit: its `affine_pixels_per_unit`."""
     W, H, _ = size
     x_by_x, x_by_y, y_by_x, y_by_y = per_unit
     if TRANSFORM == "attention":
@@ -281,22 +316,6 @@ def load_scaled_affine(
     mx = tl.fma(t02, half(W, align_corners, COMPUTE), ORIGIN * middle(W, COMPUTE))
     my = tl.fma(t12, half(H, align_corners, COMPUTE), ORIGIN * middle(H, COMPUTE))
     return t00 * x_by_x, t01 * x_by_y, mx, t10 * y_by_x, t11 * y_by_y, my
-
-
-@triton.jit
-def _load_affine(
-    row, size, out, align_corners,
-    TRANSFORM: tl.constexpr, ORIGIN: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
-    W, H, _ = size
-    OW, OH, _ = out
-    per_unit = (
-        pixels_per_unit(W, OW, align_corners, COMPUTE),
-        pixels_per_unit(W, OH, align_corners, COMPUTE),
-        pixels_per_unit(H, OW, align_corners, COMPUTE),
-        pixels_per_unit(H, OH, align_corners, COMPUTE),
-    )
-    return load_scaled_affine(row, size, align_corners, per_unit, TRANSFORM, COMPUTE, ORIGIN)
 
 
 @triton.jit

@@ -11,10 +11,10 @@ from torch import Tensor
 from stn_triton.formats import empty_output
 from stn_triton.transforms import Options
 
-from .config import geometry, grid_of, parameters, smaller_blocks
-from .coords import locate, locate_tangent
+from .config import geometry, parameters, pixels_per_unit_of, smaller_blocks
+from .coords import host_knows, locate, locate_tangent
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
-from .launch import UNSPECIALISED, launch
+from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
     as_stored,
     block_offsets,
@@ -22,10 +22,11 @@ from .layout import (
     channel_lanes,
     dense_pixels,
     elements,
+    input_image,
     per_channel,
     per_pixel,
-    tile_count,
-    tile_pixels,
+    program_image,
+    program_tile,
 )
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
@@ -72,26 +73,27 @@ def _sample_forward_kernel(
     input_ptr, map_ptr, output_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
     K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
+    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    first_row, first_image,                                         # of tiles, of programs for the channels of an image
     TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
     ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, TANGENT: tl.constexpr,
+    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, EXISTING: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    TANGENT: tl.constexpr,
 ):  # fmt: skip
     size, out = (W, H, D), (OW, OH, OD)
-    tiles = tile_count(out, TILE_X, TILE_Y)
-    blocks = tl.cdiv(C * VECTOR, BLOCK_C)
-    program = tl.program_id(0)
-    nk = program // (tiles * blocks)
-    px, py, pz = tile_pixels(program % tiles, out, TILE_X, TILE_Y)
-    channel, exists = channel_lanes(program // tiles % blocks, C, BLOCK_C, VECTOR)
+    px, py, pz, _tile = program_tile(out, first_row, TILE_X, TILE_Y, NDIM)
+    nk, block = program_image(first_image, tl.cdiv(C * VECTOR, BLOCK_C), ONE_BLOCK)
+    channel, exists = channel_lanes(block, C, BLOCK_C, VECTOR, EXISTING)
     exists = per_channel(exists, CHANNELS_LAST)
     written = (px < OW) & (py < OH)
 
+    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
     S, finer, m, t = load_finer_map(
         map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
-        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT,
+        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT, known,
     )  # fmt: skip
-    image_ptr = input_ptr + (nk // K).to(tl.int64) * stride_n * VECTOR
+    image_ptr = input_ptr + input_image(nk, K) * stride_n * VECTOR
     total = block_zeros(TILE_X * TILE_Y, BLOCK_C, CHANNELS_LAST, COMPUTE)
     count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
     for sample in range(count):
@@ -126,10 +128,11 @@ def sample_forward(
     g = geometry(input, theta, out_size, options)
     blocks = smaller_blocks(g, 1 if tangent is None else 2)
     output = empty_output(input, theta, out_size, options)
-    launch(
+    launch_tiles(
         _sample_forward_kernel,
-        (grid_of(g.n * g.k, g.out_size, g.channels, blocks),),
-        input, parameters(input, theta, options, tangent), output, *g.sizes, *g.strides,
-        TANGENT=tangent is not None, **g.constexprs, **blocks._asdict(),
+        g.n * g.k, g.out_size, g.channels, blocks,
+        input, parameters(input, theta, options, tangent), output,
+        *g.sizes, *g.strides, *pixels_per_unit_of(g),
+        TANGENT=tangent is not None, **g.constexprs,
     )  # fmt: skip
     return output

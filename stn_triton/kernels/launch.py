@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
+
+if TYPE_CHECKING:
+    from .config import Blocks
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter: read once, as `triton.jit` reads it when a kernel is defined."""
@@ -17,8 +20,12 @@ INTERPRET: bool = triton.knobs.runtime.interpret
 UNSPECIALISED = [
     *("K", "C", "G", "PARAMETERS", "D", "H", "W", "OD", "OH", "OW", "align_corners", "S"),
     *("stride_n", "stride_c", "stride_d", "stride_h", "stride_w"),
+    *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "first_row", "first_image"),
 ]
 """Kernel arguments whose values no kernel is compiled for: a new size is not a new compilation."""
+
+MOST_PROGRAMS = 65535
+"""CUDA's limit along the second and the third axis of a launch."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,41 @@ def launch(
                 kernel[grid](*args, num_warps=num_warps, **constexprs)
         else:
             kernel[grid](*args, num_warps=num_warps, **constexprs)
+
+
+def launch_tiles(
+    kernel: Any,
+    images: int,
+    size: tuple[int, ...],
+    channels: int,
+    blocks: Blocks,
+    *args: Any,
+    **constexprs: Any,
+) -> None:
+    """Run `kernel` over the tiles and channel blocks of `images` images of `size` (depth, height, width).
+
+    Tiles across lie along the first axis of the grid, rows of tiles along the second, slice after slice, and images
+    with their channel blocks along the third: a program finds its place without division. Where an axis is too long
+    several launches share it.
+    """
+    depth, height, width = size
+    rows = -(-height // blocks.TILE_Y) * depth
+    planes = images * -(-channels // blocks.BLOCK_C)
+    if channels <= blocks.BLOCK_C:
+        existing = channels
+    else:
+        existing = 0 if channels % blocks.BLOCK_C else blocks.BLOCK_C
+    for first_plane in range(0, planes, MOST_PROGRAMS):
+        for first_row in range(0, rows, MOST_PROGRAMS):
+            grid = (
+                -(-width // blocks.TILE_X),
+                min(rows - first_row, MOST_PROGRAMS),
+                min(planes - first_plane, MOST_PROGRAMS),
+            )
+            launch(
+                kernel, grid, *args, first_row, first_plane, **constexprs, **blocks._asdict(),
+                EXISTING=existing, ONE_BLOCK=channels <= blocks.BLOCK_C,
+            )  # fmt: skip
 
 
 @contextmanager

@@ -50,14 +50,55 @@ def tile_count(size, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
 
 
 @triton.jit
-def channel_lanes(block, channel_vectors, BLOCK_C: tl.constexpr, VECTOR: tl.constexpr):
-    """Channels of channel block number `block`, and which of them exist.
+def program_tile(
+    size, first_row, TILE_X: tl.constexpr, TILE_Y: tl.constexpr, NDIM: tl.constexpr
+):  # fmt: skip
+    """The tile of a program of `launch.launch_tiles`: (px, py, pz) of its lanes as in `tile_pixels`, and its number."""
+    size_x, size_y, _ = size
+    across, row = tl.program_id(0), first_row + tl.program_id(1)
+    tile = row * tl.cdiv(size_x, TILE_X) + across
+    pz = row * 0
+    if NDIM == 3:
+        tiles_y = tl.cdiv(size_y, TILE_Y)
+        pz, row = row // tiles_y, row % tiles_y
+    lane = tl.arange(0, TILE_X * TILE_Y)
+    return across * TILE_X + lane % TILE_X, row * TILE_Y + lane // TILE_X, pz, tile
+
+
+@triton.jit
+def program_image(first_image, channel_blocks, ONE_BLOCK: tl.constexpr):
+    """(Image, channel block) of a program of `launch.launch_tiles`."""
+    image = first_image + tl.program_id(2)
+    block = image * 0
+    if not ONE_BLOCK:
+        image, block = image // channel_blocks, image % channel_blocks
+    return image, block
+
+
+@triton.jit
+def input_image(nk, K):
+    """The image that transformer number nk samples; mostly K is 1, and a division costs thirty instructions."""
+    n = nk
+    if K > 1:
+        n = nk // K
+    return n.to(tl.int64)
+
+
+@triton.jit
+def channel_lanes(
+    block, channel_vectors, BLOCK_C: tl.constexpr, VECTOR: tl.constexpr, EXISTING: tl.constexpr = 0
+):  # fmt: skip
+    """Channels of channel block number `block`, and which of them exist: the first EXISTING, where that is known.
 
     Channel counts and strides come in units of VECTOR elements: the multiplication shows the compiler that VECTOR
     neighbours lie together and are masked together, so that it moves them with one instruction.
     """
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    return channel, channel < channel_vectors * VECTOR
+    if EXISTING > 0:
+        exists = tl.arange(0, BLOCK_C) < EXISTING
+    else:
+        exists = channel < channel_vectors * VECTOR
+    return channel, exists
 
 
 @triton.jit

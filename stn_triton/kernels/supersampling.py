@@ -13,14 +13,14 @@ MOST = tl.constexpr(MOST_SAMPLES)
 @triton.jit
 def load_finer_map(
     map_ptr, nk, G, PARAMETERS, size, out, S, align_corners, TRANSFORM: tl.constexpr, NDIM: tl.constexpr,
-    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, TANGENT: tl.constexpr,
+    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, TANGENT: tl.constexpr, known=None,
 ):  # fmt: skip
     """Transformation number nk as it samples: (samples along each axis, the finer output's size, map, tangent)."""
     at = 2 * nk if TANGENT else nk
     S = _samples_of(map_ptr, at, G, PARAMETERS, size, out, S, TRANSFORM, NDIM, ANTIALIAS, COMPUTE)
     finer = _virtual(out, S, NDIM, ANTIALIAS)
     m, t = load_map_and_tangent(
-        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT
+        map_ptr, nk, G, PARAMETERS, size, finer, align_corners, TRANSFORM, NDIM, COMPUTE, TANGENT, known
     )  # fmt: skip
     return S, finer, m, t
 
