@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,8 +22,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import RunningStage
 
 from architectures.checkpoint import CheckpointError, load_weights
 from architectures.data import DataError
@@ -116,7 +119,7 @@ def train(run: Run) -> tuple[Path, int]:
         # One process of all writes; the others come when it is there already.
         with locked(out) if trainer.is_global_zero else nullcontext():
             if checkpoint is None:
-                _prepare(module, data, run, out)
+                _prepare(module, data, run, out, trainer)
             else:
                 _check_resumable(checkpoint, found, module)
                 note = check_resumed(found, origin, checkpoint)
@@ -134,16 +137,24 @@ def train(run: Run) -> tuple[Path, int]:
     return out, keep.signal
 
 
-def _prepare(module: Classification, data: ExperimentData, run: Run, out: Path) -> None:
-    """What precedes the first step of a new run."""
+def _prepare(
+    module: Classification, data: ExperimentData, run: Run, out: Path, trainer: L.Trainer
+) -> None:
+    """What precedes the first step of a new run; its time counts, but one step is always left."""
     if (out / "last.ckpt").exists():
         raise UsageError(
             f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
         )
+    start = time.monotonic()
+    seconds = 60 * (run.max_minutes or math.inf)
     try:
-        module.prepare(data)
+        module.prepare(data, seconds)
     except ValueError as error:
         raise DataError(f"{run.data_dir or 'the digits'}: {first_line(error)}") from error
+    spent = min(time.monotonic() - start, 0.99 * seconds)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning adds to it
+        if isinstance(callback, Timer):
+            callback.load_state_dict({"time_elapsed": {RunningStage.TRAINING.value: spent}})
 
 
 def _fit(
