@@ -154,6 +154,7 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("show x --out .", "wanted a file, got the folder '.'"),
         ("show x --out a.pdf", "wanted a name that ends in .png, got 'a.pdf'"),
         ("evaluate x --json /dev/null/x.json", "'/dev/null/x.json' cannot be written: /dev/null is no writable folder"),
+        ("evaluate x --json /proc/x.json", "'/proc/x.json' cannot be written: /proc is no writable folder"),
         ("evaluate x --json .", "wanted a file, got the folder '.'"),
     ],
 )  # fmt: skip
@@ -167,6 +168,27 @@ def test_bad_arguments_are_status_2(
     monkeypatch.chdir(tmp_path)
     assert message in _fails(capsys, 2, *arguments.split())
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train mnist_r", "--out"),
+        ("train mnist_r", "--data-dir"),
+        ("train mnist_r", "--resume"),
+        ("evaluate", ""),
+        ("evaluate x", "--json"),
+        ("show", ""),
+        ("show x", "--out"),
+        ("reproduce table1", "--out"),
+        ("data check", ""),
+    ],
+)
+def test_an_empty_path_is_not_this_folder(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = _fails(capsys, 2, *command.split(), *option.split(), "")
+    assert "wanted a path, got ''" in told and option in told
 
 
 @pytest.mark.slow
