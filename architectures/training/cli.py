@@ -27,18 +27,17 @@ PROGRAM = "python -m architectures"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0; 1 bad data or checkpoint; 2 bad arguments; 128 + the signal that stopped it."""
     chosen = _parser().parse_args(arguments)
+    command = " ".join([chosen.command, *filter(None, [getattr(chosen, "task", None)])])
     try:
         return int(chosen.run(chosen))
     except UsageError as error:
-        return _fail(chosen.command, error, 2)
+        return _fail(command, error, 2)
     except (CheckpointError, DataError, Diverged, OSError) as error:
         if isinstance(error, Diverged) and not error.args:
             return 1
-        return _fail(chosen.command, error, 1)
+        return _fail(command, error, 1)
     except ModuleNotFoundError as error:
-        return _fail(
-            chosen.command, f"{error.name} is not installed: pip install 'stn-triton[train]'", 1
-        )
+        return _fail(command, f"{error.name} is not installed: pip install 'stn-triton[train]'", 1)
     except KeyboardInterrupt:
         return 130
     except (MemoryError, RuntimeError) as error:
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if chosen.command == "train" and trouble.startswith("out of memory"):
             trouble += "; try a smaller --batch-size"
-        return _fail(chosen.command, trouble, 1)
+        return _fail(command, trouble, 1)
 
 
 def _fail(command: str, error: object, status: int) -> int:
