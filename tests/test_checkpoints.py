@@ -251,7 +251,8 @@ def test_other_test_data_are_said(
     # The same digits are the same data, in files or embedded.
     assert _ends(capsys, 0, "evaluate", of_embedded, "--data-dir", others) == ""
     picture = tmp_path / "picture.png"
-    assert "trained on other data" in _ends(capsys, 0, "show", of_files, "--out", picture)
+    told = _ends(capsys, 0, "show", of_files, "--out", picture)
+    assert "show: shown on the embedded digits" in told and "trained on other data" in told
     both = ("evaluate", of_files, "--embedded", "--data-dir", files)
     assert "--embedded" in _ends(capsys, 2, *both)
 
