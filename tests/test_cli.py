@@ -142,8 +142,10 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("data check", "DIR"),
         ("train mnist_tc --data-option canvas=(40,40)", "images of (1, 40, 40), the network reads (1, 60, 60)"),
         ("train mnist_r --image-size 64", "--image-size must be 28 for mnist_r, got 64"),
-        ("train mnist_r --precision 7", "--precision"),
-        ("train mnist_r --strategy x", "--strategy"),
+        ("train mnist_r --precision 7", "train: --precision 7: Precision '7' is invalid"),
+        ("train mnist_r --strategy x", "train: --strategy x: "),
+        ("train mnist_r --devices foo", "train: --devices foo: "),
+        ("train mnist_r --out /proc/foo", "--out /proc/foo: cannot be written: /proc is no writable folder"),
         ("train mnist_r --fast --schedule paper", "not allowed with"),
         ("train svhn", "svhn needs --data-dir"),
         ("reproduce table6", "table1"),
@@ -191,10 +193,10 @@ def test_an_empty_path_is_not_this_folder(
     assert "wanted a path, got ''" in told and option in told
 
 
-@pytest.mark.slow
-def test_a_bad_folder_is_told_before_training(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bad_folder_is_told_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(digits, "load_embedded", lambda **_: pytest.fail("loaded"))
     file = tmp_path / "file"
     file.touch()
     for out in (file, file / "below"):

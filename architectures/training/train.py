@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -38,11 +37,20 @@ from .errors import UsageError
 from .evaluate import read_run
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
+from .files import check_writable
 from .lock import locked
 from .module import Classification, build
 from .origin import check_resumed
 from .progress import Progress
 
+_REFUSALS = (
+    MisconfigurationException,
+    ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What Lightning raises at options that it does not have, or not here."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -91,6 +99,7 @@ def train(run: Run) -> tuple[Path, int]:
         OSError: a file that cannot be written, on a full disk for instance; last.ckpt stays as it was.
     """
     checkpoint, found, settings, out = _settings(run)
+    _check_folder(out, new=checkpoint is None)
     schedule = Schedule(**settings["schedule"])
     keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
     with _quiet():
@@ -141,10 +150,7 @@ def _prepare(
     module: Classification, data: ExperimentData, run: Run, out: Path, trainer: L.Trainer
 ) -> None:
     """What precedes the first step of a new run; its time counts, but one step is always left."""
-    if (out / "last.ckpt").exists():
-        raise UsageError(
-            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
-        )
+    _check_folder(out, new=True)  # once more: nobody else can begin one now
     start = time.monotonic()
     seconds = 60 * (run.max_minutes or math.inf)
     try:
@@ -273,12 +279,22 @@ def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classifica
         raise CheckpointError(f"{checkpoint}: cannot be gone on with: it has no {min(missing)}")
 
 
+def _check_folder(out: Path, *, new: bool) -> None:
+    """Refuse a folder that cannot be written, or that holds another run, before the work and not after it."""
+    try:
+        check_writable(out)
+        taken = new and (out / "last.ckpt").exists()
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error}") from error
+    if taken:
+        raise UsageError(
+            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
+        )
+
+
 def _make_folder(out: Path) -> None:
-    """Make the folder of the run, or refuse it now rather than after the training."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
@@ -300,12 +316,15 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
         callbacks.append(Pictures())
     if not run.quiet:
         callbacks.append(Progress(settings["model"], schedule.batch_size))
+    machine: dict[str, Any] = {
+        "devices": run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
+        "num_nodes": run.num_nodes,
+        "strategy": run.strategy,
+        "precision": run.precision,
+    }
     try:
         return L.Trainer(
-            devices=run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
-            num_nodes=run.num_nodes,
-            strategy=run.strategy,
-            precision=run.precision,  # type: ignore[arg-type]  # Lightning says which there are
+            **machine,
             max_steps=schedule.steps,
             max_epochs=-1,
             max_time=None if run.max_minutes is None else timedelta(minutes=run.max_minutes),
@@ -322,16 +341,19 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             enable_progress_bar=False,  # ours is a callback like the others
             enable_model_summary=False,
         )
-    except (
-        MisconfigurationException,
-        ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UsageError(
-            f"--devices, --num-nodes, --strategy or --precision: {first_line(error)}"
-        ) from error
+    except _REFUSALS as error:
+        raise UsageError(f"{_at_fault(machine)}: {first_line(error)}") from error
+
+
+def _at_fault(machine: dict[str, Any]) -> str:
+    """Which of these options Lightning refuses: the first that it does not take alone, either; else all of them."""
+    for name, value in machine.items():
+        alone = {"devices": "1", name: value}
+        try:
+            L.Trainer(**alone, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        except _REFUSALS:
+            return f"--{name.replace('_', '-')} {value}"
+    return "--devices, --num-nodes, --strategy or --precision"
 
 
 @contextmanager
