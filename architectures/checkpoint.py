@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -54,6 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
+        _check_sums(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # archives, pickles and their contents fail in many ways
         reason = error.strerror if isinstance(error, OSError) else None
@@ -72,6 +74,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ):
         raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
     return found
+
+
+def _check_sums(path: Path) -> None:
+    """Compare each part of the archive with its checksum, which `torch.load` does not.
+
+    Raises:
+        BadZipFile: a part that is damaged; no archive at all.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} is not what its checksum says")
 
 
 def restored_network(found: dict[str, Any], path: Path) -> nn.Module:
@@ -102,16 +116,32 @@ def load_weights(module: nn.Module, weights: Mapping[str, Any], name: str, path:
     Raises:
         CheckpointError: weights that do not fit, or that are not finite.
     """
+    misfit = _misfit(module.state_dict(), weights)
+    if misfit is not None:
+        raise CheckpointError(f"{path}: its weights are not those of {name}: {misfit}")
     try:
         module.load_state_dict(weights)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: its weights are not those of {name}: {first_line(error)}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: its weights are not those of {name}: {reason}") from error
     if not all_finite(module.state_dict().values()):
         raise CheckpointError(
             f"{path}: its weights are not finite: the training had diverged before it was saved"
         )
+
+
+def _misfit(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None:
+    """The first of these weights that is not as a network wants it."""
+    for name, own in wanted.items():
+        if name not in weights:
+            return f"wanted {name}, got none"
+        value = weights[name]
+        if not isinstance(value, Tensor):
+            return f"wanted {name} as a tensor, got {type(value).__name__}"
+        if value.shape != own.shape:
+            return f"wanted {name} of shape {tuple(own.shape)}, got {tuple(value.shape)}"
+    unknown = next((name for name in weights if name not in wanted), None)
+    return None if unknown is None else f"got {unknown!r}, which this network does not have"
 
 
 def all_finite(tensors: Any) -> bool:

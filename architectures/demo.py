@@ -26,7 +26,7 @@ from .pictures import draw_frames
 from .sums import sum_batch, with_transformers, without_transformers
 from .throughput import throughput_table
 from .training.errors import Diverged
-from .training.files import replacing
+from .training.files import path_argument, replacing
 
 
 def train(
@@ -86,10 +86,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m architectures.demo", description=__doc__)
     parser.add_argument(
-        "--data-dir", type=Path, help="folder of MNIST's IDX files; else 5,000 embedded digits"
+        "--data-dir",
+        type=path_argument,
+        help="folder of MNIST's IDX files; else 5,000 embedded digits",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("out/demo.png"), help="the picture (%(default)s)"
+        "--out", type=path_argument, default=Path("out/demo.png"), help="the picture (%(default)s)"
     )
     parser.add_argument(
         "--steps", type=int, default=500, help="training steps of each network (%(default)s)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -139,7 +140,12 @@ def test_load_model_refuses(of_embedded: Path, tmp_path: Path) -> None:
         (lambda found: found["hyper_parameters"].update(model="mnist_fnc"), "nearest: 'mnist_fcn'"),
         (lambda found: found["hyper_parameters"].update(model=["mnist_fcn"]), "not a checkpoint of"),
         (lambda found: found["hyper_parameters"].update(model="mnist_cnn"), "not those of mnist_cnn"),
-        (lambda found: found["state_dict"].popitem(), "not those of mnist_fcn"),
+        (lambda found: found["state_dict"].popitem(), r"not those of mnist_fcn: wanted \S+bias, got none$"),
+        (lambda found: found["state_dict"].update({"network.more": torch.zeros(1)}), "got 'more', which this"),
+        (lambda found: found["state_dict"].update({next(iter(found["state_dict"])): torch.zeros(3)}),
+         r"wanted \S+weight of shape \(\d+, 784\), got \(3,\)$"),
+        (lambda found: found["state_dict"].update({next(iter(found["state_dict"])): 3}),
+         r"wanted \S+weight as a tensor, got int$"),
         (lambda found: next(iter(found["state_dict"].values())).fill_(torch.nan), "not finite"),
     ]  # fmt: skip
     for damage, message in bad:
@@ -152,6 +158,29 @@ def test_load_model_refuses(of_embedded: Path, tmp_path: Path) -> None:
         assert str(raised.value).startswith(f"{path}: ")
     with pytest.raises(ValueError, match="got a folder"):
         load_model(tmp_path)
+
+
+def test_one_flipped_bit_is_told(
+    of_embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(of_embedded.read_bytes())
+    weights = next(iter(torch.load(of_embedded, weights_only=True)["state_dict"].values()))
+    at = content.find(weights.numpy().tobytes())
+    assert at > 0
+    content[at] ^= 1
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    message = f"{path}: not a readable checkpoint: truncated, damaged"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_model(path)
+    picture = tmp_path / "picture.png"
+    for command in (
+        ("evaluate", path),
+        ("show", path, "--out", picture),
+        ("train", "mnist_r", "--resume", path, "--max-steps", 2, "--out", tmp_path / "on"),
+    ):
+        assert message in _ends(capsys, 1, *command)
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.slow
@@ -222,7 +251,8 @@ def test_other_test_data_are_said(
     # The same digits are the same data, in files or embedded.
     assert _ends(capsys, 0, "evaluate", of_embedded, "--data-dir", others) == ""
     picture = tmp_path / "picture.png"
-    assert "trained on other data" in _ends(capsys, 0, "show", of_files, "--out", picture)
+    told = _ends(capsys, 0, "show", of_files, "--out", picture)
+    assert "show: shown on the embedded digits" in told and "trained on other data" in told
     both = ("evaluate", of_files, "--embedded", "--data-dir", files)
     assert "--embedded" in _ends(capsys, 2, *both)
 

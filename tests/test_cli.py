@@ -142,8 +142,10 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("data check", "DIR"),
         ("train mnist_tc --data-option canvas=(40,40)", "images of (1, 40, 40), the network reads (1, 60, 60)"),
         ("train mnist_r --image-size 64", "--image-size must be 28 for mnist_r, got 64"),
-        ("train mnist_r --precision 7", "--precision"),
-        ("train mnist_r --strategy x", "--strategy"),
+        ("train mnist_r --precision 7", "train: --precision 7: Precision '7' is invalid"),
+        ("train mnist_r --strategy x", "train: --strategy x: "),
+        ("train mnist_r --devices foo", "train: --devices foo: "),
+        ("train mnist_r --out /proc/foo", "--out /proc/foo: cannot be written: /proc is no writable folder"),
         ("train mnist_r --fast --schedule paper", "not allowed with"),
         ("train svhn", "svhn needs --data-dir"),
         ("reproduce table6", "table1"),
@@ -154,6 +156,7 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("show x --out .", "wanted a file, got the folder '.'"),
         ("show x --out a.pdf", "wanted a name that ends in .png, got 'a.pdf'"),
         ("evaluate x --json /dev/null/x.json", "'/dev/null/x.json' cannot be written: /dev/null is no writable folder"),
+        ("evaluate x --json /proc/x.json", "'/proc/x.json' cannot be written: /proc is no writable folder"),
         ("evaluate x --json .", "wanted a file, got the folder '.'"),
     ],
 )  # fmt: skip
@@ -169,10 +172,31 @@ def test_bad_arguments_are_status_2(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.slow
-def test_a_bad_folder_is_told_before_training(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train mnist_r", "--out"),
+        ("train mnist_r", "--data-dir"),
+        ("train mnist_r", "--resume"),
+        ("evaluate", ""),
+        ("evaluate x", "--json"),
+        ("show", ""),
+        ("show x", "--out"),
+        ("reproduce table1", "--out"),
+        ("data check", ""),
+    ],
+)
+def test_an_empty_path_is_not_this_folder(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    told = _fails(capsys, 2, *command.split(), *option.split(), "")
+    assert "wanted a path, got ''" in told and option in told
+
+
+def test_a_bad_folder_is_told_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digits, "load_embedded", lambda **_: pytest.fail("loaded"))
     file = tmp_path / "file"
     file.touch()
     for out in (file, file / "below"):

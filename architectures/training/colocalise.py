@@ -14,6 +14,9 @@ the paper leaves open, and here it is so, found by trying:
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from typing import Any
 
 import torch
@@ -53,15 +56,20 @@ class Colocalisation(Classification):
         self.encoder = _encoder(_reader())
         self._streams = Streams()
 
-    def prepare(self, data: ExperimentData) -> None:
-        """Teach the encoder to read digits in crops of images like those that are to be localised."""
+    def prepare(self, data: ExperimentData, seconds: float = math.inf) -> None:
+        """Teach the encoder to read digits in crops of images like those that are to be localised.
+
+        It learns for no more steps than the localiser, and leaves it half of the time.
+        """
         assert isinstance(data, DigitData)
+        end = time.monotonic() + seconds / 2
+        steps = min(_ENCODER_STEPS, self.schedule.steps)
         torch.manual_seed(stream_seed("encoder", self.hparams["seed"]))
         network = _reader()
         optimiser = torch.optim.AdamW(network.parameters())
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, _ENCODER_STEPS)
-        bar = steps_bar(_ENCODER_STEPS, "encoder")
-        for step in range(_ENCODER_STEPS):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps)
+        bar = steps_bar(steps, "encoder")
+        for step in range(steps):
             generator = self._streams(torch.device("cpu"), "encoder", self.hparams["seed"], step)
             crops, labels = _reading_batch(data.digits["train"], step % 2 == 0, generator)
             optimiser.zero_grad()
@@ -69,6 +77,9 @@ class Colocalisation(Classification):
             optimiser.step()
             schedule.step()
             bar.update()
+            if time.monotonic() >= end and bar.n < steps:
+                print(f"encoder: ended at step {bar.n} of {steps} by the minutes", file=sys.stderr)
+                break
         bar.close()
         self.encoder = _encoder(network)
 

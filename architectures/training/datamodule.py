@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from architectures.data import CUB, SVHN, DataError, Digits, load_digits
 from architectures.data.cub import INDEX, cub_root
+from architectures.data.files import check_directory
 from architectures.options import check_kinds, check_known, free_keywords
 
 from .errors import UsageError
@@ -311,8 +312,7 @@ def make_data(
         )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
-    if not data_dir.is_dir():
-        raise DataError(f"{data_dir}: no such directory")
+    check_directory(data_dir)
     return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
 
 

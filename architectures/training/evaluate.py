@@ -80,11 +80,11 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def note_on_data(
-    found: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool
+    found: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool, use: str = "tested"
 ) -> str | None:
     """What is to be said of these data, which are to test what was found at path; as `check_tested`."""
     try:
         origin = data.origin()
     except DataError:  # a folder that holds a test set alone
         origin = None
-    return check_tested(found, origin, path, embedded=embedded)
+    return check_tested(found, origin, path, embedded=embedded, use=use)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def path_argument(text: str) -> Path:
+    """A path of the command line; an empty one, as of a variable without a value, does not mean this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("wanted a path, got ''")
+    return Path(text)
 
 
 @contextmanager
@@ -27,6 +36,26 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Try whether files can be made in a folder, or in the nearest above that is there; nothing is left in it.
+
+    Permissions do not tell: root has all of them, also where no file can be made.
+
+    Raises:
+        OSError: they cannot; the message names the folder.
+    """
+    path = folder.absolute()
+    try:
+        there = next(each for each in (path, *path.parents) if each.exists())
+    except OSError as error:  # a name that is too long, for one
+        raise OSError(f"{folder}: {error.strerror or error}") from error
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"{there} is no writable folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

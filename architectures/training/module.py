@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -34,8 +35,8 @@ class Classification(L.LightningModule):
         self.schedule = Schedule(**settings["schedule"])
         self.network = create_model(settings["model"], **settings["model_options"])
 
-    def prepare(self, data: ExperimentData) -> None:
-        """What has to be learned before training begins: nothing."""
+    def prepare(self, data: ExperimentData, seconds: float = math.inf) -> None:
+        """What has to be learned before training begins, with so much time for both: nothing."""
 
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and which examples are right (N,)."""

@@ -80,11 +80,17 @@ def check_resumed(found: dict[str, Any], given: Origin, path: Path) -> str | Non
 
 
 def check_tested(
-    found: dict[str, Any], given: Origin | None, path: Path, *, embedded: bool = False
+    found: dict[str, Any],
+    given: Origin | None,
+    path: Path,
+    *,
+    embedded: bool = False,
+    use: str = "tested",
 ) -> str | None:
     """What is to be said of testing on these data; None for those it was trained with.
 
-    given: None where a folder holds a test set alone. embedded: the embedded digits were asked for.
+    given: None where a folder holds a test set alone. embedded: the embedded digits were asked for. use: what is done
+    on the data.
 
     Raises:
         CheckpointError: the embedded digits, among which may be some that it was trained on, and not asked for.
@@ -101,7 +107,7 @@ def check_tested(
             f"{path}: was trained on {_name(trained)}, among which the embedded digits may be: "
             "give its --data-dir, or --embedded to test on these all the same"
         )
-    note = f"tested on {_name(given)}, but trained on other data ({_name(trained)})"
+    note = f"{use} on {_name(given)}, but trained on other data ({_name(trained)})"
     return f"{note}, among which these may be" if given.embedded else note
 
 

@@ -64,7 +64,8 @@ def show(
     found = read_run(checkpoint)
     settings = found["hyper_parameters"]
     data = make_data(settings, data_dir, num_workers=num_workers)
-    note = note_on_data(found, data, checkpoint, embedded=True)  # a picture is no score
+    # A picture is no score: the embedded digits need not be asked for.
+    note = note_on_data(found, data, checkpoint, embedded=True, use="shown")
     network = restored_network(found, checkpoint).to(device())
     figure = network_figure(network, settings, data, examples)
     with replacing(out) as part:

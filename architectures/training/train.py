@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import sys
-import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,8 +21,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import RunningStage
 
 from architectures.checkpoint import CheckpointError, load_weights
 from architectures.data import DataError
@@ -35,11 +37,20 @@ from .errors import UsageError
 from .evaluate import read_run
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
+from .files import check_writable
 from .lock import locked
 from .module import Classification, build
 from .origin import check_resumed
 from .progress import Progress
 
+_REFUSALS = (
+    MisconfigurationException,
+    ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What Lightning raises at options that it does not have, or not here."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -88,6 +99,7 @@ def train(run: Run) -> tuple[Path, int]:
         OSError: a file that cannot be written, on a full disk for instance; last.ckpt stays as it was.
     """
     checkpoint, found, settings, out = _settings(run)
+    _check_folder(out, new=checkpoint is None)
     schedule = Schedule(**settings["schedule"])
     keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
     with _quiet():
@@ -116,7 +128,7 @@ def train(run: Run) -> tuple[Path, int]:
         # One process of all writes; the others come when it is there already.
         with locked(out) if trainer.is_global_zero else nullcontext():
             if checkpoint is None:
-                _prepare(module, data, run, out)
+                _prepare(module, data, run, out, trainer)
             else:
                 _check_resumable(checkpoint, found, module)
                 note = check_resumed(found, origin, checkpoint)
@@ -134,16 +146,21 @@ def train(run: Run) -> tuple[Path, int]:
     return out, keep.signal
 
 
-def _prepare(module: Classification, data: ExperimentData, run: Run, out: Path) -> None:
-    """What precedes the first step of a new run."""
-    if (out / "last.ckpt").exists():
-        raise UsageError(
-            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
-        )
+def _prepare(
+    module: Classification, data: ExperimentData, run: Run, out: Path, trainer: L.Trainer
+) -> None:
+    """What precedes the first step of a new run; its time counts, but one step is always left."""
+    _check_folder(out, new=True)  # once more: nobody else can begin one now
+    start = time.monotonic()
+    seconds = 60 * (run.max_minutes or math.inf)
     try:
-        module.prepare(data)
+        module.prepare(data, seconds)
     except ValueError as error:
         raise DataError(f"{run.data_dir or 'the digits'}: {first_line(error)}") from error
+    spent = min(time.monotonic() - start, 0.99 * seconds)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning adds to it
+        if isinstance(callback, Timer):
+            callback.load_state_dict({"time_elapsed": {RunningStage.TRAINING.value: spent}})
 
 
 def _fit(
@@ -262,12 +279,22 @@ def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classifica
         raise CheckpointError(f"{checkpoint}: cannot be gone on with: it has no {min(missing)}")
 
 
+def _check_folder(out: Path, *, new: bool) -> None:
+    """Refuse a folder that cannot be written, or that holds another run, before the work and not after it."""
+    try:
+        check_writable(out)
+        taken = new and (out / "last.ckpt").exists()
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error}") from error
+    if taken:
+        raise UsageError(
+            f"--out {out}: holds a run already; go on with it (--resume) or name another folder"
+        )
+
+
 def _make_folder(out: Path) -> None:
-    """Make the folder of the run, or refuse it now rather than after the training."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
@@ -289,12 +316,15 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
         callbacks.append(Pictures())
     if not run.quiet:
         callbacks.append(Progress(settings["model"], schedule.batch_size))
+    machine: dict[str, Any] = {
+        "devices": run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
+        "num_nodes": run.num_nodes,
+        "strategy": run.strategy,
+        "precision": run.precision,
+    }
     try:
         return L.Trainer(
-            devices=run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
-            num_nodes=run.num_nodes,
-            strategy=run.strategy,
-            precision=run.precision,  # type: ignore[arg-type]  # Lightning says which there are
+            **machine,
             max_steps=schedule.steps,
             max_epochs=-1,
             max_time=None if run.max_minutes is None else timedelta(minutes=run.max_minutes),
@@ -311,16 +341,19 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             enable_progress_bar=False,  # ours is a callback like the others
             enable_model_summary=False,
         )
-    except (
-        MisconfigurationException,
-        ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UsageError(
-            f"--devices, --num-nodes, --strategy or --precision: {first_line(error)}"
-        ) from error
+    except _REFUSALS as error:
+        raise UsageError(f"{_at_fault(machine)}: {first_line(error)}") from error
+
+
+def _at_fault(machine: dict[str, Any]) -> str:
+    """Which of these options Lightning refuses: the first that it does not take alone, either; else all of them."""
+    for name, value in machine.items():
+        alone = {"devices": "1", name: value}
+        try:
+            L.Trainer(**alone, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        except _REFUSALS:
+            return f"--{name.replace('_', '-')} {value}"
+    return "--devices, --num-nodes, --strategy or --precision"
 
 
 @contextmanager
