@@ -108,7 +108,9 @@ def _slopes(
     by_x = sum_channels(by_x * grad, CHANNELS_LAST)
     by_y = sum_channels(by_y * grad, CHANNELS_LAST)
     by_z = sum_channels(by_z * grad, CHANNELS_LAST)
-    return follow((by_x, by_y, by_z), follows)
+    # What "zeros" moves, lest it be too large for an int, has no tap inside.
+    slopes = (by_x, by_y, by_z)
+    return slopes if PADDING == "zeros" and MODE == "bilinear" else follow(slopes, follows)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

@@ -150,10 +150,13 @@ def forward_blocks(g: Geometry) -> Blocks:
         maxnreg = 128 if spills and facts["COMPUTE"] is tl.float32 else None
         warps = 2 if facts["VECTOR"] > 1 and _few_registers(g) else 4
         return Blocks(8, min(2048 // block, 256) // 8, block, warps, maxnreg)
-    # A map that turns reads a square with fewer lines of memory than a strip; one that does not, a strip.
+    # A map that turns reads a square with fewer lines of memory than a strip. One that does not reads strips, and so
+    # does one whose output they cover with fewer tiles.
+    block = _channel_block(g.channels, 8)
+    square, strip = Blocks(16, 16, block, 4), Blocks(32, 8, block, 4)
     turns = facts["NDIM"] == 2 and facts["TRANSFORM"] != "attention"
-    tile_x = 16 if turns or size[-1] <= 16 else 32
-    blocks = Blocks(tile_x, 256 // tile_x, _channel_block(g.channels, 8), 4)
+    tiles = [tiles_of(size, 1, each) for each in (square, strip)]
+    blocks = square if size[-1] <= 16 or (turns and tiles[0] <= tiles[1]) else strip
     while blocks.BLOCK_C > 1 and grid_of(g.n * g.k, size, g.channels, blocks) < _ENOUGH_PROGRAMS:
         blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
     if _few_registers(g) and blocks.BLOCK_C <= 4:
@@ -169,6 +172,7 @@ def _few_registers(g: Geometry) -> bool:
         and facts["NDIM"] == 2
         and facts["MODE"] != "bicubic"
         and facts["PADDING"] != "reflection"
+        and facts["ANTIALIAS"] == "none"
         and facts["COMPUTE"] is tl.float32
     )
 
