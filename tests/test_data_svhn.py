@@ -466,3 +466,8 @@ def test_without_packages(
 def test_allow_missing_is_yes_or_no(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="allow_missing must be True or False, got 'no'"):
         SVHN(tmp_path, "train", allow_missing="no")  # type: ignore[arg-type]
+
+
+def test_an_empty_cache_dir_is_not_this_folder(root: Path) -> None:
+    with pytest.raises(ValueError, match="cache_dir must be a path or None, got ''"):
+        SVHN(root, "train", cache_dir="")

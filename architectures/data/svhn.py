@@ -90,7 +90,7 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
             says how many.
 
     Raises:
-        ValueError: an unknown split, a size below 1, a negative margin.
+        ValueError: an unknown split, a size below 1, a negative margin, an empty cache_dir.
         DataError: files that are missing or broken; names the file.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 4.2.
@@ -114,6 +114,8 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
             )
         if not isinstance(allow_missing, bool):
             raise TypeError(f"allow_missing must be True or False, got {allow_missing!r}")
+        if cache_dir == "":
+            raise ValueError("cache_dir must be a path or None, got ''")
         caches = _default_cache_dir() if cache_dir is None else Path(cache_dir)
         parts = [
             _prepared(Path(root) / name, caches, image_size, margin, allow_missing)
