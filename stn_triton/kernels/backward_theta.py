@@ -100,11 +100,12 @@ def _slopes(
                         value = per_pixel(wz, CHANNELS_LAST) * value
                 by_x += per_pixel(change_x, CHANNELS_LAST) * value
                 by_y += per_pixel(change_y, CHANNELS_LAST) * value
-    # A gradient that is not finite changes nothing where no tap lies inside: it must not be multiplied by 0.
-    there = wanted & meets(sx, W, MODE) & meets(sy, H, MODE)
-    if NDIM == 3:
-        there &= meets(sz, D, MODE)
-    grad = tl.where(per_pixel(there, CHANNELS_LAST), grad, 0.0).to(grad.dtype)
+    if PADDING == "zeros":
+        # A gradient that is not finite changes nothing where no tap lies inside: it must not be multiplied by 0.
+        there = wanted & meets(sx, W, MODE) & meets(sy, H, MODE)
+        if NDIM == 3:
+            there &= meets(sz, D, MODE)
+        grad = tl.where(per_pixel(there, CHANNELS_LAST), grad, 0.0).to(grad.dtype)
     by_x = sum_channels(by_x * grad, CHANNELS_LAST)
     by_y = sum_channels(by_y * grad, CHANNELS_LAST)
     by_z = sum_channels(by_z * grad, CHANNELS_LAST)

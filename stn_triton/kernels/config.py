@@ -234,7 +234,7 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[Spec, CellBlocks]:
     held = chunks * vector
     # Border, samples and sums in memory take some more.
     more = g.k > 1 or facts["PADDING"] == "border" or facts["ANTIALIAS"] != "none"
-    maxnreg = (168 if more else 144) if held > 4 else 136 if more else 120 if held == 4 else 112
+    maxnreg = (168 if more else 152) if held > 4 else 144 if more else 128 if held == 4 else 112
     spec = Spec(
         facts["TRANSFORM"], facts["MODE"], facts["PADDING"], facts["ANTIALIAS"],
         facts["COMPUTE"], facts["OFFSET"], facts["CHANNELS_LAST"],

@@ -215,7 +215,7 @@ def inside(at, size):
 
 @triton.jit
 def meets(s, size, MODE: tl.constexpr):
-    """Whether a padded coordinate of "bilinear" or "bicubic" has a tap inside the image."""
+    """Whether a coordinate of "bilinear" or "bicubic" with "zeros" has a tap inside the image."""
     return (s >= -reach(MODE)) & (s < size - 1 + reach(MODE))
 
 
