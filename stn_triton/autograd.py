@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from .kernels.backward_boxes import box_backward
-from .kernels.backward_cells import cell_backward, gathers_by_cells
-from .kernels.backward_gather import gather_backward, gathers
+from .kernels.backward_cells import cell_backward
+from .kernels.backward_gather import gather_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
 from .torch_backend import st_sample_taps
 from .tracing import as_stored, is_dispatched, is_transformed, is_vectorized
-from .transforms import Options, theta_dims
+from .transforms import TRANSFORMS, Options, theta_dims
 
 _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
@@ -33,13 +33,21 @@ def sample_backward(
     """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
     arguments = grad, input, theta, size, options
     input_wanted, theta_wanted = wanted
-    if input_wanted and gathers_by_cells(input, options):
-        return cell_backward(*arguments, with_theta=theta_wanted)
-    if input_wanted and gathers(input, options):
-        return gather_backward(*arguments, with_theta=theta_wanted)
+    if input_wanted and _is_gathered_by_map(input, options):
+        gather = gather_backward if options.mode == "bicubic" else cell_backward
+        return gather(*arguments, with_theta=theta_wanted)
     return (
         box_backward(*arguments) if input_wanted else None,
         theta_backward(*arguments) if theta_wanted else None,
+    )
+
+
+def _is_gathered_by_map(input: Tensor, options: Options) -> bool:
+    """Whether the map can be turned round, so that one kernel gathers both gradients."""
+    return (
+        input.dim() == 4
+        and TRANSFORMS[options.transform].matrix is not None
+        and options.padding_mode != "reflection"
     )
 
 

@@ -39,6 +39,11 @@ def _has_tangent(tensor: Tensor) -> bool:
     return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
 
 
+def is_gradient_wanted(*tensors: Tensor) -> bool:
+    """Whether somebody may ask for the gradient of one of the tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def is_jit_traced() -> bool:
     """Whether `torch.jit.trace`, or the ONNX exporter that is built on it, records operations."""
     return not torch.compiler.is_compiling() and torch._C._is_tracing()

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import compute_dtype, empty_input_gradient, like_output
-from stn_triton.transforms import TRANSFORMS, Options
+from stn_triton.transforms import Options
 
 from .backward_theta import new_partial, sum_partial
 from .cell_images import Tile, channels_in, zero_row
@@ -183,16 +183,6 @@ def _cell_backward_kernel(
     ROUNDED: tl.constexpr = sum_ptr.dtype.element_ty != grad_input_ptr.dtype.element_ty
     if ROUNDED | (stored == 0):
         finish_tile(tile, total, grad_input, stored, C, W, SPEC)
-
-
-def gathers_by_cells(input: Tensor, options: Options) -> bool:
-    """Whether the kernel covers what a call asks for."""
-    return (
-        input.dim() == 4
-        and TRANSFORMS[options.transform].matrix is not None
-        and options.padding_mode != "reflection"
-        and options.mode != "bicubic"
-    )
 
 
 def cell_backward(

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import empty_input_gradient, like_output
-from stn_triton.transforms import TRANSFORMS, Options
+from stn_triton.transforms import Options
 
 from .backward_theta import new_partial, sum_partial
 from .config import gather_blocks, geometry, grid_of, parameters, tiles_of
@@ -223,16 +223,6 @@ def _gather_backward_kernel(
         as_stored(total, grad_input_ptr),
         mask=per_pixel(inside, CHANNELS_LAST) & exists,
     )  # fmt: skip
-
-
-def gathers(input: Tensor, options: Options) -> bool:
-    """Whether the gather kernel covers what a call asks for."""
-    return (
-        input.dim() == 4
-        and TRANSFORMS[options.transform].matrix is not None
-        and options.padding_mode != "reflection"
-        and options.mode == "bicubic"
-    )
 
 
 def gather_backward(

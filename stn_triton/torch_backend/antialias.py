@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stn_triton.tracing import (
     is_dispatched,
+    is_gradient_wanted,
     is_jit_traced,
     is_transformed,
     may_read_values,
@@ -176,6 +177,6 @@ def _most(asked: Tensor) -> int:
 
 def _may_recompute(image: Tensor, theta: Tensor) -> bool:
     """Whether the backward may sample again, so that no slice keeps its grid in between."""
-    wanted = torch.is_grad_enabled() and (image.requires_grad or theta.requires_grad)
     looked_at = torch.compiler.is_compiling() or is_jit_traced() or is_dispatched(image, theta)
+    wanted = is_gradient_wanted(image, theta)
     return wanted and not looked_at and not is_transformed(image, theta)

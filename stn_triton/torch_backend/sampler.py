@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from stn_triton.formats import compute_dtype, is_channels_last, like_output, theta_shape
-from stn_triton.tracing import is_jit_traced, is_transformed, is_vectorized, may_read_values
+from stn_triton.tracing import (
+    is_gradient_wanted,
+    is_jit_traced,
+    is_transformed,
+    is_vectorized,
+    may_read_values,
+)
 from stn_triton.transforms import TRANSFORMS, Options, output_axes, vector_like
 
 from .antialias import Sampler, mean_of_samples
@@ -160,7 +166,7 @@ def _has_rows(image: Tensor, samples: int) -> bool:
 
 
 def _grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
-    if is_jit_traced() or not _is_wanted(
+    if is_jit_traced() or not is_gradient_wanted(
         image, grid
     ):  # a trace must not hang on who wants gradients
         return _native(image, grid, options)
@@ -170,11 +176,6 @@ def _grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
         # Gradients that are not finite stop here; where values can be read, `_GridSampler` looks at them.
         output = torch.where(_meets(grid, image.shape[2:], options).unsqueeze(1), output, 0.0)
     return output
-
-
-def _is_wanted(*tensors: Tensor) -> bool:
-    """Whether somebody may ask for the gradient of one of the tensors."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _meets(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
