@@ -45,9 +45,7 @@ def compile_launch(launch: Launch, arch: str) -> Any:
     kernel, where = launch.kernel, target(arch)
     backend = make_backend(where)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    keywords = launch.keywords
-    if where.backend != "cuda":
-        keywords.pop("maxnreg", None)
+    keywords = launch.keywords(int(where.arch) // 10 if where.backend == "cuda" else None)
     bound, specialization, options = bind(*launch.args, **keywords)
     options, signature, constexprs, attributes = kernel._pack_args(
         backend, keywords, bound, specialization, options

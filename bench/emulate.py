@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
     parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write the rows, with commit and versions, to bench/results/predicted/",
+    )
+    parser.add_argument(
         "--against", type=Path, metavar="FILE", help="show ratios to an earlier JSON file"
     )
     parser.add_argument(
@@ -87,7 +92,32 @@ def main(arguments: list[str] | None = None) -> int:
         earlier = {} if chosen.against is None else _load(chosen.against)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    return _count(cases, chosen.kind or _KINDS, earlier, chosen.json, chosen.details)
+    status, rows = _count(cases, chosen.kind or _KINDS, earlier, chosen.json, chosen.details)
+    if chosen.save:
+        print(_save(rows))
+    return status
+
+
+def _save(rows: list[Row]) -> Path:
+    """Write what was predicted to the folder of such results."""
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    from .emulator.calls import ARCH
+    from .results import RESULTS, commit, write_text
+
+    content = {
+        "predicted": "from counts of the compiled code (bench/emulator), never measured: lower bounds",
+        "arch": ARCH,
+        "triton": version("triton"),
+        "torch": version("torch"),
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": [asdict(row) for row in rows],
+    }
+    path = RESULTS / "predicted" / f"{ARCH}-triton{version('triton')}.json"
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    return path
 
 
 def _count(
@@ -96,7 +126,8 @@ def _count(
     earlier: dict[_Key, float],
     path: Path | None,
     details: bool,
-) -> int:
+) -> tuple[int, list[Row]]:
+    """(1 if something was wrong, the rows)."""
     from .emulator.counting import count
 
     print(_HEADING, flush=True)
@@ -113,7 +144,7 @@ def _count(
             # An instruction that the emulator does not know, or a disassembler that is not there.
             print(f"{case.key}: {error}", file=sys.stderr, flush=True)
             status = 1
-    return 1 if any(row.errors for row in rows) else status
+    return 1 if any(row.errors for row in rows) else status, rows
 
 
 _Key = tuple[str, str, str, str]
@@ -124,9 +155,11 @@ def _key(row: dict[str, Any]) -> _Key:
 
 
 def _load(path: Path) -> dict[_Key, float]:
-    """The predicted microseconds of an earlier count."""
+    """The predicted microseconds of an earlier count: a file of --json or of --save."""
     try:
-        return {_key(row): float(row["us"]) for row in json.loads(path.read_text())}
+        content = json.loads(path.read_text())
+        rows = content["rows"] if isinstance(content, dict) else content
+        return {_key(row): float(row["us"]) for row in rows}
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no JSON file of this command: {error!r}") from error
 

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stn_triton.autograd import sample_backward
-from stn_triton.kernels.backward_boxes import box_backward
+from stn_triton.autograd import input_backward, sample_backward
 from stn_triton.kernels.backward_theta import theta_backward
 from stn_triton.kernels.forward import sample_forward
 from stn_triton.kernels.launch import Launch, recorded
@@ -65,7 +64,7 @@ def call(
         wanted = kind != "theta", kind != "input"
         found = sample_backward(grad, x, theta, out_size, options, wanted)
     elif kind == "input":
-        found = box_backward(grad, x, theta, out_size, options, tangent), None
+        found = input_backward(grad, x, theta, out_size, options, tangent), None
     else:
         found = None, theta_backward(grad, x, theta, out_size, options, tangent)
     named = zip(("grad_input", "grad_theta"), found, strict=True)

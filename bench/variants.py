@@ -109,9 +109,12 @@ def core_set() -> tuple[Variant, ...]:
     narrow, wide = _LAYOUTS[1], _LAYOUTS[4]
     found = [Variant(**layout, grads=grads) for layout in (narrow, wide) for grads in _KINDS]
     found += [replace(v, dtype=torch.bfloat16) for v in found[4:6]]
-    # What is gathered through boxes.
+    # What is gathered by pixels, and through boxes.
     found += [
         Variant(**layout, padding_mode="reflection", grads="input") for layout in (narrow, wide)
+    ]
+    found += [
+        Variant(**layout, transform="piecewise_affine", grads="input") for layout in (narrow, wide)
     ]
     return tuple(found)
 
@@ -137,7 +140,7 @@ def covering_set() -> tuple[Variant, ...]:
         by_transform = product(TRANSFORMS, MODES[:1], PADDING_MODES)
         by_mode = product(("affine",), MODES, PADDING_MODES)
         for turn, (transform, mode, padding) in enumerate((*by_transform, *by_mode)):
-            # Only the gather kernel has a form of its own for both gradients.
+            # Only the gather by cells has a form of its own for both gradients.
             linear = TRANSFORMS[transform].matrix is not None
             for each, grads in enumerate(_KINDS if linear else _FORWARD_AND_BOTH):
                 usual = Variant(**(narrow, wide)[(turn + each) % 2], grads=grads)

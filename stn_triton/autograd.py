@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .kernels.backward_boxes import box_backward
 from .kernels.backward_cells import cell_backward
-from .kernels.backward_gather import gather_backward
+from .kernels.backward_pixels import pixel_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
 from .torch_backend import st_sample_taps
@@ -33,22 +33,39 @@ def sample_backward(
     """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
     arguments = grad, input, theta, size, options
     input_wanted, theta_wanted = wanted
-    if input_wanted and _is_gathered_by_map(input, options):
-        gather = gather_backward if options.mode == "bicubic" else cell_backward
-        return gather(*arguments, with_theta=theta_wanted)
+    if input_wanted and _has_cells(input, options):
+        return cell_backward(*arguments, with_theta=theta_wanted)
     return (
-        box_backward(*arguments) if input_wanted else None,
+        input_backward(*arguments) if input_wanted else None,
         theta_backward(*arguments) if theta_wanted else None,
     )
 
 
-def _is_gathered_by_map(input: Tensor, options: Options) -> bool:
-    """Whether the map can be turned round, so that one kernel gathers both gradients."""
+def _has_cells(input: Tensor, options: Options) -> bool:
+    """Whether outputs share cells of four taps or one, so that one kernel gathers both gradients."""
     return (
         input.dim() == 4
         and TRANSFORMS[options.transform].matrix is not None
         and options.padding_mode != "reflection"
+        and options.mode != "bicubic"
     )
+
+
+def input_backward(
+    grad: Tensor,
+    input: Tensor,
+    theta: Tensor,
+    size: _Size,
+    options: Options,
+    tangent: Tensor | None = None,
+) -> Tensor:
+    """The gradient of the input, or its change along a tangent; by pixels where the map can be turned round."""
+    invertible = TRANSFORMS[options.transform].matrix is not None or (
+        # A horizon reflects without end.
+        options.transform == "projective" and options.padding_mode != "reflection"
+    )
+    gather = pixel_backward if invertible else box_backward
+    return gather(grad, input, theta, size, options, tangent)
 
 
 def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
@@ -295,7 +312,7 @@ _PRODUCTS = {
     # S' u, from (input, theta, along)
     "tangent": _Product(_along(sample_forward), _tangent),
     # the adjoint of S' at grad, from (grad, input, theta, along)
-    "adjoint": _Product(_along(box_backward), _adjoint),
+    "adjoint": _Product(_along(input_backward), _adjoint),
     # the derivative of <grad, S' u> by theta, from (grad, input, theta, along)
     "curvature": _Product(_along(theta_backward), _curvature),
 }

@@ -32,12 +32,9 @@ def transformers(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
     return tuple(theta.shape[1 : theta.dim() - len(theta_shape(theta, ndim, options))])
 
 
-def empty_output(
-    input: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options
-) -> Tensor:
-    """The result, not yet filled: (N, [K,] C, *out_size)."""
-    n, channels = input.shape[:2]
-    outer = (n, *transformers(theta, len(out_size), options))
+def empty_output(input: Tensor, outer: tuple[int, ...], out_size: tuple[int, ...]) -> Tensor:
+    """The result, not yet filled: (*outer, C, *out_size), with (N,) or (N, K) outer axes."""
+    channels = input.shape[1]
     if is_channels_last(input):
         return input.new_empty((*outer, *out_size, channels)).movedim(-1, len(outer))
     return input.new_empty((*outer, channels, *out_size))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .formats import empty_input_gradient, empty_output
+from .formats import empty_input_gradient, empty_output, transformers
 from .onnx import lacks_translation
 from .torch_backend import st_sample_taps, st_sample_torch
 from .tracing import is_dispatched, is_transformed
@@ -74,7 +74,8 @@ def _(
             "custom_translation_table=stn_triton.onnx_translations()"
         )
     options = Options(transform, mode, padding_mode, align_corners, samples)
-    return empty_output(input, theta, tuple(out_size), options)
+    outer = (input.shape[0], *transformers(theta, len(out_size), options))
+    return empty_output(input, outer, tuple(out_size))
 
 
 @torch.library.custom_op("stn_triton::sample_backward", mutates_args=())

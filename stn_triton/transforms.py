@@ -1,7 +1,7 @@
 """The transformations of the paper: what theta looks like and which map of coordinates it stands for.
 
 One entry of `TRANSFORMS` is all that the host needs to know of a transformation; the kernels' side of the same
-entry is in `kernels/coords.py`.
+entry is in `kernels/maps`.
 """
 
 from __future__ import annotations

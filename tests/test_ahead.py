@@ -26,7 +26,7 @@ CASES: list[dict[str, Any]] = [
 def of(launch: Launch) -> tuple[Any, ...]:
     """What decides which kernel is compiled."""
     dtypes = [a.dtype if isinstance(a, torch.Tensor) else type(a) for a in launch.args]
-    return launch.kernel, dtypes, launch.keywords
+    return launch.kernel, dtypes, launch.keywords(9)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 from bench.compile_report import Details, Failure, compile_all
 from bench.disassembly import expressions_at
 from bench.variants import Variant, core_set, covering_set
-from stn_triton.kernels import coords
+from stn_triton.kernels.maps import units
 
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COLUMNS = {
@@ -83,12 +83,12 @@ def test_rows_have_the_columns_of_the_report() -> None:
 
 
 def lines_of_source() -> range:
-    """The lines of `coords.source`, where an output pixel becomes a source coordinate."""
-    path = Path(inspect.getfile(coords))
+    """The lines of `units.linear`, where an output pixel becomes a source coordinate."""
+    path = Path(inspect.getfile(units))
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "source":
+        if isinstance(node, ast.FunctionDef) and node.name == "linear":
             return range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    raise AssertionError("coords.source is gone")
+    raise AssertionError("units.linear is gone")
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_all_kernels_find_the_same_coordinate(transform: str) -> None:
     found: dict[str, set[str]] = {}
     for each in compile_all(sorted(variants, key=lambda v: v.name), ["sm_90"]):
         assert isinstance(each, Details), each.message
-        expressions = expressions_at(each.ptx, "coords.py", lines_of_source())
+        expressions = expressions_at(each.ptx, "units.py", lines_of_source())
         assert expressions, f"no coordinate in {each.row.name}"
         found[each.row.name] = expressions
     for name, expressions in found.items():
@@ -107,13 +107,10 @@ def test_all_kernels_find_the_same_coordinate(transform: str) -> None:
             # a dx + (b dy + m): two fused steps and no other sum, so that none is left to contract.
             assert re.match(r"fma\.rn\.f32\(.*, fma\.rn\.f32\(", expression), (name, expression)
             assert 2 <= expression.count("fma.rn.f32(") <= 3, (name, expression)
-    # That one has neighbours' dx + 1 beside dx. Kernels that take ratios of sizes from the host name them where the
-    # others divide; that both are the same number is another test's.
-    from_host = ("_sample_forward_kernel", "_theta_backward_kernel")
-    for group in (True, False):
-        same = {
-            frozenset(expressions)
-            for name, expressions in found.items()
-            if name.startswith(from_host) == group and not name.startswith("_cell_backward_kernel")
-        }
-        assert len(same) == 1, found
+    # That one has neighbours' dx + 1 beside dx.
+    same = {
+        frozenset(expressions)
+        for name, expressions in found.items()
+        if not name.startswith("_cell_backward_kernel")
+    }
+    assert len(same) == 1, found

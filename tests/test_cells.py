@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from checks import check, distance_to_kinks, plain, with_gradients
 
 from stn_triton import st_sample
-from stn_triton.kernels import cell_tile
+from stn_triton.kernels.cells import tile as cell_tile
 from stn_triton.kernels.launch import INTERPRET
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")

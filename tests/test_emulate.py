@@ -393,3 +393,21 @@ def test_bad_arguments_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[
             with pytest.raises(SystemExit, match="2"):
                 emulate.main(arguments)
     assert "no case 'nothing'" in capfd.readouterr().err
+
+
+def test_predictions_are_saved_with_their_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import emulate, results
+    from bench.emulator.counting import Row
+
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    row = Row(
+        case="tiny", kind="fwd", dtype="float32", memory_format="contiguous", kernel="k", us=2.0, floor_us=1.0,
+        binds="dram", h200_us=1.5, sass_per_warp=3.0, registers=40, spill_bytes=0, atomics=0, errors=[],
+    )  # fmt: skip
+    path = emulate._save([row])
+    assert path.parent == tmp_path / "predicted"
+    content = json.loads(path.read_text())
+    assert {"predicted", "commit", "triton", "torch", "date", "rows"} <= set(content)
+    assert emulate._load(path) == {("tiny", "fwd", "float32", "contiguous"): 2.0}

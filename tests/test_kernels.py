@@ -18,11 +18,19 @@ from torch import Tensor
 
 from stn_triton import st_sample
 from stn_triton.formats import compute_dtype
-from stn_triton.kernels import backward_cells, cell_paths, cell_turned, config
+from stn_triton.kernels import backward_cells, geometry
 from stn_triton.kernels.backward_boxes import box_backward
 from stn_triton.kernels.backward_cells import SIZES, cell_backward
-from stn_triton.kernels.backward_gather import gather_backward
+from stn_triton.kernels.backward_pixels import pixel_backward
 from stn_triton.kernels.backward_theta import theta_backward
+from stn_triton.kernels.blocks import (
+    box_blocks,
+    cell_blocks,
+    forward_blocks,
+    pixel_blocks,
+    theta_blocks,
+)
+from stn_triton.kernels.cells import paths, turned
 from stn_triton.kernels.forward import sample_forward
 from stn_triton.kernels.launch import INTERPRET, UNSPECIALISED, Launch, recorded
 from stn_triton.transforms import Options
@@ -215,7 +223,7 @@ def test_all_nan(mode: str, device: torch.device) -> None:
 def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the steps of the gather by cells, each of them an output for every lane: (straight, turned)."""
     count = [0, 0]
-    for index, (module, name) in enumerate(((cell_paths, "give"), (cell_turned, "_visit"))):
+    for index, (module, name) in enumerate(((paths, "give"), (turned, "_visit"))):
         original = getattr(module, name)
 
         def counted(*args: Any, index: int = index, original: Any = original) -> Any:
@@ -312,16 +320,22 @@ def test_bitwise_repeatable(backend: str, device: torch.device) -> None:
 
 
 def test_offsets_of_64_bits_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, device: torch.device
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, device: torch.device
 ) -> None:
     u = torch.randn(1, 2, *IN_SIZE, device=device).contiguous(memory_format=torch.channels_last)
     theta = torch.randn(1, 2, 3, device=device)
     g = torch.randn(1, 2, *OUT_SIZE, device=device)
     usual = with_gradients(triton_sample, u, theta, g, OUT_SIZE)
-    monkeypatch.setattr(config, "needs_int64", lambda elements: True)
+    monkeypatch.setattr(geometry, "needs_int64", lambda elements: True)
+    request.addfinalizer(geometry._geometry.cache_clear)
+    geometry._geometry.cache_clear()
     wide = with_gradients(triton_sample, u, theta, g, OUT_SIZE)
     for name in usual:
         assert torch.equal(usual[name], wide[name]), name
+
+
+def is_by_cells(launch: Launch) -> bool:
+    return str(launch.kernel.fn.__name__) == "_cell_backward_kernel"
 
 
 def launches(
@@ -331,7 +345,7 @@ def launches(
 ) -> list[Launch]:  # fmt: skip
     """What forward, joint backward and theta's backward would launch; nothing is allocated.
 
-    others: the gather through boxes too, and the kernels of second order.
+    others: the gathers of the input's gradient alone too, and the kernels of second order.
     """
     u = torch.empty(shape, dtype=dtype, device="meta")
     if channels_last:
@@ -345,11 +359,10 @@ def launches(
         cell_backward(v, u, theta, out_size, options, with_theta=True)
         theta_backward(v, u, theta, out_size, options)
         if others:
-            bicubic = Options(mode="bicubic")
-            gather_backward(v, u, theta, out_size, bicubic, with_theta=True)
+            pixel_backward(v, u, theta, out_size, options)
             box_backward(v, u, theta, out_size, options)
             sample_forward(u, theta, out_size, options, theta)
-            box_backward(v, u, theta, out_size, options, theta)
+            pixel_backward(v, u, theta, out_size, options, theta)
             theta_backward(v, u, theta, out_size, options, theta)
     assert len({each.kernel for each in found}) == (6 if others else 3)
     return found
@@ -372,16 +385,15 @@ def test_which_images_need_64_bits(
     shape: tuple[int, ...], out_size: tuple[int, int], strides: tuple[int, ...] | None, wide: bool
 ) -> None:
     found = [
-        e.constexprs["SPEC"].OFFSET if "SPEC" in e.constexprs else e.constexprs.get("OFFSET")
-        for e in launches(shape, out_size, strides=strides, others=True)
+        e.constexprs["SPEC"].OFFSET for e in launches(shape, out_size, strides=strides, others=True)
     ]
     reading = [str(each) for each in found if each is not None]
-    assert reading == 8 * ["int64" if wide else "int32"]  # two only bound boxes of the output
+    assert reading == 9 * ["int64" if wide else "int32"]
 
 
 def test_needs_int64() -> None:
-    assert not config.needs_int64(2**31 - 1)
-    assert config.needs_int64(2**31)
+    assert not geometry.needs_int64(2**31 - 1)
+    assert geometry.needs_int64(2**31)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -391,17 +403,17 @@ def test_more_transformers_than_a_launch_has_rows(
 ) -> None:
     """The third axis of a launch ends at 65,535: then several launches share the images, each taken once."""
     found = launches((n, 16, 20, 24), (9, 40), k, channels_last=channels_last)
-    cells = next(each for each in found if "SPEC" in each.constexprs)
+    cells = next(each for each in found if is_by_cells(each))
     for name in ("_sample_forward_kernel", "_theta_backward_kernel"):
         parts = [each for each in found if each.kernel.fn.__name__ == name]
-        c = parts[0].constexprs
+        tiling = parts[0].constexprs["TILING"]
         planes = 0
         for each in parts:
-            assert each.grid[:2] == (math.ceil(40 / c["TILE_X"]), math.ceil(9 / c["TILE_Y"]))
+            assert each.grid[:2] == (math.ceil(40 / tiling.TILE_X), math.ceil(9 / tiling.TILE_Y))
             assert 0 < each.grid[2] < 2**16
             assert each.args[-2:] == (0, planes)
             planes += each.grid[2]
-        assert planes == n * (k or 1) * math.ceil(16 / c["BLOCK_C"])
+        assert planes == n * (k or 1) * math.ceil(16 / tiling.BLOCK_C)
     spec = cells.constexprs["SPEC"]
     blocks = 16 // (spec.CHUNKS * spec.VECTORS * spec.VECTOR)
     assert cells.grid[:2] == (n * blocks, math.ceil(24 / spec.CELLS))
@@ -417,13 +429,13 @@ def test_more_rows_of_tiles_than_a_launch_has(out_size: tuple[int, ...]) -> None
     with recorded() as found:
         v = sample_forward(u, theta, out_size, Options())
     assert v.shape == (1, 1, *out_size)
-    c, rows = found[0].constexprs, 0
+    tiling, rows = found[0].constexprs["TILING"], 0
     for each in found:
         assert 0 < each.grid[1] < 2**16
         assert each.args[-2:] == (rows, 0)
         rows += each.grid[1]
     assert len(found) > 1
-    assert rows == math.ceil(out_size[-2] / c["TILE_Y"]) * math.prod(out_size[:-2])
+    assert rows == math.ceil(out_size[-2] / tiling.TILE_Y) * math.prod(out_size[:-2])
 
 
 @pytest.mark.parametrize("size", [(3_000_000, 2), (2, 3_000_000), (700_000, 40)], ids=str)
@@ -463,18 +475,24 @@ def test_blocks_are_sane(dtype: torch.dtype, channels_last: bool) -> None:
         u = torch.empty(shape, dtype=dtype, device="meta")
         if channels_last:
             u = u.contiguous(memory_format=torch.channels_last)
-        g = config.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
-        vector = g.constexprs["VECTOR"]
+        g = geometry.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
+        vector = g.spec.VECTOR
         assert shape[1] % vector == 0
-        for blocks in (config.forward_blocks(g), config.gather_blocks(g), config.box_blocks(g)):
+        pixels, rows = pixel_blocks(g)
+        assert pixels.TILE_Y % rows == 0
+        assert pixels[:1] + pixels[2:4] == box_blocks(g)[:1] + box_blocks(g)[2:4]
+        for blocks in (forward_blocks(g), theta_blocks(g), pixels, box_blocks(g)):
             for number in blocks[:4]:  # tile, channels, warps
                 assert number > 0
                 assert number & (number - 1) == 0, (shape, blocks)
-            assert blocks.TILE_X * blocks.TILE_Y % 16 == 0
             assert blocks.BLOCK_C % vector == 0
-            if blocks != config.box_blocks(g):  # whose lanes are pairs of pixels
-                values = blocks.TILE_X * blocks.TILE_Y * blocks.BLOCK_C
-                assert 32 * blocks.num_warps <= values <= 8192
+        assert pixels.num_warps == 1
+        values = pixels.TILE_X * rows * pixels.BLOCK_C
+        assert 32 * vector <= values <= 32 * max(vector, 8), (shape, pixels)
+        for blocks in (forward_blocks(g), theta_blocks(g)):
+            assert blocks.TILE_X * blocks.TILE_Y % 16 == 0
+            values = blocks.TILE_X * blocks.TILE_Y * blocks.BLOCK_C
+            assert 32 * blocks.num_warps <= values <= 8192
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -484,8 +502,8 @@ def test_blocks_of_cells_are_sane(dtype: torch.dtype, channels_last: bool) -> No
         u = torch.empty(shape, dtype=dtype, device="meta")
         if channels_last:
             u = u.contiguous(memory_format=torch.channels_last)
-        g = config.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
-        spec, blocks = config.cell_blocks(g, with_theta=True)
+        g = geometry.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
+        spec, blocks = cell_blocks(g, with_theta=True)
         assert spec.CELLS * spec.VECTORS == 32
         assert 0 < blocks.rows < spec.CELLS  # the column on the left has one more
         held = spec.CHUNKS * spec.VECTORS * spec.VECTOR
@@ -500,10 +518,10 @@ def test_no_size_is_specialised() -> None:
         parameters = inspect.signature(each.kernel.fn).parameters.values()
         sizes = [p.name for p in parameters if p.annotation is inspect.Parameter.empty]
         names = [name for name in sizes if not name.endswith("_ptr")]
-        if "SPEC" in each.constexprs:
+        if is_by_cells(each):
             assert names == SIZES
             continue
-        assert names == UNSPECIALISED[: len(names)]
+        assert names == [name for name in UNSPECIALISED if name in names]
         assert len(names) >= UNSPECIALISED.index("stride_n")
 
 
@@ -549,7 +567,7 @@ def test_recorded_launches_have_the_arguments_of_their_kernels() -> None:
         names = list(inspect.signature(each.kernel.fn).parameters)
         assert names[: len(each.args)] == [n for n in names if n not in each.constexprs]
         value = dict(zip(names, each.args, strict=False))
-        if "SPEC" in each.constexprs:
+        if is_by_cells(each):
             assert [value[name] for name in SIZES[:10]] == [2, 1, 1, 6, 5, 6, 3, 4, 0, 1]
             assert [value[name] for name in SIZES[10:14]] == [6 / 4, 6 / 3, 5 / 4, 5 / 3]
             assert [value[name] for name in SIZES[14:]] == [5, 1, 1, 0, 0, 30, 0, 6, 1]
@@ -557,9 +575,11 @@ def test_recorded_launches_have_the_arguments_of_their_kernels() -> None:
             continue
         wanted = [*(2, 1, 1, 6), *(1, 5, 6), *(1, 3, 4), *(0, 1), *(30, 0, 0, 6, 1)]
         wanted += [6 / 4, 6 / 3, 5 / 4, 5 / 3, 0, 0]
-        known = [name for name in UNSPECIALISED if name in value]
-        assert [value[name] for name in known] == wanted[: len(known)]
-        assert each.constexprs.get("VECTOR", 8) == 8
+        known = dict(zip(UNSPECIALISED, wanted, strict=True))
+        assert {name: value[name] for name in known if name in value} == {
+            name: number for name, number in known.items() if name in value
+        }
+        assert each.constexprs["SPEC"].VECTOR == 8
 
 
 def test_ratios_of_sizes_are_rounded_as_the_device_rounds_them() -> None:
@@ -571,8 +591,8 @@ def test_ratios_of_sizes_are_rounded_as_the_device_rounds_them() -> None:
                 u = torch.empty(1, 1, source, 3, device="meta")
                 options = Options(align_corners=align_corners)
                 theta = torch.empty(1, 2, 3, device="meta")
-                g = config.geometry(u, theta, (output, 5), options)
-                found = torch.tensor(config.pixels_per_unit_of(g)[3], dtype=torch.float32)
+                g = geometry.geometry(u, theta, (output, 5), options)
+                found = torch.tensor(g.ratios[3], dtype=torch.float32)
                 span = torch.tensor(float(output - align_corners))
                 exact = torch.tensor(float(source - align_corners)) / span
                 assert found == (exact if span > 0 else 0)

@@ -1,7 +1,7 @@
 """Backward of affine maps in 2-D, "zeros" and "border", bilinear and nearest: both gradients in one gather, by cells.
 
 The adjoint of sampling scatters: every output pixel adds to the four pixels around its source coordinate. Gathered by
-cells the same products are added. Each output lies in one cell (`cell_plan`), whose lane adds up what its outputs give
+cells the same products are added. Each output lies in one cell (`cells.plan`), whose lane adds up what its outputs give
 to its four corners. A pixel is a corner of four cells, and its gradient is the sum of four corner sums. Nothing is met
 twice or left out, and the order is the same on every run.
 
@@ -20,20 +20,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stn_triton.formats import compute_dtype, empty_input_gradient, like_output
+from stn_triton.formats import empty_input_gradient, like_output
 from stn_triton.transforms import Options
 
+from . import maps
 from .backward_theta import new_partial, sum_partial
-from .cell_images import Tile, channels_in, zero_row
-from .cell_paths import Output
-from .cell_plan import finite_map, moves, plan_cells
-from .cell_tile import finish_tile, give_tile, turn_tile
-from .cell_turned import turning_pays
-from .config import cell_blocks, geometry, parameters, pixels_per_unit_of
-from .coords import affine_pixels_per_unit, divide, half, host_knows, load_scaled_affine
+from .blocks import cell_blocks
+from .cells.images import Tile, channels_in, zero_row
+from .cells.paths import Output
+from .cells.plan import finite_map, moves, plan_cells
+from .cells.tile import finish_tile, give_tile, turn_tile
+from .cells.turned import turning_pays
+from .geometry import Call, geometry, parameters
 from .launch import MOST_PROGRAMS, launch
-from .preimage import meets_tile
-from .supersampling import samples_and_finer
+from .maps import affine
+from .maps.units import divide, middle
+from .preimage.affine import meets_tile
+from .supersampling import load_finer_map
 
 SIZES = [
     *("K", "C", "BLOCKS", "PARAMETERS", "H", "W", "OH", "OW", "align_corners", "S"),
@@ -42,35 +45,6 @@ SIZES = [
     *("stride_n", "stride_c", "stride_h", "stride_w"),
 ]
 """Arguments that no kernel is compiled for."""
-
-
-@triton.jit
-def _store_theta(ptr, sums, per_unit, size, align_corners, SPEC: tl.constexpr):
-    """The chain from the map's numbers back to theta's, as in `coords.load_scaled_affine`."""
-    COMPUTE: tl.constexpr = SPEC.COMPUTE
-    W, H, _ = size
-    a, b, mx, c, d, my = sums
-    x_by_x, x_by_y, y_by_x, y_by_y = per_unit
-    a, b, mx = _total(a) * x_by_x, _total(b) * x_by_y, _total(mx)
-    c, d, my = _total(c) * y_by_x, _total(d) * y_by_y, _total(my)
-    mx *= half(W, align_corners, COMPUTE)
-    my *= half(H, align_corners, COMPUTE)
-    if SPEC.TRANSFORM == "attention":
-        tl.store(ptr, a + d)
-        tl.store(ptr + 1, mx)
-        tl.store(ptr + 2, my)
-    else:
-        tl.store(ptr, a)
-        tl.store(ptr + 1, b)
-        tl.store(ptr + 2, mx)
-        tl.store(ptr + 3, c)
-        tl.store(ptr + 4, d)
-        tl.store(ptr + 5, my)
-
-
-@triton.jit
-def _total(x):
-    return tl.sum(tl.sum(x, 1), 0)
 
 
 @triton.jit
@@ -121,11 +95,8 @@ def _cell_backward_kernel(
     stride_n, stride_c, stride_h, stride_w,                         # of input, in vectors
     SPEC: tl.constexpr,
 ):  # fmt: skip
-    # Triton 3.6 hands on constants with a name only.
-    TRANSFORM: tl.constexpr = SPEC.TRANSFORM
-    ANTIALIAS: tl.constexpr = SPEC.ANTIALIAS
-    COMPUTE: tl.constexpr = SPEC.COMPUTE
-    size, output = (W, H, 1), (OW, OH, 1)
+    size, ratios = (W, H, 1), (x_by_x, x_by_y, y_by_x, y_by_y)
+    call = Call(map_ptr, 0, PARAMETERS, size, (OW, OH, 1), align_corners, S, ratios)
     n, block = tl.program_id(0), tl.program_id(0) * 0
     if BLOCKS > 1:
         n, block = n // BLOCKS, n % BLOCKS
@@ -144,19 +115,11 @@ def _cell_backward_kernel(
     if SPEC.DENSE:
         stride_w = 1
 
-    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
     stored = n < 0
     for k in range(K if SPEC.SEVERAL else 1):
         nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
-        samples, finer = samples_and_finer(
-            map_ptr, nk, PARAMETERS, size, output, S, TRANSFORM, ANTIALIAS, COMPUTE
-        )
-        per_unit = affine_pixels_per_unit(known, size, finer, align_corners, COMPUTE)
-        m = load_scaled_affine(
-            map_ptr + nk * PARAMETERS, size, align_corners, per_unit, TRANSFORM, COMPUTE
-        )
-        zero = zero_row(COMPUTE, SPEC)
-        sums = (zero, zero, zero, zero, zero, zero)
+        samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)
+        sums = affine.sums(zero_row(SPEC.COMPUTE, SPEC))
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
         if reached:
             plan = plan_cells(m, size, finer, SPEC)
@@ -165,7 +128,7 @@ def _cell_backward_kernel(
                 _image(grad, block, out_plane, C, SPEC), C,
                 OW.to(SPEC.OFFSET), samples,
                 _share(samples, SPEC), finer,
-                (finer[0] - 1).to(COMPUTE) * 0.5, (finer[1] - 1).to(COMPUTE) * 0.5,
+                middle(finer[0], SPEC), middle(finer[1], SPEC),
             )  # fmt: skip
             if turning_pays(tile, plan, m, size, out, SPEC):
                 sums = turn_tile(
@@ -179,7 +142,7 @@ def _cell_backward_kernel(
             stored = n >= 0
         if SPEC.WITH_THETA:
             slot = nk * (STRIPS * BANDS * BLOCKS * PARAMETERS) + part * PARAMETERS
-            _store_theta(partial_ptr + slot, sums, per_unit, size, align_corners, SPEC)
+            maps.store_gradient(partial_ptr + slot, sums, call, finer, SPEC)
     ROUNDED: tl.constexpr = sum_ptr.dtype.element_ty != grad_input_ptr.dtype.element_ty
     if ROUNDED | (stored == 0):
         finish_tile(tile, total, grad_input, stored, C, W, SPEC)
@@ -201,12 +164,11 @@ def cell_backward(
     _, height, width = g.size
     strips, bands = -(-width // spec.CELLS), -(-height // blocks.rows)
     grad_input = empty_input_gradient(input)
-    rounded = spec.SEVERAL and input.dtype != compute_dtype(input, theta)
-    total = empty_input_gradient(input, compute_dtype(input, theta)) if rounded else grad_input
-    partial = new_partial(g, input, theta, strips * bands * blocks.channels if smooth else 0)
-    k, channels, _, parameter_count, _, *sizes, align_corners, samples = g.sizes
+    rounded = spec.SEVERAL and input.dtype != g.dtype
+    total = empty_input_gradient(input, g.dtype) if rounded else grad_input
+    partial = new_partial(g, theta, strips * bands * blocks.channels if smooth else 0)
     stride_n, stride_c, _, stride_h, stride_w = g.strides
-    grad_output, map_ = like_output(grad_output, input), parameters(input, theta, options)
+    grad_output, map_ = like_output(grad_output, input), parameters(g, theta)
     for first_band in range(0, bands, MOST_PROGRAMS):
         for first_strip in range(0, strips, MOST_PROGRAMS):
             launch(
@@ -217,9 +179,9 @@ def cell_backward(
                     min(bands - first_band, MOST_PROGRAMS),
                 ),
                 input, map_, grad_output, grad_input, total, partial,
-                k, channels, blocks.channels, parameter_count, *sizes[:2], *sizes[3:], align_corners, samples,
-                *pixels_per_unit_of(g), blocks.rows, strips, bands, first_strip, first_band,
+                g.k, g.vectors, blocks.channels, g.parameters, *g.size[1:], *g.out_size[1:],
+                g.align_corners, g.samples, *g.ratios, blocks.rows, strips, bands, first_strip, first_band,
                 stride_n, stride_c, stride_h, stride_w,
                 num_warps=1, maxnreg=blocks.maxnreg, SPEC=spec,
             )  # fmt: skip
-    return grad_input, sum_partial(partial, theta, 2, options) if with_theta else None
+    return grad_input, sum_partial(g, partial, theta) if with_theta else None

@@ -1,117 +1,115 @@
-"""Backward for theta alone: the transformer on the image itself, whose input wants no gradient.
+"""Backward for theta alone: the transformer on the image itself, whose input wants no gradient (equations 3 and 4).
 
 Tiling: as in the forward kernel. A program sums, over its output pixels and channels, the derivatives by the numbers of
 the map; a second, fixed-order sum over the programs of one transformer follows.
 """
-
-import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from stn_triton.formats import compute_dtype, like_output, theta_shape
+from stn_triton.formats import like_output
 from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
 
-from .config import (
-    Geometry,
-    geometry,
-    parameters,
-    pixels_per_unit_of,
-    smaller_blocks,
-    tiles_of,
-)
-from .coords import (
-    add_derivatives,
-    add_projective_curvature,
-    host_knows,
-    locate,
-    locate_tangent,
-    map_sums,
-    store_lattice_gradient,
-    store_theta_gradient,
-)
+from . import maps
+from .blocks import theta_blocks, tiles_of
+from .geometry import Call, Geometry, geometry, parameters
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
-    block_offsets,
-    channel_lanes,
-    dense_pixels,
-    elements,
+    Image,
+    block_channels,
+    dense_block,
+    dense_image,
+    input_block,
     input_image,
-    per_channel,
     per_pixel,
     program_image,
     program_tile,
     sum_channels,
     tile_count,
 )
+from .maps import lattice, projective
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
 
 @triton.jit
+def _changes(weights, slopes, curves, along, TANGENT: tl.constexpr, SPEC: tl.constexpr):
+    """The derivatives of a tap's weight by the source coordinates (x, y, z).
+
+    TANGENT: how these change as the coordinates change by `along`.
+    """
+    wx, wy, wz = weights
+    slope_x, slope_y, slope_z = slopes
+    by_z = wz
+    if TANGENT:
+        along_x, along_y, along_z = along
+        curve_x, curve_y = curves
+        by_x = curve_x * along_x * wy + slope_x * slope_y * along_y
+        by_y = slope_x * along_x * slope_y + wx * curve_y * along_y
+        if SPEC.NDIM == 3:  # trilinear or nearest: no curvature along z
+            mixed = slope_x * along_x * wy + wx * slope_y * along_y
+            by_z = mixed * slope_z
+            by_x = by_x * wz + slope_x * wy * slope_z * along_z
+            by_y = by_y * wz + wx * slope_y * slope_z * along_z
+    else:
+        by_x, by_y = slope_x * wy, wx * slope_y
+        if SPEC.NDIM == 3:
+            by_x, by_y, by_z = by_x * wz, by_y * wz, wx * wy * slope_z
+    return by_x, by_y, by_z
+
+
+@triton.jit
 def _slopes(
-    image_ptr, grad, s, along, wanted, size, strides, channel, exists, align_corners,
-    NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
-    OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, TANGENT: tl.constexpr,
+    image, grad, s, along, wanted, call, channels, TANGENT: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
-    """The derivatives of <grad, output> by the source coordinates s = (x, y, z), pixel by pixel.
+    """The derivatives of <grad, output> by the source coordinates s, pixel by pixel.
 
     TANGENT: how these derivatives change as the coordinates change by `along`.
     """
-    W, H, D = size
-    stride_c, stride_d, stride_h, stride_w = strides
-    padded, follows = pad_all(s, size, align_corners, NDIM, MODE, PADDING)
+    W, H, D = call.size
+    padded, follows = pad_all(s, call.size, call.align_corners, SPEC)
     sx, sy, sz = padded
-    along_x, along_y, along_z = follow(along, follows)
-    TAPS: tl.constexpr = taps_of(MODE)
+    along = follow(along, follows)
+    TAPS: tl.constexpr = taps_of(SPEC.MODE)
     by_x = tl.zeros_like(grad)
     by_y, by_z = by_x, by_x
-    for tz in tl.static_range(TAPS if NDIM == 3 else 1):
-        iz, wz, slope_z = tap_z(sz, D, align_corners, tz, NDIM, MODE, PADDING)
+    for tz in tl.static_range(TAPS if SPEC.NDIM == 3 else 1):
+        iz, wz, slope_z = tap_z(sz, D, call.align_corners, tz, SPEC)
         in_z, slice_offset = wanted, 0
-        if NDIM == 3:
+        if SPEC.NDIM == 3:
             in_z &= inside(iz, D)
-            slice_offset = iz.to(OFFSET) * stride_d
+            slice_offset = iz.to(SPEC.OFFSET) * image.slice
         for ty in tl.static_range(TAPS):
-            iy, wy, slope_y = tap(sy, H, align_corners, ty, MODE, PADDING)
-            curve_y = curvature(sy, ty, MODE)
+            iy, wy, slope_y = tap(sy, H, call.align_corners, ty, SPEC)
             for tx in tl.static_range(TAPS):
-                ix, wx, slope_x = tap(sx, W, align_corners, tx, MODE, PADDING)
-                curve_x = curvature(sx, tx, MODE)
-                found = in_z & inside(ix, W) & inside(iy, H)
-                pixel = iy.to(OFFSET) * stride_h + ix.to(OFFSET) * stride_w + slice_offset
-                offsets = block_offsets(pixel, channel, stride_c, CHANNELS_LAST, VECTOR, OFFSET)
-                mask = per_pixel(found, CHANNELS_LAST) & exists
-                value = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(COMPUTE)
-                if TANGENT:
-                    change_x = curve_x * along_x * wy + slope_x * slope_y * along_y
-                    change_y = slope_x * along_x * slope_y + wx * curve_y * along_y
-                    if NDIM == 3:  # trilinear or nearest: no curvature along z
-                        mixed = slope_x * along_x * wy + wx * slope_y * along_y
-                        by_z += per_pixel(mixed * slope_z, CHANNELS_LAST) * value
-                        change_x = change_x * wz + slope_x * wy * slope_z * along_z
-                        change_y = change_y * wz + wx * slope_y * slope_z * along_z
-                else:
-                    change_x, change_y = slope_x * wy, wx * slope_y
-                    if NDIM == 3:
-                        by_z += per_pixel(wx * wy * slope_z, CHANNELS_LAST) * value
-                        value = per_pixel(wz, CHANNELS_LAST) * value
-                by_x += per_pixel(change_x, CHANNELS_LAST) * value
-                by_y += per_pixel(change_y, CHANNELS_LAST) * value
-    if PADDING == "zeros":
+                ix, wx, slope_x = tap(sx, W, call.align_corners, tx, SPEC)
+                there = per_pixel(in_z & inside(ix, W) & inside(iy, H), SPEC) & channels.exists
+                at = input_block(image, ix, iy, slice_offset, channels, SPEC)
+                value = tl.load(at, mask=there, other=0.0).to(SPEC.COMPUTE)
+                curves = curvature(sx, tx, SPEC), curvature(sy, ty, SPEC)
+                change_x, change_y, change_z = _changes(
+                    (wx, wy, wz), (slope_x, slope_y, slope_z), curves, along, TANGENT, SPEC
+                )
+                by_x += per_pixel(change_x, SPEC) * value
+                by_y += per_pixel(change_y, SPEC) * value
+                if SPEC.NDIM == 3:
+                    by_z += per_pixel(change_z, SPEC) * value
+    if SPEC.PADDING == "zeros":
         # A gradient that is not finite changes nothing where no tap lies inside: it must not be multiplied by 0.
-        there = wanted & meets(sx, W, MODE) & meets(sy, H, MODE)
-        if NDIM == 3:
-            there &= meets(sz, D, MODE)
-        grad = tl.where(per_pixel(there, CHANNELS_LAST), grad, 0.0).to(grad.dtype)
-    by_x = sum_channels(by_x * grad, CHANNELS_LAST)
-    by_y = sum_channels(by_y * grad, CHANNELS_LAST)
-    by_z = sum_channels(by_z * grad, CHANNELS_LAST)
+        there = wanted & meets(sx, W, SPEC) & meets(sy, H, SPEC)
+        if SPEC.NDIM == 3:
+            there &= meets(sz, D, SPEC)
+        grad = tl.where(per_pixel(there, SPEC), grad, 0.0).to(grad.dtype)
+    by_x = sum_channels(by_x * grad, SPEC)
+    by_y = sum_channels(by_y * grad, SPEC)
+    by_z = sum_channels(by_z * grad, SPEC)
     # What "zeros" moves, lest it be too large for an int, has no tap inside.
     slopes = (by_x, by_y, by_z)
-    return slopes if PADDING == "zeros" and MODE == "bilinear" else follow(slopes, follows)
+    return (
+        slopes if SPEC.PADDING == "zeros" and SPEC.MODE == "bilinear" else follow(slopes, follows)
+    )
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -122,66 +120,44 @@ def _theta_backward_kernel(
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
-    TRANSFORM: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr,
-    ANTIALIAS: tl.constexpr, COMPUTE: tl.constexpr, OFFSET: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr,
-    TILE_X: tl.constexpr, TILE_Y: tl.constexpr, BLOCK_C: tl.constexpr, EXISTING: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    TANGENT: tl.constexpr,
+    SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
-    LATTICE: tl.constexpr = TRANSFORM == "tps" or TRANSFORM == "piecewise_affine"
-    size, out = (W, H, D), (OW, OH, OD)
-    px, py, pz, tile = program_tile(out, first_row, TILE_X, TILE_Y, NDIM)
-    blocks = tl.cdiv(C * VECTOR, BLOCK_C)
-    nk, block = program_image(first_image, blocks, ONE_BLOCK)
-    part = (first_image + tl.program_id(2)).to(tl.int64) * tile_count(out, TILE_X, TILE_Y) + tile
-    channel, exists = channel_lanes(block, C, BLOCK_C, VECTOR, EXISTING)
-    exists = per_channel(exists, CHANNELS_LAST)
+    ratios = x_by_x, x_by_y, y_by_x, y_by_y
+    call = Call(map_ptr, G, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios)
+    px, py, pz, tile = program_tile(call.out, first_row, SPEC, TILING)
+    nk, block = program_image(first_image, C, SPEC, TILING)
+    part = (first_image + tl.program_id(2)).to(tl.int64) * tile_count(call.out, TILING) + tile
+    channels = block_channels(block, C, SPEC, TILING)
     in_output = (px < OW) & (py < OH)
+    at = input_ptr + input_image(nk, K) * stride_n * SPEC.VECTOR
+    image = Image(at, stride_c, stride_d, stride_h, stride_w)
 
-    known = (x_by_x, x_by_y, y_by_x, y_by_y) if host_knows(ANTIALIAS, COMPUTE) else None
-    S, finer, m, t = load_finer_map(
-        map_ptr, nk, G, PARAMETERS, size, out, S, align_corners,
-        TRANSFORM, NDIM, ANTIALIAS, COMPUTE, TANGENT, known,
-    )  # fmt: skip
-    count = 1 if ANTIALIAS == "none" else sample_count(S, NDIM)
-    image_ptr = input_ptr + input_image(nk, K) * stride_n * VECTOR
-    pixel = dense_pixels(px, py, pz, out, C, CHANNELS_LAST, OFFSET)
-    offsets = block_offsets(
-        pixel, channel, elements(out, OFFSET), CHANNELS_LAST, VECTOR, OFFSET
-    )  # fmt: skip
+    samples, finer, m, t = load_finer_map(call, nk, SPEC)
+    count = sample_count(samples, SPEC)
+    output = dense_image(grad_output_ptr, nk, call.out, C, SPEC)
     grad = tl.load(
-        grad_output_ptr + nk.to(tl.int64) * C * VECTOR * OW * OH * OD + offsets,
-        mask=per_pixel(in_output, CHANNELS_LAST) & exists, other=0.0,
-    ).to(COMPUTE)  # fmt: skip
-    grad = mean(grad, count, ANTIALIAS)
+        dense_block(output, (px, py, pz), call.out, C, channels, SPEC),
+        mask=per_pixel(in_output, SPEC) & channels.exists, other=0.0,
+    ).to(SPEC.COMPUTE)  # fmt: skip
+    grad = mean(grad, count, SPEC)
 
-    sums = map_sums(tl.zeros((TILE_X * TILE_Y,), COMPUTE), TRANSFORM, NDIM)
+    TANGENT: tl.constexpr = SPEC.TANGENT  # Triton 3.6 hands on constants with a name only
+    sums = maps.sums(tl.zeros((TILING.TILE_X * TILING.TILE_Y,), SPEC.COMPUTE), SPEC)
     for sample in range(count):
-        dx, dy, dz = sample_position(px, py, pz, sample, S, finer, NDIM, ANTIALIAS, COMPUTE)
-        s = locate(m, dx, dy, dz, TRANSFORM, NDIM)
-        along = locate_tangent(m, t, dx, dy, dz, TRANSFORM, NDIM) if TANGENT else s
-        by_x, by_y, by_z = _slopes(
-            image_ptr, grad, s, along, in_output, size, (stride_c, stride_d, stride_h, stride_w),
-            channel, exists, align_corners,
-            NDIM, MODE, PADDING, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, TANGENT,
-        )  # fmt: skip
-        if TANGENT and TRANSFORM == "projective":
-            first_x, first_y, _ = _slopes(
-                image_ptr, grad, s, s, in_output, size, (stride_c, stride_d, stride_h, stride_w),
-                channel, exists, align_corners,
-                NDIM, MODE, PADDING, COMPUTE, OFFSET, CHANNELS_LAST, VECTOR, False,
-            )  # fmt: skip
-            sums = add_projective_curvature(sums, m, t, first_x, first_y, dx, dy)
-        if LATTICE:
-            slot = (part * count + sample) * PARAMETERS
-            store_lattice_gradient(partial_ptr + slot, m, by_x, by_y, dx, dy, TRANSFORM)
+        d = sample_position((px, py, pz), sample, samples, finer, SPEC)
+        s = maps.locate(m, d, SPEC)
+        along = maps.along(m, t, d, SPEC) if SPEC.TANGENT else s
+        by = _slopes(image, grad, s, along, in_output, call, channels, TANGENT, SPEC)
+        if SPEC.TANGENT and SPEC.TRANSFORM == "projective":
+            first = _slopes(image, grad, s, s, in_output, call, channels, False, SPEC)
+            sums = projective.add_curvature(sums, m, t, first[0], first[1], d[0], d[1])
+        if maps.is_lattice(SPEC.TRANSFORM):
+            slot = partial_ptr + (part * count + sample) * PARAMETERS
+            lattice.store_gradient(slot, m, by[0], by[1], d[0], d[1], SPEC)
         else:
-            sums = add_derivatives(sums, m, by_x, by_y, by_z, dx, dy, dz, TRANSFORM, NDIM)
-    if not LATTICE:
-        store_theta_gradient(
-            partial_ptr + part * PARAMETERS, sums, PARAMETERS, size, finer,
-            align_corners, TRANSFORM, NDIM, COMPUTE, known,
-        )  # fmt: skip
+            sums = maps.add_derivatives(sums, m, by, d, SPEC)
+    if not maps.is_lattice(SPEC.TRANSFORM):
+        maps.store_gradient(partial_ptr + part * PARAMETERS, sums, call, finer, SPEC)
 
 
 def theta_backward(
@@ -195,36 +171,31 @@ def theta_backward(
     """The gradient of theta, or its change as theta changes along `tangent`."""
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
-    g = geometry(input, theta, out_size, options)
-    # Short loads of channels_last, with an address each; sixteen taps; second derivatives.
-    short = g.constexprs["CHANNELS_LAST"] and g.constexprs["VECTOR"] <= 4
-    large = short or options.mode == "bicubic" or tangent is not None
-    largest = options.mode == "bicubic" and tangent is not None
-    blocks = smaller_blocks(g, 4 if largest else 2 if large else 1)
+    g = geometry(input, theta, out_size, options, tangent)
+    blocks = theta_blocks(g)
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
-    partial = new_partial(g, input, theta, parts)
+    partial = new_partial(g, theta, parts)
     launch_tiles(
         _theta_backward_kernel,
         g.n * g.k, g.out_size, g.channels, blocks,
-        input, parameters(input, theta, options, tangent), like_output(grad_output, input), partial,
-        *g.sizes, *g.strides, *pixels_per_unit_of(g),
-        TANGENT=tangent is not None, **g.constexprs,
+        input, parameters(g, theta, tangent), like_output(grad_output, input), partial,
+        *g.sizes, *g.strides, *g.ratios,
+        SPEC=g.spec,
     )  # fmt: skip
-    return sum_partial(partial, theta, input.dim() - 2, options)
+    return sum_partial(g, partial, theta)
 
 
-def new_partial(g: Geometry, input: Tensor, theta: Tensor, parts: int) -> Tensor:
+def new_partial(g: Geometry, theta: Tensor, parts: int) -> Tensor:
     """Room for the gradient of the map's numbers as each of `parts` programs of each transformation finds it."""
-    return theta.new_empty((g.n * g.k, parts, g.parameters), dtype=compute_dtype(input, theta))
+    return theta.new_empty((g.n * g.k, parts, g.parameters), dtype=g.dtype)
 
 
-def sum_partial(partial: Tensor, theta: Tensor, ndim: int, options: Options) -> Tensor:
+def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:
     """Theta's gradient from its parts, in fixed order, rounded once."""
     total = partial[:, 0] if partial.shape[1] == 1 else partial.sum(1)
-    lattice = TRANSFORMS[options.transform].lattice
+    lattice = TRANSFORMS[g.spec.TRANSFORM].lattice
     if lattice is not None:
-        points = theta_shape(theta, ndim, options)[0]
-        total = lattice_theta_gradient(total.unflatten(1, (-1, 2)), math.isqrt(points), lattice)
+        total = lattice_theta_gradient(total.unflatten(1, (-1, 2)), g.side, lattice)
     return total.to(theta.dtype).view(theta.shape)

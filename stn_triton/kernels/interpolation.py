@@ -18,27 +18,27 @@ def taps_of(MODE):
 
 
 @triton.jit
-def reach(MODE: tl.constexpr):
+def reach(SPEC: tl.constexpr):
     """How far from a source coordinate its taps lie, in source pixels."""
-    return 0.5 if MODE == "nearest" else 2.0 if MODE == "bicubic" else 1.0
+    return 0.5 if SPEC.MODE == "nearest" else 2.0 if SPEC.MODE == "bicubic" else 1.0
 
 
 @triton.jit
-def pad(s, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
+def pad(s, size, align_corners, SPEC: tl.constexpr):
     """Source coordinate as the sampler uses it: (s, how it follows the unpadded one: 1, -1 or 0).
 
     It is bounded, so that it converts to int safely, and never NaN.
     """
     follows = tl.where(tl.abs(s) < float("inf"), 1.0, 0.0).to(s.dtype)
-    if MODE == "bicubic":
-        if PADDING == "reflection":
+    if SPEC.MODE == "bicubic":
+        if SPEC.PADDING == "reflection":
             s = tl.where(tl.abs(s) < FAR, s, 0.0).to(s.dtype)
         else:
             s = _bounded(s, -3, size + 2)
-    elif PADDING == "border":
+    elif SPEC.PADDING == "border":
         follows = tl.where((s > 0) & (s < size - 1), follows, 0.0).to(s.dtype)
         s = _bounded(s, 0, size - 1)
-    elif PADDING == "reflection":
+    elif SPEC.PADDING == "reflection":
         s, side = reflect(s, size, align_corners)
         follows = tl.where((s > 0) & (s < size - 1), side, 0.0).to(s.dtype)
         s = _bounded(s, 0, size - 1)
@@ -79,13 +79,13 @@ def reflect(s, size, align_corners):
 
 
 @triton.jit
-def landing(s, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
+def landing(s, size, align_corners, SPEC: tl.constexpr):
     """Where inside the image padding moves source coordinate s, with its taps around it; outside with "zeros"."""
-    s, _ = pad(s, size, align_corners, MODE, PADDING)
-    if MODE == "bicubic":  # taps are moved one by one, but never farther from each other
-        if PADDING == "border":
+    s, _ = pad(s, size, align_corners, SPEC)
+    if SPEC.MODE == "bicubic":  # taps are moved one by one, but never farther from each other
+        if SPEC.PADDING == "border":
             s = _bounded(s, 0, size - 1)
-        elif PADDING == "reflection":
+        elif SPEC.PADDING == "reflection":
             s, _ = reflect(s, size, align_corners)
     return s
 
@@ -115,21 +115,19 @@ def cubic(away):
 
 
 @triton.jit
-def tap_z(
-    s, size, align_corners, INDEX: tl.constexpr, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr
-):  # fmt: skip
-    """The same along z; anything in 2-D."""
-    if NDIM == 3:
-        at, weight, slope = tap(s, size, align_corners, INDEX, MODE, PADDING)
+def tap_z(s, size, align_corners, INDEX: tl.constexpr, SPEC: tl.constexpr):
+    """`tap` along z; anything in 2-D."""
+    if SPEC.NDIM == 3:
+        at, weight, slope = tap(s, size, align_corners, INDEX, SPEC)
     else:
         at, weight, slope = s, s, s
     return at, weight, slope
 
 
 @triton.jit
-def curvature(s, INDEX: tl.constexpr, MODE: tl.constexpr):
+def curvature(s, INDEX: tl.constexpr, SPEC: tl.constexpr):
     """The second derivative of the weight of tap number INDEX of the padded coordinate s."""
-    if MODE == "bicubic":
+    if SPEC.MODE == "bicubic":
         A: tl.constexpr = -0.75
         x = tl.abs(s - (tl.floor(s) + (INDEX - 1)))
         curve = tl.where(x <= 1, 6 * (A + 2) * x - 2 * (A + 3), 6 * A * x - 10 * A).to(s.dtype)
@@ -139,18 +137,18 @@ def curvature(s, INDEX: tl.constexpr, MODE: tl.constexpr):
 
 
 @triton.jit
-def tap(s, size, align_corners, INDEX: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr):
+def tap(s, size, align_corners, INDEX: tl.constexpr, SPEC: tl.constexpr):
     """Tap number INDEX of the padded coordinate s: (whole coordinate, weight, d weight / d s)."""
-    if MODE == "nearest":
+    if SPEC.MODE == "nearest":
         at = round_half_even(s)
         weight = tl.full(s.shape, 1.0, s.dtype)
         slope = tl.full(s.shape, 0.0, s.dtype)
-    elif MODE == "bicubic":
+    elif SPEC.MODE == "bicubic":
         at = tl.floor(s) + (INDEX - 1)
         weight, slope = cubic(s - at)
-        if PADDING == "border":
+        if SPEC.PADDING == "border":
             at = _bounded(at, 0, size - 1)
-        elif PADDING == "reflection":
+        elif SPEC.PADDING == "reflection":
             at, _ = reflect(at, size, align_corners)
     else:
         low = tl.floor(s)
@@ -166,15 +164,13 @@ def tap(s, size, align_corners, INDEX: tl.constexpr, MODE: tl.constexpr, PADDING
 
 
 @triton.jit
-def pad_all(
-    s, size, align_corners, NDIM: tl.constexpr, MODE: tl.constexpr, PADDING: tl.constexpr
-):  # fmt: skip
+def pad_all(s, size, align_corners, SPEC: tl.constexpr):
     """`pad` along every axis: ((x, y, z), how each follows); z only in 3-D."""
-    sx, follows_x = pad(s[0], size[0], align_corners, MODE, PADDING)
-    sy, follows_y = pad(s[1], size[1], align_corners, MODE, PADDING)
+    sx, follows_x = pad(s[0], size[0], align_corners, SPEC)
+    sy, follows_y = pad(s[1], size[1], align_corners, SPEC)
     sz, follows_z = sy, follows_y
-    if NDIM == 3:
-        sz, follows_z = pad(s[2], size[2], align_corners, MODE, PADDING)
+    if SPEC.NDIM == 3:
+        sz, follows_z = pad(s[2], size[2], align_corners, SPEC)
     return (sx, sy, sz), (follows_x, follows_y, follows_z)
 
 
@@ -191,18 +187,18 @@ def follow(along, follows):
 
 
 @triton.jit
-def product_weight(weights, slopes, along, NDIM: tl.constexpr, TANGENT: tl.constexpr):
+def product_weight(weights, slopes, along, SPEC: tl.constexpr):
     """The weight of a tap, the product over the axes; TANGENT: its change as the coordinates change by `along`."""
     wx, wy, wz = weights
-    if TANGENT:
+    if SPEC.TANGENT:
         slope_x, slope_y, slope_z = slopes
         along_x, along_y, along_z = along
         weight = slope_x * along_x * wy + wx * slope_y * along_y
-        if NDIM == 3:
+        if SPEC.NDIM == 3:
             weight = weight * wz + wx * wy * slope_z * along_z
     else:
         weight = wx * wy
-        if NDIM == 3:
+        if SPEC.NDIM == 3:
             weight *= wz
     return weight
 
@@ -214,17 +210,17 @@ def inside(at, size):
 
 
 @triton.jit
-def meets(s, size, MODE: tl.constexpr):
+def meets(s, size, SPEC: tl.constexpr):
     """Whether a coordinate of "bilinear" or "bicubic" with "zeros" has a tap inside the image."""
-    return (s >= -reach(MODE)) & (s < size - 1 + reach(MODE))
+    return (s >= -reach(SPEC)) & (s < size - 1 + reach(SPEC))
 
 
 @triton.jit
-def touches(s, q, MODE: tl.constexpr):
+def touches(s, q, SPEC: tl.constexpr):
     """Whether coordinate s has a tap, of whatever weight, on input pixel q. False for NaN."""
-    if MODE == "nearest":
+    if SPEC.MODE == "nearest":
         hit = round_half_even(s) == q
-    elif MODE == "bicubic":
+    elif SPEC.MODE == "bicubic":
         hit = (s >= q - 2) & (s < q + 2)
     else:
         # floor(s) is q - 1 or q; q - 1 and q + 1 are exact, so this is the floor to the bit.
@@ -233,39 +229,45 @@ def touches(s, q, MODE: tl.constexpr):
 
 
 @triton.jit
-def touch(s, q, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr):
+def touch(s, q, size, align_corners, SPEC: tl.constexpr):
     """Input pixel q as a tap of the unpadded coordinate s: (whether it is one, weight, d weight / d s)."""
-    if PADDING == "zeros":
-        padded = s  # No clamp is needed: q lies inside, and what touches it does too.
-        follows = tl.full(s.shape, 1.0, s.dtype)
+    if SPEC.PADDING == "zeros":
+        found = touch_unpadded(s, tl.full(s.shape, 1.0, s.dtype), q, SPEC)
     else:
-        padded, follows = pad(s, size, align_corners, MODE, PADDING)
-    return touch_padded(padded, follows, q, size, align_corners, MODE, PADDING)
+        padded, follows = pad(s, size, align_corners, SPEC)
+        found = touch_padded(padded, follows, q, size, align_corners, SPEC)
+    return found
 
 
 @triton.jit
-def touch_padded(
-    padded, follows, q, size, align_corners, MODE: tl.constexpr, PADDING: tl.constexpr
-):  # fmt: skip
+def touch_padded(padded, follows, q, size, align_corners, SPEC: tl.constexpr):
     """The same, given the padded coordinate and how it follows the unpadded one."""
-    hit = touches(padded, q, MODE)
-    if MODE == "nearest":
-        weight = tl.where(hit, 1.0, 0.0).to(padded.dtype)
-        slope = tl.zeros_like(weight)
-    elif MODE == "bicubic" and PADDING != "zeros":
+    if (SPEC.MODE == "bicubic") & (SPEC.PADDING != "zeros"):
         weight, slope = tl.zeros_like(padded - q), tl.zeros_like(padded - q)
         for index in tl.static_range(4):  # a pixel near the edge may be several taps
-            at, w, dw = tap(padded, size, align_corners, index, MODE, PADDING)
+            at, w, dw = tap(padded, size, align_corners, index, SPEC)
             weight += tl.where(at == q, w, 0.0)
             slope += tl.where(at == q, dw * follows, 0.0)
         hit = (weight != 0) | (slope != 0)
-    elif MODE == "bicubic":
-        weight, slope = cubic(padded - q)
-        weight = tl.where(hit, weight, 0.0).to(padded.dtype)
-        slope = tl.where(hit, slope, 0.0).to(padded.dtype)
     else:
-        away = padded - q
-        weight = tl.where(hit, 1 - tl.abs(away), 0.0).to(padded.dtype)
-        slope = tl.where(away < 0, follows, -follows).to(padded.dtype)
-        slope = tl.where(hit, slope, 0.0).to(padded.dtype)
+        hit, weight, slope = touch_unpadded(padded, follows, q, SPEC)
+    return hit, weight, slope
+
+
+@triton.jit
+def touch_unpadded(s, follows, q, SPEC: tl.constexpr):
+    """The same where no padding moves a tap of s. No clamp is needed: q lies inside, and what touches it does too."""
+    hit = touches(s, q, SPEC)
+    if SPEC.MODE == "nearest":
+        weight = tl.where(hit, 1.0, 0.0).to(s.dtype)
+        slope = tl.zeros_like(weight)
+    elif SPEC.MODE == "bicubic":
+        weight, slope = cubic(s - q)
+        weight = tl.where(hit, weight, 0.0).to(s.dtype)
+        slope = tl.where(hit, slope, 0.0).to(s.dtype)
+    else:
+        away = s - q
+        weight = tl.where(hit, 1 - tl.abs(away), 0.0).to(s.dtype)
+        slope = tl.where(away < 0, follows, -follows).to(s.dtype)
+        slope = tl.where(hit, slope, 0.0).to(s.dtype)
     return hit, weight, slope

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
 
+from .layout import Tiling
+
 if TYPE_CHECKING:
-    from .config import Blocks
+    from .blocks import Blocks
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter: read once, as `triton.jit` reads it when a kernel is defined."""
@@ -28,6 +31,17 @@ MOST_PROGRAMS = 65535
 """CUDA's limit along the second and the third axis of a launch."""
 
 
+class Registers(NamedTuple):
+    """Registers of a lane at most: on NVIDIA GPUs before Hopper, and from there on, whose code needs fewer."""
+
+    before_9: int
+    from_9: int
+
+    def keywords(self, capability: int) -> dict[str, int]:
+        """The compiler's option for a GPU of that compute capability (its first digit)."""
+        return {"maxnreg": self.from_9 if capability >= 9 else self.before_9}
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch as its launcher asked for it."""
@@ -37,23 +51,29 @@ class Launch:
     args: tuple[Any, ...]
     constexprs: dict[str, Any]
     num_warps: int
-    maxnreg: int | None
+    maxnreg: Registers | None
 
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """Constants of the kernel and options of the compiler."""
+    def keywords(self, capability: int | None) -> dict[str, Any]:
+        """Constants of the kernel and options of the compiler; None: for a GPU that is not NVIDIA's."""
         keywords = {**self.constexprs, "num_warps": self.num_warps}
-        if self.maxnreg is not None and torch.version.hip is None:
-            keywords["maxnreg"] = self.maxnreg
+        if self.maxnreg is not None and capability is not None:
+            keywords |= self.maxnreg.keywords(capability)
         return keywords
 
     def compile(self) -> None:
         """Compile the kernel for the current device as a real launch would; the tensors need no storage."""
-        self.kernel.warmup(*self.args, grid=self.grid, **self.keywords)
+        capability = _capability(torch.cuda.current_device())
+        self.kernel.warmup(*self.args, grid=self.grid, **self.keywords(capability))
 
 
 _recording: ContextVar[list[Launch] | None] = ContextVar("recording", default=None)
 """The list that this thread's launches go to instead of a device."""
+
+
+@cache
+def _capability(index: int) -> int | None:
+    """The first digit of a GPU's compute capability; None if it is not NVIDIA's."""
+    return None if torch.version.hip else torch.cuda.get_device_capability(index)[0]
 
 
 def launch(
@@ -61,7 +81,7 @@ def launch(
     grid: tuple[int, ...],
     *args: Any,
     num_warps: int,
-    maxnreg: int | None = None,
+    maxnreg: Registers | None = None,
     **constexprs: Any,
 ) -> None:
     """Run `kernel` over `grid` on the device of its first argument, a tensor; an empty grid launches nothing.
@@ -71,15 +91,20 @@ def launch(
     recording = _recording.get()
     if recording is not None:
         recording.append(Launch(kernel, grid, args, constexprs, num_warps, maxnreg))
-    elif 0 not in grid:
-        if maxnreg is not None and torch.version.hip is None:
-            constexprs["maxnreg"] = maxnreg
-        device = args[0].device
-        # Triton starts kernels on the current device and its stream, wherever the tensors are.
-        if device.type == "cuda" and device.index != torch.cuda.current_device():
-            with torch.cuda.device(device):
-                kernel[grid](*args, num_warps=num_warps, **constexprs)
-        else:
+        return
+    if 0 in grid:
+        return
+    device = args[0].device
+    if device.type != "cuda":  # interpreted
+        kernel[grid](*args, num_warps=num_warps, **constexprs)
+        return
+    if maxnreg is not None and (capability := _capability(device.index)) is not None:
+        constexprs |= maxnreg.keywords(capability)
+    # Triton starts kernels on the current device and its stream, wherever the tensors are.
+    if device.index == torch.cuda.current_device():
+        kernel[grid](*args, num_warps=num_warps, **constexprs)
+    else:
+        with torch.cuda.device(device):
             kernel[grid](*args, num_warps=num_warps, **constexprs)
 
 
@@ -105,6 +130,9 @@ def launch_tiles(
         existing = channels
     else:
         existing = 0 if channels % blocks.BLOCK_C else blocks.BLOCK_C
+    tiling = Tiling(
+        blocks.TILE_X, blocks.TILE_Y, blocks.BLOCK_C, existing, channels <= blocks.BLOCK_C
+    )
     for first_plane in range(0, planes, MOST_PROGRAMS):
         for first_row in range(0, rows, MOST_PROGRAMS):
             grid = (
@@ -113,8 +141,8 @@ def launch_tiles(
                 min(planes - first_plane, MOST_PROGRAMS),
             )
             launch(
-                kernel, grid, *args, first_row, first_plane, **constexprs, **blocks._asdict(),
-                EXISTING=existing, ONE_BLOCK=channels <= blocks.BLOCK_C,
+                kernel, grid, *args, first_row, first_plane, **constexprs, TILING=tiling,
+                num_warps=blocks.num_warps, maxnreg=blocks.maxnreg,
             )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ A block has one axis of pixels and one of channels. Neighbouring lanes hold chan
 `per_pixel` and `per_channel` spread a vector over either, and one kernel serves both.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -15,64 +17,85 @@ since 3.7. The other way round, lanes lie along channels, and every kernel conve
 """
 
 
+class Tiling(NamedTuple):
+    """What one program holds, at compile time."""
+
+    TILE_X: int
+    TILE_Y: int
+    BLOCK_C: int
+    EXISTING: int  # channels of a block that exist, where it is the same for all; else 0
+    ONE_BLOCK: bool  # one block holds all channels
+
+
+class Channels(NamedTuple):
+    """The channels of a program's block."""
+
+    number: Any
+    exists: Any  # as a block of one pixel
+
+
+class Image(NamedTuple):
+    """An image of the input: where it begins, and its strides in vectors."""
+
+    ptr: Any
+    channel: Any
+    slice: Any
+    row: Any
+    pixel: Any
+
+
 @triton.jit
-def per_pixel(x, CHANNELS_LAST: tl.constexpr):
+def per_pixel(x, SPEC: tl.constexpr):
     """A value for each pixel of a block, spread over its channels."""
-    return tl.expand_dims(x, 1 if CHANNELS_LAST or PIXELS_FIRST else 0)
+    return tl.expand_dims(x, 1 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 0)
 
 
 @triton.jit
-def per_channel(x, CHANNELS_LAST: tl.constexpr):
+def per_channel(x, SPEC: tl.constexpr):
     """A value for each channel of a block, spread over its pixels."""
-    return tl.expand_dims(x, 0 if CHANNELS_LAST or PIXELS_FIRST else 1)
+    return tl.expand_dims(x, 0 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 1)
 
 
 @triton.jit
-def tile_pixels(tile, size, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
-    """Lanes of tile number `tile` of an image of `size` (x, y, z): (px, py, pz), perhaps past the image's end.
+def tile_count(size, TILING: tl.constexpr):
+    """Tiles of an image of `size` (x, y, z): two-dimensional ones, slice after slice."""
+    size_x, size_y, size_z = size
+    return tl.cdiv(size_x, TILING.TILE_X) * tl.cdiv(size_y, TILING.TILE_Y) * size_z
 
-    Tiles are two-dimensional, slice after slice: pz is one number.
+
+@triton.jit
+def program_tile(size, first_row, SPEC: tl.constexpr, TILING: tl.constexpr):
+    """The tile of a program of `launch.launch_tiles`: (px, py, pz) of its lanes, and its number.
+
+    Pixels may lie past the image's end. pz is one number.
     """
     size_x, size_y, _ = size
-    tiles_x = tl.cdiv(size_x, TILE_X)
-    tiles_y = tl.cdiv(size_y, TILE_Y)
-    lane = tl.arange(0, TILE_X * TILE_Y)
-    px = (tile % tiles_x) * TILE_X + lane % TILE_X
-    py = (tile // tiles_x % tiles_y) * TILE_Y + lane // TILE_X
-    return px, py, tile // (tiles_x * tiles_y)
-
-
-@triton.jit
-def tile_count(size, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
-    """Tiles of an image of `size` (x, y, z)."""
-    size_x, size_y, size_z = size
-    return tl.cdiv(size_x, TILE_X) * tl.cdiv(size_y, TILE_Y) * size_z
-
-
-@triton.jit
-def program_tile(
-    size, first_row, TILE_X: tl.constexpr, TILE_Y: tl.constexpr, NDIM: tl.constexpr
-):  # fmt: skip
-    """The tile of a program of `launch.launch_tiles`: (px, py, pz) of its lanes as in `tile_pixels`, and its number."""
-    size_x, size_y, _ = size
     across, row = tl.program_id(0), first_row + tl.program_id(1)
-    tile = row * tl.cdiv(size_x, TILE_X) + across
+    tile = row * tl.cdiv(size_x, TILING.TILE_X) + across
     pz = row * 0
-    if NDIM == 3:
-        tiles_y = tl.cdiv(size_y, TILE_Y)
+    if SPEC.NDIM == 3:
+        tiles_y = tl.cdiv(size_y, TILING.TILE_Y)
         pz, row = row // tiles_y, row % tiles_y
-    lane = tl.arange(0, TILE_X * TILE_Y)
-    return across * TILE_X + lane % TILE_X, row * TILE_Y + lane // TILE_X, pz, tile
+    lane = tl.arange(0, TILING.TILE_X * TILING.TILE_Y)
+    px, py = lane % TILING.TILE_X, lane // TILING.TILE_X
+    return across * TILING.TILE_X + px, row * TILING.TILE_Y + py, pz, tile
 
 
 @triton.jit
-def program_image(first_image, channel_blocks, ONE_BLOCK: tl.constexpr):
+def program_image(first_image, C, SPEC: tl.constexpr, TILING: tl.constexpr):
     """(Image, channel block) of a program of `launch.launch_tiles`."""
     image = first_image + tl.program_id(2)
     block = image * 0
-    if not ONE_BLOCK:
-        image, block = image // channel_blocks, image % channel_blocks
+    if not TILING.ONE_BLOCK:
+        blocks = channel_blocks(C, SPEC, TILING)
+        image, block = image // blocks, image % blocks
     return image, block
+
+
+@triton.jit
+def channel_blocks(C, SPEC: tl.constexpr, TILING: tl.constexpr):
+    """Blocks that C vectors of channels take."""
+    return tl.cdiv(C * SPEC.VECTOR, TILING.BLOCK_C)
 
 
 @triton.jit
@@ -85,50 +108,56 @@ def input_image(nk, K):
 
 
 @triton.jit
-def channel_lanes(
-    block, channel_vectors, BLOCK_C: tl.constexpr, VECTOR: tl.constexpr, EXISTING: tl.constexpr = 0
-):  # fmt: skip
-    """Channels of channel block number `block`, and which of them exist: the first EXISTING, where that is known.
+def block_channels(block, C, SPEC: tl.constexpr, TILING: tl.constexpr):
+    """The channels of channel block number `block`.
 
     Channel counts and strides come in units of VECTOR elements: the multiplication shows the compiler that VECTOR
     neighbours lie together and are masked together, so that it moves them with one instruction.
     """
-    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    if EXISTING > 0:
-        exists = tl.arange(0, BLOCK_C) < EXISTING
+    lane = tl.arange(0, TILING.BLOCK_C)
+    channel = block * TILING.BLOCK_C + lane
+    if TILING.EXISTING > 0:
+        exists = lane < TILING.EXISTING
     else:
-        exists = channel < channel_vectors * VECTOR
-    return channel, exists
+        exists = channel < C * SPEC.VECTOR
+    return Channels(channel, per_channel(exists, SPEC))
 
 
 @triton.jit
-def block_offsets(
-    pixel, channel, stride_c, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr, OFFSET: tl.constexpr
-):  # fmt: skip
-    """Offsets of a block's elements inside one image, from those of its pixels (in vectors) and its channels."""
-    if CHANNELS_LAST:
-        offsets = per_pixel(pixel, CHANNELS_LAST) * VECTOR + per_channel(channel, CHANNELS_LAST)
+def _pointers(ptr, pixel, stride_c, channels, SPEC: tl.constexpr):
+    """Pointers to a block's elements, from the offsets of its pixels (in vectors) in the image at `ptr`."""
+    if SPEC.CHANNELS_LAST:
+        offsets = per_pixel(pixel, SPEC) * SPEC.VECTOR + per_channel(channels.number, SPEC)
     else:
-        channel = per_channel(channel.to(OFFSET) * stride_c, CHANNELS_LAST)
-        offsets = per_pixel(pixel, CHANNELS_LAST) + channel
-    return offsets
+        channel = per_channel(channels.number.to(SPEC.OFFSET) * stride_c, SPEC)
+        offsets = per_pixel(pixel, SPEC) + channel
+    return ptr + offsets
 
 
 @triton.jit
-def dense_pixels(px, py, pz, size, C, CHANNELS_LAST: tl.constexpr, OFFSET: tl.constexpr):
-    """Offsets of pixels (in vectors) in an image of `size` (x, y, z) without gaps."""
-    size_x, size_y, _ = size
-    pixel = (pz.to(OFFSET) * size_y + py) * size_x + px
-    if CHANNELS_LAST:
-        pixel = pixel * C
-    return pixel
+def input_block(image, ix, iy, slice_offset, channels, SPEC: tl.constexpr):
+    """Pointers to pixels (ix, iy) of a slice of the input, which may have any strides."""
+    pixel = iy.to(SPEC.OFFSET) * image.row + ix.to(SPEC.OFFSET) * image.pixel + slice_offset
+    return _pointers(image.ptr, pixel, image.channel, channels, SPEC)
 
 
 @triton.jit
-def elements(size, OFFSET: tl.constexpr):
-    """Elements of one channel of an image of `size` (x, y, z)."""
+def dense_image(ptr, number, size, C, SPEC: tl.constexpr):
+    """Image `number`, of `size` (x, y, z) and C vectors of channels, of those that lie at `ptr` without gaps."""
     size_x, size_y, size_z = size
-    return size_x.to(OFFSET) * size_y * size_z
+    return ptr + number.to(tl.int64) * C * SPEC.VECTOR * size_x * size_y * size_z
+
+
+@triton.jit
+def dense_block(image, p, size, C, channels, SPEC: tl.constexpr):
+    """Pointers to pixels p = (px, py, pz) of such an image."""
+    size_x, size_y, size_z = size
+    px, py, pz = p
+    plane = size_x.to(SPEC.OFFSET) * size_y * size_z
+    pixel = (pz.to(SPEC.OFFSET) * size_y + py) * size_x + px
+    if SPEC.CHANNELS_LAST:
+        pixel = pixel * C
+    return _pointers(image, pixel, plane, channels, SPEC)
 
 
 @triton.jit
@@ -140,24 +169,23 @@ def as_stored(x, ptr):
 
 
 @triton.jit
-def block_zeros(
-    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, DTYPE: tl.constexpr
-):  # fmt: skip
+def block_zeros(PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, SPEC: tl.constexpr):
     """A block of zeros."""
-    if CHANNELS_LAST or PIXELS_FIRST:
-        zeros = tl.zeros((PIXELS, BLOCK_C), DTYPE)
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
+    if SPEC.CHANNELS_LAST or PIXELS_FIRST:
+        zeros = tl.zeros((PIXELS, BLOCK_C), COMPUTE)
     else:
-        zeros = tl.zeros((BLOCK_C, PIXELS), DTYPE)
+        zeros = tl.zeros((BLOCK_C, PIXELS), COMPUTE)
     return zeros
 
 
 @triton.jit
-def block_product(weights, block, CHANNELS_LAST: tl.constexpr):
+def block_product(weights, block, SPEC: tl.constexpr):
     """Weighted sums of a block's pixels, for every pixel of another block.
 
     weights: that block's pixels where blocks have pixels, this block's where they have channels.
     """
-    if CHANNELS_LAST or PIXELS_FIRST:
+    if SPEC.CHANNELS_LAST or PIXELS_FIRST:
         left, right = weights, block
     else:
         left, right = block, weights
@@ -165,35 +193,12 @@ def block_product(weights, block, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def sum_pixels(x, CHANNELS_LAST: tl.constexpr):
+def sum_pixels(x, SPEC: tl.constexpr):
     """Add up a block's pixels: a vector of channels."""
-    return tl.sum(x, 0 if CHANNELS_LAST or PIXELS_FIRST else 1)
+    return tl.sum(x, 0 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 1)
 
 
 @triton.jit
-def sum_channels(x, CHANNELS_LAST: tl.constexpr):
+def sum_channels(x, SPEC: tl.constexpr):
     """Add up a block's channels: a vector of pixels."""
-    return tl.sum(x, 1 if CHANNELS_LAST or PIXELS_FIRST else 0)
-
-
-@triton.jit
-def sum_lane_channels(x, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr):
-    """Add up a block's channels as far as one lane holds them.
-
-    Pixels in lanes: a lane holds all channels, the result is a block of one channel. Channels in lanes: a lane holds
-    VECTOR of them, the result is pixels x (channels / VECTOR), to be added up once, after all loops.
-    """
-    if CHANNELS_LAST:
-        total = tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // VECTOR, VECTOR)), 2)
-    else:
-        total = per_pixel(sum_channels(x, CHANNELS_LAST), CHANNELS_LAST)
-    return total
-
-
-@triton.jit
-def lane_zeros(
-    PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    VECTOR: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Zeros in the shape of `sum_lane_channels` of a block."""
-    return block_zeros(PIXELS, BLOCK_C // VECTOR if CHANNELS_LAST else 1, CHANNELS_LAST, DTYPE)
+    return tl.sum(x, 1 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 0)

@@ -1,13 +1,28 @@
-"""Which output pixels may touch an input pixel: conservative ranges; the recomputed coordinate decides.
+"""Preimages under affine maps in 2-D: which output pixels may touch an input pixel.
 
-Notation: q an input pixel, m = (a, b, mx, c, d, my) the map from output pixels (about their centre) to source pixels.
+Ranges are conservative; the recomputed coordinate decides. q is an input pixel.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
-from .coords import centred, source
-from .interpolation import reach, touches
+from stn_triton.kernels.interpolation import reach
+from stn_triton.kernels.maps.units import centred
+
+from .rows import Preimage, first_index, is_finite, last_index, make_strip, whole_inverse
+
+
+class AffinePlan(NamedTuple):
+    """What all pixels share."""
+
+    middle: Any  # of the source coordinates, (x, y, z)
+    extent: Any  # how far these reach from it
+    finite: Any  # whether they are finite
+    slack: Any  # their rounding
+    inverse: Any
+    per_x: Any  # columns of the output per source pixel, along each axis
 
 
 @triton.jit
@@ -49,27 +64,13 @@ def extents(m, out):
 
 
 @triton.jit
-def first_index(x, size):
-    """The first index at or after x, within [0, size]; 0 if x is NaN."""
-    x = tl.where(x > 0, x, 0.0).to(x.dtype)
-    return tl.ceil(tl.where(x < size, x, size).to(x.dtype)).to(tl.int32)
-
-
-@triton.jit
-def last_index(x, size):
-    """The last index at or before x, within [-1, size - 1]; size - 1 if x is NaN."""
-    x = tl.where(x < size - 1, x, size - 1).to(x.dtype)
-    return tl.floor(tl.where(x > -1, x, -1.0).to(x.dtype)).to(tl.int32)
-
-
-@triton.jit
-def footprint(q, size, middle, extent, MODE: tl.constexpr, CLIPPED: tl.constexpr):
+def footprint(q, size, middle, extent, CLIPPED: tl.constexpr, SPEC: tl.constexpr):
     """Source coordinates that touch q, as (centre, half width).
 
     CLIPPED: those too that "border" clips onto an edge pixel, as far as the output's coordinates, middle +- extent, go.
     """
-    left = q - reach(MODE)
-    right = q + reach(MODE)
+    left = q - reach(SPEC)
+    right = q + reach(SPEC)
     if CLIPPED:
         left = tl.where((q == 0) & (middle - extent < left), middle - extent, left)
         right = tl.where((q == size - 1) & (middle + extent > right), middle + extent, right)
@@ -77,9 +78,9 @@ def footprint(q, size, middle, extent, MODE: tl.constexpr, CLIPPED: tl.constexpr
 
 
 @triton.jit
-def separated(distance, reached, PADDING: tl.constexpr):
+def separated(distance, reached, SPEC: tl.constexpr):
     """Whether distance > reached. If NaN, the map is not finite: "zeros" reaches nothing then, "border" its edges."""
-    if PADDING == "zeros":
+    if SPEC.PADDING == "zeros":
         result = (distance <= reached) == 0
     else:
         result = distance > reached
@@ -88,7 +89,7 @@ def separated(distance, reached, PADDING: tl.constexpr):
 
 @triton.jit
 def candidates(
-    qx, qy, m, inverse, size, out, MODE: tl.constexpr, PADDING: tl.constexpr, CLIPPED: tl.constexpr
+    qx, qy, m, inverse, size, out, CLIPPED: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """The box of output pixels that may touch q: (x0, x1, y0, y1), inclusive; empty as x1 < x0."""
     W, H, _ = size
@@ -96,24 +97,24 @@ def candidates(
     a, b, mx, c, d, my = m
     i00, i01, i10, i11, slack, blur = inverse
     extent_x, extent_y = extents(m, out)
-    ux, half_x = footprint(qx, W, mx, extent_x, MODE, CLIPPED)
-    uy, half_y = footprint(qy, H, my, extent_y, MODE, CLIPPED)
+    ux, half_x = footprint(qx, W, mx, extent_x, CLIPPED, SPEC)
+    uy, half_y = footprint(qy, H, my, extent_y, CLIPPED, SPEC)
     ux -= mx
     uy -= my
     # The image of the output is a parallelogram, for a singular map a segment: q is out of reach if an axis
     # separates the two.
     det = tl.abs(a * d - b * c) * 0.5
-    apart = separated(tl.abs(ux), half_x + extent_x + slack, PADDING)
-    apart |= separated(tl.abs(uy), half_y + extent_y + slack, PADDING)
+    apart = separated(tl.abs(ux), half_x + extent_x + slack, SPEC)
+    apart |= separated(tl.abs(uy), half_y + extent_y + slack, SPEC)
     apart |= separated(
         tl.abs(c * ux - a * uy),
         tl.abs(c) * (half_x + slack) + tl.abs(a) * (half_y + slack) + det * (OH - 1),
-        PADDING,
+        SPEC,
     )
     apart |= separated(
         tl.abs(d * ux - b * uy),
         tl.abs(d) * (half_x + slack) + tl.abs(b) * (half_y + slack) + det * (OW - 1),
-        PADDING,
+        SPEC,
     )
     px = i00 * ux + i01 * uy + (OW - 1) * 0.5
     py = i10 * ux + i11 * uy + (OH - 1) * 0.5
@@ -142,36 +143,6 @@ def meets_tile(middle_x, middle_y, half_x, half_y, m, size, out):
 
 
 @triton.jit
-def half_open(x0, x1, y0, y1, qx, qy, m, out, MODE: tl.constexpr, COMPUTE: tl.constexpr):
-    """Cut a box to the half-open preimage where a source coordinate depends on one output coordinate alone.
-
-    For the identity this leaves 4 of 9 candidates. The coefficient that is 0 makes the other coordinate irrelevant.
-    """
-    OW, OH, _ = out
-    a, b, mx, c, d, my = m
-    if b == 0:
-        dx0, dx1 = centred(x0, OW, COMPUTE), centred(x1, OW, COMPUTE)
-        x0 += tl.where(touches(source(a, b, mx, dx0, dx0), qx, MODE), 0, 1)
-        x1 -= tl.where(touches(source(a, b, mx, dx1, dx1), qx, MODE), 0, 1)
-    if c == 0:
-        dy0, dy1 = centred(y0, OH, COMPUTE), centred(y1, OH, COMPUTE)
-        y0 += tl.where(touches(source(c, d, my, dy0, dy0), qy, MODE), 0, 1)
-        y1 -= tl.where(touches(source(c, d, my, dy1, dy1), qy, MODE), 0, 1)
-    return x0, x1, y0, y1
-
-
-@triton.jit
-def clips(m, size, out, MODE: tl.constexpr, PADDING: tl.constexpr):
-    """Whether padding moves output pixels onto edge pixels that they would not touch without."""
-    W, H, _ = size
-    mx, my = m[2], m[5]
-    extent_x, extent_y = extents(m, out)
-    within = (mx - extent_x >= -reach(MODE)) & (mx + extent_x < W - 1 + reach(MODE))
-    within &= (my - extent_y >= -reach(MODE)) & (my + extent_y < H - 1 + reach(MODE))
-    return (within == 0) & (PADDING == "border")
-
-
-@triton.jit
 def solve_row(coefficient, offset, centre, half, slack, size):
     """The range of x in which coefficient (x - cx) + offset lies within centre +- half."""
     # A zero of negative sign would turn the infinite range round.
@@ -187,8 +158,7 @@ def solve_row(coefficient, offset, centre, half, slack, size):
 
 @triton.jit
 def row_range(
-    py, qx, qy, m, inverse, size, out,
-    MODE: tl.constexpr, PADDING: tl.constexpr, COMPUTE: tl.constexpr,
+    py, qx, qy, m, inverse, size, out, SPEC: tl.constexpr
 ):  # fmt: skip
     """The pixels of output row py that may touch q, clipped ones included: (first, last), empty as last < first."""
     W, H, _ = size
@@ -196,9 +166,52 @@ def row_range(
     a, b, mx, c, d, my = m
     slack = inverse[4]
     extent_x, extent_y = extents(m, out)
-    centre_x, half_x = footprint(qx, W, mx, extent_x, MODE, PADDING == "border")
-    centre_y, half_y = footprint(qy, H, my, extent_y, MODE, PADDING == "border")
-    dy = centred(py, OH, COMPUTE)
+    centre_x, half_x = footprint(qx, W, mx, extent_x, SPEC.PADDING == "border", SPEC)
+    centre_y, half_y = footprint(qy, H, my, extent_y, SPEC.PADDING == "border", SPEC)
+    dy = centred(py, OH, SPEC)
     by_x = solve_row(a, tl.fma(b, dy, mx), centre_x, half_x, slack, OW)
     by_y = solve_row(c, tl.fma(d, dy, my), centre_y, half_y, slack, OW)
     return tl.maximum(by_x[0], by_y[0]), tl.minimum(by_x[1], by_y[1])
+
+
+@triton.jit
+def plan(m, size, out):
+    """What all pixels share."""
+    a, b, mx, c, d, my = m
+    inverse = invert(m, size, out)
+    extent_x, extent_y = extents(m, out)
+    finite_x = is_finite(a) & is_finite(b) & is_finite(mx)
+    finite_y = is_finite(c) & is_finite(d) & is_finite(my)
+    return AffinePlan(
+        (mx, my, my), (extent_x, extent_y, extent_y), (finite_x, finite_y, finite_y),
+        inverse[4], inverse, (whole_inverse(a), whole_inverse(c)),
+    )  # fmt: skip
+
+
+@triton.jit
+def meets(plan, m, left, right, size, out):
+    """Whether outputs may lie between `left` and `right`; True where that cannot be told."""
+    half = (right[0] - left[0]) * 0.5, (right[1] - left[1]) * 0.5
+    known = is_finite(half[0] + half[1] + plan.extent[0] + plan.extent[1] + plan.slack)
+    meets = meets_tile(left[0] + half[0], left[1] + half[1], half[0], half[1], m, size, out)
+    return meets | (known == 0)
+
+
+@triton.jit
+def preimage(plan, m, left, right, out):
+    """Outputs whose source coordinates may lie between `left` and `right`."""
+    a, b, mx, c, d, my = m
+    _, OH, _ = out
+    _, _, i10, i11, slack, blur = plan.inverse
+    half_x, half_y = (right[0] - left[0]) * 0.5, (right[1] - left[1]) * 0.5
+    ux, uy = left[0] + half_x - mx, left[1] + half_y - my
+    middle = i10 * ux + i11 * uy + (OH - 1).to(a.dtype) * 0.5
+    wide = tl.abs(i10) * (half_x + blur) + tl.abs(i11) * (half_y + blur)
+    top, bottom = first_index(middle - wide, OH), last_index(middle + wide, OH)
+    return Preimage(
+        top, bottom, top * 0, top * 0,
+        (
+            make_strip(a, b, b, ux, half_x + slack, plan.per_x[0]),
+            make_strip(c, d, d, uy, half_y + slack, plan.per_x[1]),
+        ),
+    )  # fmt: skip

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from .cell_images import add_blocks, from_left, load_row, of_cell, store_row, zero_blocks
-from .cell_paths import (
+from .images import add_blocks, from_left, load_row, of_cell, store_row, zero_blocks
+from .paths import (
     Corners,
     Found,
     Row,
@@ -17,8 +17,8 @@ from .cell_paths import (
     give_listed,
     give_parity,
 )
-from .cell_plan import DIAGONAL, LISTED, PARITY, SEPARABLE, SINGLE
-from .cell_turned import turn_row
+from .plan import DIAGONAL, LISTED, PARITY, SEPARABLE, SINGLE
+from .turned import turn_row
 
 # Phases of a tile: the column of cells on its left, with lanes along it from the corner down, the row above, its rows.
 COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .layout import as_stored
+from stn_triton.kernels.layout import as_stored
 
 
 class Image(NamedTuple):

@@ -14,25 +14,27 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .preimage import extents, invert
+from stn_triton.kernels.preimage.affine import extents, invert
 
 
-class Spec(NamedTuple):
-    """What a kernel is compiled for."""
+class CellSpec(NamedTuple):
+    """What the kernel is compiled for: a `geometry.Spec`, field by field, and what it adds."""
 
     TRANSFORM: str  # affine or attention
+    NDIM: int
     MODE: str  # bilinear or nearest
     PADDING: str  # zeros or border
-    ANTIALIAS: str  # none, fixed or auto
-    COMPUTE: Any  # dtype of coordinates and sums
-    OFFSET: Any  # dtype of offsets inside an image
+    ANTIALIAS: str
+    TANGENT: bool  # False
+    COMPUTE: Any
+    OFFSET: Any
     CHANNELS_LAST: bool
+    VECTOR: int
     DENSE: bool  # neighbours along x lie together (else, or channels_last: a stride apart)
     WITH_THETA: bool
     SEVERAL: bool  # K > 1
     CELLS: int  # cells of a row in a warp
     VECTORS: int  # lanes of a cell, each with VECTOR neighbouring channels
-    VECTOR: int
     CHUNKS: int  # times that many channels: what a program holds
     FOURFOLD: bool  # registers suffice for the path that gives four outputs at a time
     MASKED: bool  # the last program of a pixel holds channels that do not exist
@@ -80,27 +82,24 @@ def _finite(x):
 @triton.jit
 def finite_map(m):
     """Whether all numbers of a map are finite. If one is not, neither is any coordinate it takes part in."""
-    a, b, mx, c, d, my = m
-    row_x = _finite(a) & _finite(b) & _finite(mx)
-    return row_x & _finite(c) & _finite(d) & _finite(my)
+    row_x = _finite(m.a) & _finite(m.b) & _finite(m.mx)
+    return row_x & _finite(m.c) & _finite(m.d) & _finite(m.my)
 
 
 @triton.jit
 def moves(m, size, out, SPEC: tl.constexpr):
     """Whether "border" moves output pixels into cells that they do not lie in without."""
     W, H, _ = size
-    mx, my = m[2], m[5]
     extent_x, extent_y = extents(m, out)
     FIRST: tl.constexpr = -0.5 if SPEC.MODE == "nearest" else 0.0
-    within = (mx - extent_x >= FIRST) & (mx + extent_x < W + FIRST)
-    within &= (my - extent_y >= FIRST) & (my + extent_y < H + FIRST)
+    within = (m.mx - extent_x >= FIRST) & (m.mx + extent_x < W + FIRST)
+    within &= (m.my - extent_y >= FIRST) & (m.my + extent_y < H + FIRST)
     return within == 0
 
 
 @triton.jit
 def plan_cells(m, size, out, SPEC: tl.constexpr):
     """The plan of an image, given its map from output pixels to source coordinates."""
-    mx, my = m[2], m[5]
     OW, OH, _ = out
     i00, i01, i10, i11, slack, blur = invert(m, size, out)
     # Preimages are as wide as this, rounding included; inputs that lie between whole numbers catch one more.
@@ -108,7 +107,7 @@ def plan_cells(m, size, out, SPEC: tl.constexpr):
     wide_y = (tl.abs(i10) + tl.abs(i11)) * (1 + 2 * blur)
     most_x, most_y = OW.to(SPEC.COMPUTE), OH.to(SPEC.COMPUTE)
     MIDDLE: tl.constexpr = 0.0 if SPEC.MODE == "nearest" else 0.5
-    ux, uy = MIDDLE - mx, MIDDLE - my
+    ux, uy = MIDDLE - m.mx, MIDDLE - m.my
     # The first whole number at or after the left end is the one below it + 1: the ends themselves are never reached.
     from_x = tl.fma(i00, ux, tl.fma(i01, uy, (most_x - 1 - wide_x) * 0.5 + 1))
     from_y = tl.fma(i10, ux, tl.fma(i11, uy, (most_y - 1 - wide_y) * 0.5 + 1))

@@ -8,11 +8,13 @@ rows of the output, each visits the columns of its row that may touch the pixel,
 import triton
 import triton.language as tl
 
-from .cell_images import load_row, spread, zero_block, zero_blocks, zero_row
-from .cell_paths import add_to_theta, gradient
-from .coords import centred, source
-from .interpolation import round_half_even, touch
-from .preimage import candidates, extents, invert, row_range
+from stn_triton.kernels.interpolation import round_half_even, touch
+from stn_triton.kernels.maps import affine
+from stn_triton.kernels.maps.units import centred
+from stn_triton.kernels.preimage.affine import candidates, extents, invert, row_range
+
+from .images import load_row, spread, zero_block, zero_blocks, zero_row
+from .paths import gradient
 
 TURN_ABOVE = tl.constexpr(256)
 """Candidates of a cell above which a tile asks whether turning round is cheaper."""
@@ -54,7 +56,7 @@ def _kept_here(m, lane):
     a, b, mx, c, d, my = m
     never = tl.max(lane) < 0
     zero = tl.zeros_like(a)
-    return (
+    return affine.Affine(
         tl.where(never, zero, a), tl.where(never, zero, b), tl.where(never, zero, mx),
         tl.where(never, zero, c), tl.where(never, zero, d), tl.where(never, zero, my),
     )  # fmt: skip
@@ -65,27 +67,23 @@ def turn_row(
     sums, found, tile, iy, u, stride_h, stride_w, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what outputs give to a row of pixels, to `found`: ALL of them, or those alone that "border" moves."""
-    MODE: tl.constexpr = SPEC.MODE
-    PADDING: tl.constexpr = SPEC.PADDING
-    COMPUTE: tl.constexpr = SPEC.COMPUTE
     CLIPPED: tl.constexpr = SPEC.PADDING == "border"
     W, H, _ = size
     m = _kept_here(m, tile.lane)
     inverse = invert(m, size, out.size)
     ix, here = tile.x + tile.lane, iy + tile.lane * 0
     left, right, top, bottom = candidates(
-        ix.to(COMPUTE), here.to(COMPUTE), m, inverse, size, out.size, MODE, PADDING, CLIPPED
+        ix.to(SPEC.COMPUTE), here.to(SPEC.COMPUTE), m, inverse, size, out.size, CLIPPED, SPEC
     )  # fmt: skip
     waiting = (right >= left) & (bottom >= top) & tile.exists
     if CLIPPED:
-        a, b, mx, c, d, my = m
         edge_x, edge_y = (ix == 0) | (ix == W - 1), (here == 0) | (here == H - 1)
         if not ALL:
             waiting &= edge_x | edge_y
         # Coordinates that are not finite are moved to the first or the last pixel.
-        zero = zero_row(COMPUTE, SPEC)
-        finite_x = tl.abs(a) + tl.abs(b) + tl.abs(mx) + zero < float("inf")
-        finite_y = tl.abs(c) + tl.abs(d) + tl.abs(my) + zero < float("inf")
+        zero = zero_row(SPEC.COMPUTE, SPEC)
+        finite_x = tl.abs(m.a) + tl.abs(m.b) + tl.abs(m.mx) + zero < float("inf")
+        finite_y = tl.abs(m.c) + tl.abs(m.d) + tl.abs(m.my) + zero < float("inf")
         waiting &= (edge_x | finite_x) & (edge_y | finite_y)
     number = tl.where(waiting, tile.lane, SPEC.CELLS)
     j = tl.min(number)
@@ -102,14 +100,11 @@ def _turn_pixel(
     sums, found, tile, ix, iy, u, stride_h, stride_w, m, inverse, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what outputs give to pixel (ix, iy)."""
-    MODE: tl.constexpr = SPEC.MODE
-    PADDING: tl.constexpr = SPEC.PADDING
-    COMPUTE: tl.constexpr = SPEC.COMPUTE
     CLIPPED: tl.constexpr = SPEC.PADDING == "border"
     CHUNKS: tl.constexpr = SPEC.CHUNKS
-    qx, qy = ix.to(COMPUTE), iy.to(COMPUTE)
+    qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
     left, right, top, bottom = candidates(
-        qx, qy, m, inverse, size, out.size, MODE, PADDING, CLIPPED
+        qx, qy, m, inverse, size, out.size, CLIPPED, SPEC
     )  # fmt: skip
     pixels = zero_blocks(SPEC)
     if SPEC.WITH_THETA:
@@ -119,7 +114,7 @@ def _turn_pixel(
     for start in range(top, bottom + 1, SPEC.CELLS):
         py = start + tile.lane
         first, last = row_range(
-            py, qx, qy, m, inverse, size, out.size, MODE, PADDING, COMPUTE
+            py, qx, qy, m, inverse, size, out.size, SPEC
         )  # fmt: skip
         first = tl.maximum(first, left)
         last = tl.where(py <= bottom, tl.minimum(last, right), -1)
@@ -141,34 +136,30 @@ def _visit(
     sums, given, pixels, px, py, visited, qx, qy, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what output pixels (px, py), one a lane, give to input pixel (qx, qy)."""
-    MODE: tl.constexpr = SPEC.MODE
-    PADDING: tl.constexpr = SPEC.PADDING
-    COMPUTE: tl.constexpr = SPEC.COMPUTE
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     W, H, _ = size
-    a, b, mx, c, d, my = m
-    dx, dy = centred(px, out.size[0], COMPUTE), centred(py, out.size[1], COMPUTE)
-    sx, sy = source(a, b, mx, dx, dy), source(c, d, my, dx, dy)
-    hit_x, wx, slope_x = touch(sx, qx, W, 0, MODE, PADDING)
-    hit_y, wy, slope_y = touch(sy, qy, H, 0, MODE, PADDING)
+    dx, dy = centred(px, out.size[0], SPEC), centred(py, out.size[1], SPEC)
+    sx, sy = affine.locate(m, dx, dy)
+    hit_x, wx, slope_x = touch(sx, qx, W, 0, SPEC)
+    hit_y, wy, slope_y = touch(sy, qy, H, 0, SPEC)
     visited &= hit_x & hit_y
     if not ALL:
-        visited &= (_stays(sx, W, MODE) & _stays(sy, H, MODE)) == 0
+        visited &= (_stays(sx, W, SPEC) & _stays(sy, H, SPEC)) == 0
     weight, offset = spread(wx * wy), py * out.width + px
     more = ()
-    along = zero_block(COMPUTE, SPEC)
+    along = zero_block(SPEC.COMPUTE, SPEC)
     for i in tl.static_range(CHUNKS):
         grad = gradient(out, offset, dx, dy, visited, i, SPEC)
         more = more + (tl.fma(weight, grad, given[i]),)
         along = tl.fma(grad, pixels[i], along)
     if SPEC.WITH_THETA:
         along = tl.where(visited, tl.sum(along, 2), 0.0).to(wx.dtype)  # the pixel may not be finite
-        sums = add_to_theta(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)
+        sums = affine.add_derivatives(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)
     return sums, more
 
 
 @triton.jit
-def _stays(s, size, MODE: tl.constexpr):
+def _stays(s, size, SPEC: tl.constexpr):
     """Whether a cell of the image holds source coordinate s without padding."""
-    low = round_half_even(s) if MODE == "nearest" else s
+    low = round_half_even(s) if SPEC.MODE == "nearest" else s
     return (low >= 0) & (low < size)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .cell_images import load_block, spread, zero_block
-from .cell_plan import NOWHERE
-from .coords import source
-from .interpolation import round_half_even
+from stn_triton.kernels.interpolation import round_half_even
+from stn_triton.kernels.maps import affine
+
+from .images import load_block, spread, zero_block
+from .plan import NOWHERE
 
 
 class Corners(NamedTuple):
@@ -166,25 +167,14 @@ def give(
                 sx, sy, zero = row.x.at + fx, row.y.at + fy, tl.zeros_like(fx)
                 by_x = tl.where((sx > 0) & (sx < row.x.last), by_x, zero)
                 by_y = tl.where((sy > 0) & (sy < row.y.last), by_y, zero)
-            sums = add_to_theta(sums, by_x, by_y, dx, dy)
+            sums = affine.add_derivatives(sums, by_x, by_y, dx, dy)
     return sums, corners
-
-
-@triton.jit
-def add_to_theta(sums, by_x, by_y, dx, dy):
-    """Add the derivatives by the map's numbers, given those by the source coordinates."""
-    a, b, mx, c, d, my = sums
-    return (
-        tl.fma(by_x, dx, a), tl.fma(by_x, dy, b), mx + by_x,
-        tl.fma(by_y, dx, c), tl.fma(by_y, dy, d), my + by_y,
-    )  # fmt: skip
 
 
 @triton.jit
 def _try(dx, dy, offset, row, m, SPEC: tl.constexpr):
     """Whether output (dx, dy) lies in the cell."""
-    a, b, mx, c, d, my = m
-    sx, sy = source(a, b, mx, dx, dy), source(c, d, my, dx, dy)
+    sx, sy = affine.locate(m, dx, dy)
     hit = in_cell(sx, row.x, SPEC) & in_cell(sy, row.y, SPEC)
     return Found(hit, sx, sy, dx, dy, offset)
 
@@ -212,9 +202,8 @@ def give_found(sums, corners, slopes, row, found, out, SPEC: tl.constexpr):
 @triton.jit
 def find_separable(row, dx, dy, offset, plan, m, out, SPEC: tl.constexpr):
     """One candidate or two along each axis, of which at most one lies in the cell."""
-    a, d, mx, my = m[0], m[4], m[2], m[5]
-    sx, sy = tl.fma(a, dx, mx), tl.fma(d, dy, my)
-    next_x, next_y = tl.fma(a, dx + 1, mx), tl.fma(d, dy + 1, my)
+    sx, sy = tl.fma(m.a, dx, m.mx), tl.fma(m.d, dy, m.my)
+    next_x, next_y = tl.fma(m.a, dx + 1, m.mx), tl.fma(m.d, dy + 1, m.my)
     in_x, in_y = in_cell(sx, row.x, SPEC), in_cell(sy, row.y, SPEC)
     hit = (in_x | (in_cell(next_x, row.x, SPEC) & (plan.columns > 1))) != 0
     hit = (hit & (in_y | (in_cell(next_y, row.y, SPEC) & (plan.rows > 1)))) != 0
@@ -277,7 +266,6 @@ def give_listed(
     sums, corners, slopes, row, dx, dy, first, plan, m, out, SPEC: tl.constexpr
 ):  # fmt: skip
     """Any box of candidates, 7 columns and 4 rows at a time: a bit for each that lies in the cell, then these alone."""
-    a, b, mx, c, d, my = m
     for top in range(0, plan.rows, 4):
         for left in range(0, plan.columns, 7):
             rows = tl.minimum(plan.rows - top, 4)
@@ -291,8 +279,8 @@ def give_listed(
                 hit = bits != 0
                 right, down = tl.where(hit, number & 7, 0), tl.where(hit, number >> 3, 0)
                 at_x, at_y = start_x + right.to(SPEC.COMPUTE), start_y + down.to(SPEC.COMPUTE)
-                fx = source(a, b, mx, at_x, at_y) - row.x.at
-                fy = source(c, d, my, at_x, at_y) - row.y.at
+                sx, sy = affine.locate(m, at_x, at_y)
+                fx, fy = sx - row.x.at, sy - row.y.at
                 zero = tl.zeros_like(fx)  # fractions of others may not be finite
                 sums, corners = give(
                     sums, corners, slopes, row, out, hit,
@@ -306,15 +294,14 @@ def give_listed(
 @triton.jit
 def _list_hits(start_x, start_y, columns, rows, row, m, SPEC: tl.constexpr):
     """Bit 8 r + c for candidate (c, r) from the start, where it lies in the cell."""
-    a, b, mx, c, d, my = m
     bits = row.lane * 0
     for r in range(rows):
         dy = start_y + r
-        from_x, from_y = tl.fma(b, dy, mx), tl.fma(d, dy, my)
+        from_x, from_y = tl.fma(m.b, dy, m.mx), tl.fma(m.d, dy, m.my)
         dx = start_x
         bit = 1 << (8 * r)
         for _ in range(columns):
-            sx, sy = tl.fma(a, dx, from_x), tl.fma(c, dx, from_y)
+            sx, sy = tl.fma(m.a, dx, from_x), tl.fma(m.c, dx, from_y)
             hit = in_cell(sx, row.x, SPEC) & in_cell(sy, row.y, SPEC)
             bits = tl.where(hit, bits | bit, bits)
             dx += 1

@@ -1,0 +1,218 @@
+"""Block sizes: what one program holds. Nothing is tuned at run time, and the numbers here are the only tuning.
+
+They were chosen by counting the instructions and sectors of the compiled kernels (`bench.emulate`), not yet by timing
+them on a GPU. Every number has its reason beside it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import triton.language as tl
+
+from stn_triton.transforms import TRANSFORMS
+
+from .cells.plan import CellSpec
+from .geometry import Geometry
+from .launch import Registers
+
+_ENOUGH_WARPS = 2048
+"""About sixteen for each multiprocessor of a large GPU: fewer leave it waiting for memory."""
+_ENOUGH_PROGRAMS = 1024
+"""The same in programs of two warps."""
+
+
+class Blocks(NamedTuple):
+    """Pixels and channels of one program, its warps, and the registers of a lane at most."""
+
+    TILE_X: int
+    TILE_Y: int
+    BLOCK_C: int
+    num_warps: int
+    maxnreg: Registers | None = None
+
+
+def tiles_of(size: tuple[int, ...], channels: int, blocks: Blocks) -> int:
+    """Programs for one image of `size` (depth, height, width): tiles times channel blocks."""
+    depth, height, width = size
+    tiles = -(-width // blocks.TILE_X) * -(-height // blocks.TILE_Y) * depth
+    return tiles * -(-channels // blocks.BLOCK_C)
+
+
+def _channel_block(channels: int, most: int) -> int:
+    """The largest power of two that divides `channels`, if that is 16 or more; else the next one above."""
+    divisor = channels & -channels
+    above = 1 << (channels - 1).bit_length()
+    return min(divisor if divisor >= 16 else above, most)
+
+
+@lru_cache(maxsize=1024)
+def forward_blocks(g: Geometry) -> Blocks:
+    """Blocks of the forward kernel, whose tiles are output pixels."""
+    # A second source coordinate and its slopes leave room for half as many pixels.
+    return _output_blocks(g, 2 if g.spec.TANGENT else 1)
+
+
+@lru_cache(maxsize=1024)
+def theta_blocks(g: Geometry) -> Blocks:
+    """Blocks of the theta-only backward kernel, whose tiles are output pixels too."""
+    spec = g.spec
+    # Short loads of channels_last have an address each; bicubic has sixteen taps; a tangent second derivatives.
+    short = spec.CHANNELS_LAST and spec.VECTOR <= 4
+    cubic = spec.MODE == "bicubic"
+    few = short or cubic or spec.TANGENT
+    return _output_blocks(g, 4 if cubic and spec.TANGENT else 2 if few else 1)
+
+
+def _output_blocks(g: Geometry, fewer: int) -> Blocks:
+    """Blocks over output pixels, with `fewer` times fewer pixels a lane than suit bilinear sampling."""
+    spec = g.spec
+    if spec.CHANNELS_LAST:
+        blocks = _last_blocks(g)
+    else:
+        blocks = _first_blocks(g)
+        if fewer > 1:
+            return blocks._replace(num_warps=4)  # two pixels a lane
+    return blocks._replace(TILE_Y=max(blocks.TILE_Y // fewer, 1))
+
+
+def _last_blocks(g: Geometry) -> Blocks:
+    """channels_last: 2,048 elements, that is 32 to 256 pixels of up to 64 channels, in lines of eight pixels."""
+    spec, block = g.spec, _channel_block(g.channels, 64)
+    # 3-D nearest: without a limit the compiler spills to reach a smaller register count. Any explicit limit stops that.
+    spills = spec.NDIM == 3 and spec.MODE == "nearest" and spec.COMPUTE is tl.float32
+    warps = 2 if spec.VECTOR > 1 and _has_room(g) else 4
+    return Blocks(
+        8, min(2048 // block, 256) // 8, block, warps, Registers(128, 128) if spills else None
+    )
+
+
+def _first_blocks(g: Geometry) -> Blocks:
+    """contiguous: 256 pixels of up to 8 channels."""
+    spec, size = g.spec, g.out_size
+    # A map that turns reads a square with fewer lines of memory than a strip. One that does not reads strips, and so
+    # does one whose output they cover with fewer tiles.
+    block = _channel_block(g.channels, 8)
+    square, strip = Blocks(16, 16, block, 4), Blocks(32, 8, block, 4)
+    turns = spec.NDIM == 2 and spec.TRANSFORM != "attention"
+    tiles = [tiles_of(size, 1, each) for each in (square, strip)]
+    blocks = square if size[-1] <= 16 or (turns and tiles[0] <= tiles[1]) else strip
+    # Several programs share the channels where one for all would leave multiprocessors idle.
+    while blocks.BLOCK_C > 1 and g.n * g.k * tiles_of(size, g.channels, blocks) < _ENOUGH_PROGRAMS:
+        blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
+    if _has_room(g) and blocks.BLOCK_C <= 4:
+        blocks = blocks._replace(num_warps=1 if g.channels == 1 else 2)
+    return blocks
+
+
+def _has_room(g: Geometry) -> bool:
+    """Whether a lane has registers for four pixels and more, which share the work on the map and on the tile."""
+    spec = g.spec
+    return (
+        TRANSFORMS[spec.TRANSFORM].matrix is not None
+        and spec.NDIM == 2
+        and spec.MODE != "bicubic"
+        and spec.PADDING != "reflection"
+        and spec.ANTIALIAS == "none"
+        and spec.COMPUTE is tl.float32
+    )
+
+
+def _one_warp(g: Geometry, most: int) -> Blocks:
+    """One warp, whose lanes are input pixels with their channels, or vectors of channels; `most`: registers."""
+    limit = Registers(most, most) if g.spec.COMPUTE is tl.float32 else None
+    if g.spec.CHANNELS_LAST:
+        block = _channel_block(g.channels, 64)
+        pixels = max(32 * g.spec.VECTOR // block, 4)
+        rows = 2 if pixels < 32 else 4
+        return Blocks(pixels // rows, rows, block, 1, limit)
+    return Blocks(8, 4, _channel_block(g.channels, 4), 1, limit)
+
+
+@lru_cache(maxsize=1024)
+def box_blocks(g: Geometry) -> Blocks:
+    """Blocks of the gather through boxes, whose tiles are input pixels."""
+    # It waits for memory: more warps that are resident are worth more than registers.
+    spec = g.spec
+    small = spec.MODE != "bicubic" and not spec.CHANNELS_LAST and not spec.TANGENT
+    return _one_warp(g, 80 if small else 168)
+
+
+@lru_cache(maxsize=1024)
+def pixel_blocks(g: Geometry) -> tuple[Blocks, int]:
+    """(Blocks of the gather by pixels, rows of a tile that are in lanes together).
+
+    What a program finds out about the map serves four tiles below each other, where that leaves enough programs.
+    """
+    blocks = _one_warp(
+        g, 168
+    )  # a limit at all keeps the compiler from spilling a few to reach a step below
+    rows = blocks.TILE_Y
+    high = blocks._replace(TILE_Y=4 * rows)
+    enough = g.n * tiles_of(g.size, g.channels, high) >= 2 * _ENOUGH_WARPS
+    return high if enough else blocks, rows
+
+
+class CellBlocks(NamedTuple):
+    """What of the gather by cells is not known to the compiler."""
+
+    channels: int  # programs side by side for the channels of a pixel
+    rows: int  # of a tile
+    maxnreg: Registers | None
+
+
+@lru_cache(maxsize=1024)
+def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]:
+    """Blocks of the gather by cells, whose warps walk down strips of the input."""
+    spec = g.spec
+    vector = spec.VECTOR
+    # Two lanes a cell let a warp move 32 bytes of a pixel at once, in 16 bits, and leave it 16 cells.
+    vectors = 2 if vector > 1 and g.vectors % 2 == 0 else 1
+    number = g.channels // (vector * vectors)
+    # A lane of four channels in single precision takes some 110 registers, twelve for each channel, one of eight 160.
+    programs = -(-number // max(4 // vector, 1))
+    chunks = -(-number // programs) if programs else 1
+    cells = 32 // vectors
+    held = chunks * vector
+    cell_spec = CellSpec(
+        *spec,
+        DENSE=not spec.CHANNELS_LAST and g.strides[-1] == 1,
+        WITH_THETA=with_theta,
+        SEVERAL=g.k != 1,
+        CELLS=cells,
+        VECTORS=vectors,
+        CHUNKS=chunks,
+        FOURFOLD=held <= 4 or g.k == 1,
+        MASKED=programs * chunks != number,
+    )
+    maxnreg = _cell_registers(g, held) if spec.COMPUTE is tl.float32 else None
+    return cell_spec, CellBlocks(programs, _cell_rows(g, cells, programs), maxnreg)
+
+
+def _cell_registers(g: Geometry, held: int) -> Registers:
+    """The fewest that spill nothing, in steps of 16; `held`: channels of a lane."""
+    # Border, samples and sums in memory take some more.
+    border = g.spec.PADDING == "border"
+    more = g.k > 1 or border or g.spec.ANTIALIAS != "none"
+    if held > 4:
+        return Registers(168, 168) if more else Registers(152, 152)
+    if more:
+        return Registers(144, 144 if border or held == 4 else 112)
+    return Registers(128, 128) if held == 4 else Registers(112, 112)
+
+
+def _cell_rows(g: Geometry, cells: int, programs: int) -> int:
+    """Rows of a tile: many, since what comes before the first costs three, but not so many that a GPU has idle warps.
+
+    The column of cells on the left of a tile is one longer than the tile and found by one row of lanes.
+    """
+    _, height, width = g.size
+    strips = -(-width // cells)
+    for most in (28, 16, 11):
+        bands = -(-height // min(most, cells - 1))
+        if g.n * programs * strips * bands >= _ENOUGH_WARPS:
+            break
+    else:
+        bands = -(-height // 8)
+    return -(-height // bands)

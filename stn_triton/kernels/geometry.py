@@ -1,0 +1,163 @@
+"""What a call is: as the launchers see it, as kernels are compiled for it, and as they see it when they run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from stn_triton.formats import compute_dtype, is_channels_last
+from stn_triton.transforms import AUTO, TRANSFORMS, Options, lattice_coefficients, lattice_tangent
+
+_TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+class Spec(NamedTuple):
+    """What a kernel is compiled for."""
+
+    TRANSFORM: str
+    NDIM: int
+    MODE: str
+    PADDING: str
+    ANTIALIAS: str  # none, fixed (S is the same for all) or auto (theta's own)
+    TANGENT: bool  # every map is followed by its change, and the change of the result is asked for
+    COMPUTE: Any  # dtype of coordinates, weights and sums
+    OFFSET: Any  # dtype of offsets inside an image
+    CHANNELS_LAST: bool
+    VECTOR: int  # channels that are loaded together; 1 unless CHANNELS_LAST
+
+
+class Call(NamedTuple):
+    """What device functions need to know of a call. Sizes are (x, y, z)."""
+
+    map_ptr: Any  # (N * K, [2,] PARAMETERS)
+    G: Any  # control points along a side of a lattice
+    PARAMETERS: Any
+    size: Any  # of the input
+    out: Any  # of the output
+    align_corners: Any  # 0 or 1
+    S: Any  # antialias: samples of an output pixel along each axis
+    ratios: Any  # `pixels_per_unit_of`
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Sizes, strides and compile-time facts of one call; the same object for every call like it."""
+
+    outer: tuple[int, ...]  # of the result, before its channels: (N,) or (N, K)
+    n: int
+    k: int
+    channels: int
+    size: tuple[int, ...]  # of input, (D, H, W)
+    out_size: tuple[int, ...]  # (OD, OH, OW)
+    side: int  # G
+    parameters: int  # numbers by which the kernels know a transformation
+    align_corners: int
+    samples: int
+    strides: tuple[int, ...]  # of input (n, c, d, h, w), in vectors
+    dtype: torch.dtype  # of coordinates, weights and sums
+    spec: Spec
+
+    @property
+    def vectors(self) -> int:
+        """Channels in vectors."""
+        return self.channels // self.spec.VECTOR
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Every kernel over tiles takes these after its pointers: from K and C to S."""
+        return (
+            *(self.k, self.vectors, self.side, self.parameters, *self.size, *self.out_size),
+            *(self.align_corners, self.samples),
+        )
+
+    @cached_property
+    def ratios(self) -> tuple[float, ...]:
+        """`maps.units.pixels_per_unit` of the source's width by the output's width and height, then of its height.
+
+        Quotients of numbers below 2**24 round to the same float32 by way of float64.
+        """
+        _, height, width = self.size
+        align = self.align_corners
+        return tuple(
+            (source - align) / (output - align) if output > align else 0.0
+            for source in (width, height)
+            for output in (self.out_size[2], self.out_size[1])
+        )
+
+
+def needs_int64(elements: int) -> bool:
+    """Whether offsets of that many elements pass the range of int32."""
+    return elements > 2**31 - 1
+
+
+def parameter_count(trailing: tuple[int, ...], options: Options) -> int:
+    """Numbers by which the kernels know a transformation: theta's, or the coefficients of a lattice's basis."""
+    lattice = TRANSFORMS[options.transform].lattice
+    if lattice is None:
+        return math.prod(trailing)
+    return 2 * (trailing[0] + lattice.extra)
+
+
+def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Tensor:
+    """Those numbers, transformation after transformation; with a tangent of theta, each followed by its own."""
+    lattice = TRANSFORMS[g.spec.TRANSFORM].lattice
+    if lattice is not None:
+        theta = lattice_coefficients(theta.to(g.dtype), lattice)
+    if tangent is None:
+        return theta.contiguous()
+    tangent = tangent.to(g.dtype)
+    if lattice is not None:
+        tangent = lattice_tangent(tangent, lattice)
+    return torch.stack((theta.to(g.dtype), tangent), len(g.outer))
+
+
+def geometry(
+    input: Tensor,
+    theta: Tensor,
+    out_size: tuple[int, ...],
+    options: Options,
+    tangent: Tensor | None = None,
+) -> Geometry:
+    """Read off the geometry of one call; tangent: of one along that change of theta."""
+    return _geometry(
+        tuple(input.shape), input.stride(), input.element_size(), is_channels_last(input),
+        tuple(theta.shape), compute_dtype(input, theta), out_size, options, tangent is not None,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)  # a network calls with the same few shapes again and again
+def _geometry(
+    shape: tuple[int, ...], strides: tuple[int, ...], element_size: int, channels_last: bool,
+    theta_shape: tuple[int, ...], dtype: torch.dtype, out_size: tuple[int, ...], options: Options, tangent: bool,
+) -> Geometry:  # fmt: skip
+    n, channels, *size = shape
+    stride_n, stride_c, *steps = strides
+    ndim = len(size)
+    if ndim == 2:  # one slice
+        size, steps, out_size = [1, *size], [0, *steps], (1, *out_size)
+    trailing = TRANSFORMS[options.transform].trailing_shape(theta_shape, ndim)
+    assert trailing is not None
+    outer = theta_shape[: len(theta_shape) - len(trailing)]
+    vector = math.gcd(channels, 16 // element_size) if channels_last else 1
+    span = sum(
+        (length - 1) * stride
+        for length, stride in zip((channels, *size), (stride_c, *steps), strict=True)
+    )
+    largest = max(span + 1, channels * math.prod(size), channels * math.prod(out_size))
+    spec = Spec(
+        options.transform, ndim, options.mode, options.padding_mode,
+        {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent,
+        _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, vector,
+    )  # fmt: skip
+    return Geometry(
+        outer, n, math.prod(outer[1:]), channels, tuple(size), out_size,
+        math.isqrt(trailing[0]), parameter_count(trailing, options),
+        int(options.align_corners), options.samples,
+        tuple(stride // vector for stride in (stride_n, stride_c, *steps)), dtype, spec,
+    )  # fmt: skip

@@ -1,0 +1,120 @@
+"""Maps that follow the control points of a lattice: thin plate splines and piecewise affine maps (paper, section 3.2).
+
+    s = identity(x, y) + sum over m of c_m B_m(x, y),
+
+with (x, y) normalised output coordinates. The basis B depends on the sizes only, and the coefficients c, 0 for the
+identity, are found by the host (`stn_triton.transforms.Lattice`): they are what kernels know as the map's parameters.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .units import divide, half, middle, pixels_per_unit, units_per_pixel
+
+
+class LatticeMap(NamedTuple):
+    """Where the coefficients lie, points along a side, and the identity they are added to."""
+
+    row: Any
+    G: Any
+    unit_x: Any  # normalised units per output pixel
+    unit_y: Any
+    half_x: Any  # source pixels per normalised unit
+    half_y: Any
+    a: Any  # the identity: sx = a dx + mx, sy = d dy + my
+    mx: Any
+    d: Any
+    my: Any
+
+
+@triton.jit
+def load(row, call, out, ORIGIN: tl.constexpr, SPEC: tl.constexpr):
+    """The map whose coefficients lie at `row`; ORIGIN 0.0: its change, which has no identity."""
+    W, H, _ = call.size
+    OW, OH, _ = out
+    align = call.align_corners
+    return LatticeMap(
+        row, call.G,
+        units_per_pixel(OW, align, SPEC), units_per_pixel(OH, align, SPEC),
+        half(W, align, SPEC), half(H, align, SPEC),
+        ORIGIN * pixels_per_unit(W, OW, align, SPEC), ORIGIN * middle(W, SPEC),
+        ORIGIN * pixels_per_unit(H, OH, align, SPEC), ORIGIN * middle(H, SPEC),
+    )  # fmt: skip
+
+
+@triton.jit
+def _step(G, SPEC: tl.constexpr):
+    """tps: from one control point to the next in normalised coordinates; else half the steps along a side."""
+    if SPEC.TRANSFORM == "tps":
+        step = divide(tl.full((), 2.0, SPEC.COMPUTE), (G - 1).to(SPEC.COMPUTE))
+    else:
+        step = middle(G, SPEC)
+    return step
+
+
+@triton.jit
+def _from_point(x, number, step, SPEC: tl.constexpr):
+    """How far coordinate x is from control point `number` of an axis; tps: normalised, else in steps of the lattice."""
+    number = (number + tl.zeros((), tl.int32)).to(SPEC.COMPUTE)
+    if SPEC.TRANSFORM == "tps":
+        away = x - tl.fma(number, step, -1.0)
+    else:
+        away = tl.fma(x, step, step - number)
+    return away
+
+
+@triton.jit
+def _basis(across, down, SPEC: tl.constexpr):
+    """The function of a control point that is so far away."""
+    if SPEC.TRANSFORM == "tps":
+        squared = tl.fma(across, across, down * down)
+        value = 0.5 * squared * tl.log(tl.where(squared > 0, squared, 1.0).to(SPEC.COMPUTE))
+    else:
+        farthest = tl.maximum(tl.abs(across), tl.abs(down))
+        value = tl.maximum(1 - tl.maximum(farthest, tl.abs(across - down)), 0.0).to(SPEC.COMPUTE)
+    return value
+
+
+@triton.jit
+def locate(m, dx, dy, SPEC: tl.constexpr):
+    """Source coordinates of output pixels."""
+    x, y = dx * m.unit_x, dy * m.unit_y
+    by_x, by_y = x * 0, x * 0
+    row, step = m.row, _step(m.G, SPEC)
+    for j in range(m.G):
+        down = _from_point(y, j, step, SPEC)
+        for i in range(m.G):
+            value = _basis(_from_point(x, i, step, SPEC), down, SPEC)
+            by_x = tl.fma(tl.load(row), value, by_x)
+            by_y = tl.fma(tl.load(row + 1), value, by_y)
+            row += 2
+    if SPEC.TRANSFORM == "tps":
+        by_x += tl.fma(tl.load(row + 4), y, tl.fma(tl.load(row + 2), x, tl.load(row)))
+        by_y += tl.fma(tl.load(row + 5), y, tl.fma(tl.load(row + 3), x, tl.load(row + 1)))
+    sx = tl.fma(by_x, m.half_x, tl.fma(m.a, dx, m.mx))
+    sy = tl.fma(by_y, m.half_y, tl.fma(m.d, dy, m.my))
+    return sx, sy
+
+
+@triton.jit
+def store_gradient(ptr, m, by_x, by_y, dx, dy, SPEC: tl.constexpr):
+    """The derivatives by the coefficients, given those by the source coordinates: sums over the lanes."""
+    x, y = dx * m.unit_x, dy * m.unit_y
+    by_x, by_y = by_x * m.half_x, by_y * m.half_y
+    step = _step(m.G, SPEC)
+    for j in range(m.G):
+        down = _from_point(y, j, step, SPEC)
+        for i in range(m.G):
+            value = _basis(_from_point(x, i, step, SPEC), down, SPEC)
+            tl.store(ptr, tl.sum(by_x * value))
+            tl.store(ptr + 1, tl.sum(by_y * value))
+            ptr += 2
+    if SPEC.TRANSFORM == "tps":
+        tl.store(ptr, tl.sum(by_x))
+        tl.store(ptr + 1, tl.sum(by_y))
+        tl.store(ptr + 2, tl.sum(by_x * x))
+        tl.store(ptr + 3, tl.sum(by_y * x))
+        tl.store(ptr + 4, tl.sum(by_x * y))
+        tl.store(ptr + 5, tl.sum(by_y * y))

@@ -1,0 +1,44 @@
+"""What the gathers by pixels and through boxes are compiled for, and what their functions hand to each other."""
+
+from typing import Any, NamedTuple
+
+
+class PixelSpec(NamedTuple):
+    """What the kernel is compiled for: a `geometry.Spec`, field by field, and what it adds."""
+
+    TRANSFORM: str
+    NDIM: int
+    MODE: str
+    PADDING: str
+    ANTIALIAS: str
+    TANGENT: bool
+    COMPUTE: Any
+    OFFSET: Any
+    CHANNELS_LAST: bool
+    VECTOR: int
+    SEVERAL: bool  # K > 1
+    LANES_Y: int  # rows of a tile that are in lanes together
+
+
+class Tile(NamedTuple):
+    """The input pixels of a program."""
+
+    x: Any  # of its lanes
+    y: Any
+    z: Any  # one slice
+    exists: Any  # lanes inside the image
+
+
+class Grid(NamedTuple):
+    """What one transformer samples: its map, and where the gradients of its output lie."""
+
+    m: Any  # from the finer output to source pixels
+    t: Any  # its change
+    size: Any  # of the input, (x, y, z)
+    finer: Any  # of the output with a pixel for each sample
+    out: Any  # of the output
+    samples: Any  # along each axis of an output pixel
+    align_corners: Any
+    ptr: Any  # of the gradients
+    C: Any  # vectors of channels
+    channels: Any  # of the program
