@@ -411,3 +411,20 @@ def test_predictions_are_saved_with_their_origin(
     content = json.loads(path.read_text())
     assert {"predicted", "commit", "triton", "torch", "date", "rows"} <= set(content)
     assert emulate._load(path) == {("tiny", "fwd", "float32", "contiguous"): 2.0}
+
+
+@pytest.mark.parametrize("name", ["crops-32x3x448-k2", "svhn-128x48x32", "projective-8x3x512"])
+def test_the_images_that_are_counted_have_the_tiles_of_the_batch(name: str) -> None:
+    from dataclasses import replace
+
+    from bench.emulator.calls import ctas_of
+    from bench.emulator.counting import _images, parse_case
+    from bench.launches import KINDS, launches, variant_of
+
+    case = parse_case(name)
+    images = _images(case, KINDS)
+    part = replace(case, shape=(images, *case.shape[1:]))
+    for kind in KINDS:
+        pairs = zip(launches(variant_of(case, kind)), launches(variant_of(part, kind)), strict=True)
+        for whole, some in pairs:
+            assert ctas_of(whole) * images == ctas_of(some) * case.shape[0]

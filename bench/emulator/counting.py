@@ -84,9 +84,13 @@ def _listed(cases: Iterable[Case]) -> str:
     return ", ".join(case.name for case in cases)
 
 
-def _alike(whole: list[Launch], part: list[Launch]) -> bool:
-    """Whether two calls start the same kernels with the same constants and warps."""
+def _alike(whole: list[Launch], part: list[Launch], times: int) -> bool:
+    """Whether one call, of `times` as many images, starts the same kernels as the other with the same constants, warps
+    and tiles.
+    """
     if len(whole) != len(part):
+        return False
+    if any(ctas_of(w) != times * ctas_of(p) for w, p in zip(whole, part, strict=True)):
         return False
     facts = [
         [(e.kernel, e.constexprs, e.num_warps, e.maxnreg) for e in each] for each in (whole, part)
@@ -105,8 +109,14 @@ def _images(case: Case, kinds: Iterable[Kind]) -> int:
     images = _FEWEST_IMAGES
     while images < case.shape[0]:
         some = replace(case, shape=(images, *case.shape[1:]))
-        if images * lanes >= _ENOUGH_LANES and all(
-            _alike(each, launches(variant_of(some, kind))) for kind, each in whole.items()
+        divides = case.shape[0] % images == 0
+        if (
+            divides
+            and images * lanes >= _ENOUGH_LANES
+            and all(
+                _alike(each, launches(variant_of(some, kind)), case.shape[0] // images)
+                for kind, each in whole.items()
+            )
         ):
             return images
         images *= 2
