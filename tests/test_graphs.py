@@ -240,6 +240,8 @@ def test_fake_tensors_and_traced_functions(transform: str) -> None:
 def test_autocast_casts_nothing(
     compiled: bool, dtype: torch.dtype, backend: str, device: torch.device
 ) -> None:
+    if compiled and backend == "native" and ops.INTERPRET:
+        pytest.skip("the registered operator takes the interpreted kernels here")
     # A theta in bfloat16 would move samples by a good part of a pixel.
     u, theta = example(dtype=dtype, device=device)
     run = partial(st_sample, out_size=(2, 3), backend=backend)

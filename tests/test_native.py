@@ -1,4 +1,4 @@
-"""The native library for CPUs: every option against the definition, exactness, foreign memory, threads and processes."""
+"""The native library for CPUs: options against the definition, exactness, foreign memory, threads, processes."""
 
 from __future__ import annotations
 

@@ -183,11 +183,21 @@ template <class T> static __attribute__((noinline)) void locate(const Map<T>& m,
 // How many sums the adjoint of a map needs.
 static inline int64_t sums_of(const Call& call) { return call.transform == LATTICE ? 2 * call.functions : 12; }
 
+// The sums over a row of what the rows of a map were multiplied by, and of that times dx.
+template <class T> static void add_row(const Map<T>& m, const Row& r, const T* by, const T* by_dx, double* sums) {
+  double dy = down_row(m, r), dz = deep_row(m, r);
+  for (int a = 0; a < 3; a++) {
+    sums[4 * a] += by_dx[a];
+    sums[4 * a + 1] += by[a] * dy;
+    sums[4 * a + 2] += by[a] * dz;
+    sums[4 * a + 3] += by[a];
+  }
+}
+
 // The adjoint of `locate`: adds the derivatives by the map's numbers, given those by the coordinates, t.g, which are 0
 // in lanes after the last one and wherever a coordinate does not move.
 template <class T> static void add_derivatives(const Map<T>& m, const Row& r, const Call& call, const Taps<T>& t, double* sums) {
   constexpr int L = WIDTH<T>;
-  T dy = down_row(m, r), dz = deep_row(m, r);
   if (m.transform == LATTICE) {
     for (int64_t f = 0; f < call.functions; f++) {
       Lanes<T> x = {}, y = {};
@@ -218,13 +228,9 @@ template <class T> static void add_derivatives(const Map<T>& m, const Row& r, co
     }
     for (int a = 0; a < 3; a++) by[a] += g[a], by_dx[a] += g[a] * dx;
   }
-  for (int a = 0; a < 3; a++) {
-    double total = sum<T>(by[a]);
-    sums[4 * a] += sum<T>(by_dx[a]);
-    sums[4 * a + 1] += total * dy;
-    sums[4 * a + 2] += total * dz;
-    sums[4 * a + 3] += total;
-  }
+  T by_sum[3], by_dx_sum[3];
+  for (int a = 0; a < 3; a++) by_sum[a] = sum<T>(by[a]), by_dx_sum[a] = sum<T>(by_dx[a]);
+  add_row(m, r, by_sum, by_dx_sum, sums);
 }
 
 // The chain from the map, whose derivatives `sums` holds, back to theta number nk.

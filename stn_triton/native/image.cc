@@ -110,7 +110,9 @@ template <class T, int K, int ND> class Image {
   int64_t channel(int64_t c, int64_t pixels) const { return call_.channels_last ? c : c * pixels; }
   int64_t pixel(int64_t p) const { return call_.channels_last ? p * call_.channels : p; }
   int64_t pixel_of(const Row& r) const { return (r.z * call_.out[1] + r.y) * call_.out[0] + r.x; }
-  Layout layout(int64_t pixels) const { return call_.channels_last ? Layout{call_.channels, 1} : Layout{1, pixels}; }
+  Layout layout(int64_t pixels, int64_t c) const {
+    return call_.channels_last ? Layout{call_.channels, 1, c} : Layout{1, pixels, 0};
+  }
 
   // Samples in any direction defeat the processor's own prefetching: the part of the image that is needed is read once
   // in the order of memory, if it fits the cache.
@@ -291,9 +293,10 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
     for (int c = 0; c < channels; c++)
       this->over_image(true, [&](int64_t y, int64_t z, int64_t at, int64_t) {
         auto has = [&](int64_t y) { return this->in_box(1, y) && this->in_box(2, z); };
-        fold_row<T, K>(sums + (c * steps_.all + z * steps_.slice) * S, steps_, y, n, has, row);
-        stored_as<T>(call_, element(call_, call_.input_gradient, this->image_at(c0 + c) + at),
-                     [&](auto* p) { narrow<T>(row, n, T(1), p); });
+        char* to = element(call_, call_.input_gradient, this->image_at(c0 + c) + at);
+        T* folded = this->is_wide() ? reinterpret_cast<T*>(to) : row;
+        fold_row<T, K>(sums + (c * steps_.all + z * steps_.slice) * S, steps_, y, n, has, folded);
+        if (!this->is_wide()) stored_as<T>(call_, to, [&](auto* p) { narrow<T>(row, n, T(1), p); });
       });
   }
 };
@@ -322,6 +325,11 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         this->over_rows(m, u, stride_, 1, [&](const Row& r, bool outside) {
           char* to = element(call_, call_.output, this->result_at(k, c) + this->pixel(this->pixel_of(r)));
           T* at = direct_ ? reinterpret_cast<T*>(to) : row;
+          if (outside && !call_.channels_last) {
+            int64_t bytes = bytes_of(call_);
+            for (int i = 0; i < width(c); i++) memset(to + i * call_.pixels_out() * bytes, 0, r.n * bytes);
+            return;
+          }
           if (outside) {
             memset(at, 0, r.n * stride_ * sizeof(T));
           } else {
@@ -345,13 +353,13 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   void get(const char* from, int64_t c, int64_t pixels, int64_t n, T parts, T* to) const {
     stored_as<T>(call_, from, [&](auto* p) {
       gather<T, typename std::remove_cv<typename std::remove_pointer<decltype(p)>::type>::type, L>(
-          p, this->layout(pixels), width(c), n, parts, to);
+          p, this->layout(pixels, c), width(c), n, parts, to);
     });
   }
   void put(const T* from, int64_t c, int64_t pixels, int64_t n, T parts, char* to) const {
     stored_as<T>(call_, to, [&](auto* p) {
       scatter<T, typename std::remove_pointer<decltype(p)>::type, L>(
-          from, this->layout(pixels), width(c), call_.channels <= L, n, parts, p);
+          from, this->layout(pixels, c), width(c), call_.channels <= L, n, parts, p);
     });
   }
   const T* pixels(int64_t c) {
@@ -383,10 +391,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         if (!direct_) get(from, c, call_.pixels_out(), r.n, this->parts(m), row);
         const T* grad = direct_ ? reinterpret_cast<const T*>(from) : row;
         this->template over_samples<true>(m, r, [&](const Row& sample, bool) {
-          if (u) {
-            pixels_theta<T, K, ND, L>(t_, r.n, u, steps_, stride_, block_, grad, stride_);
-            add_derivatives(m, sample, call_, t_, this->sums(k));
-          }
+          if (u) pixels_theta<T, K, ND, L>(t_, m, sample, call_, u, steps_, stride_, block_, grad, stride_, this->sums(k));
           if (sums) pixels_input<T, K, ND, L>(t_, r.n, grad, stride_, steps_, stride_, block_, sums);
         });
       });

@@ -56,9 +56,10 @@ template <class T, class S, int L> INLINE void store_as(S* p, Lanes<T, L> v, int
   }
 }
 
-// Where the channels of n neighbouring pixels lie: element (pixel, channel) at p[pixel * across + channel * apart].
+// Where the channels of n neighbouring pixels lie: element (pixel, channel) at p[pixel * across + channel * apart];
+// before: how many channels of a pixel lie before the first.
 struct Layout {
-  int64_t across, apart;
+  int64_t across, apart, before;
 };
 
 // Channels [0, count) of n pixels -> L numbers a pixel, those after the last channel 0; divided by `parts`.
@@ -67,7 +68,7 @@ template <class T, class S, int L> static void gather(const S* p, Layout lies, i
   if (lies.apart == 1) {
     Whole<T, L> there = ::count<T, L>() < T(count);
     for (int64_t i = 0; i < n; i++, p += lies.across, to += L) {
-      bool within = lies.across * (n - i) >= L;  // reading L elements stays inside these pixels
+      bool within = lies.across * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
       V v = within ? where<T, L>(there, load_as<T, S, L>(p, L)) : load_as<T, S, L>(p, count);
       store<T, L>(to, parts == 1 ? v : v / parts);
     }

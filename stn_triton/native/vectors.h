@@ -22,16 +22,17 @@ template <class T> constexpr int WIDTH = VECTOR_BYTES / sizeof(T);  // lanes of 
 
 template <class T, int L> struct LanesOf {
   typedef T type __attribute__((vector_size(sizeof(T) * L)));
+  typedef T stored __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may_alias));  // anywhere in memory
 };
 template <class T, int L = WIDTH<T>> using Lanes = typename LanesOf<T, L>::type;
 template <class T, int L = WIDTH<T>> using Whole = typename LanesOf<Integer<T>, L>::type;
 
 template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> load(const T* p) {
-  Lanes<T, L> v;
-  memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const typename LanesOf<T, L>::stored*>(p);
 }
-template <class T, int L = WIDTH<T>> INLINE void store(T* p, Lanes<T, L> v) { memcpy(p, &v, sizeof v); }
+template <class T, int L = WIDTH<T>> INLINE void store(T* p, Lanes<T, L> v) {
+  *reinterpret_cast<typename LanesOf<T, L>::stored*>(p) = v;
+}
 template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> splat(T x) { return x - Lanes<T, L>{}; }
 template <class T, int L = WIDTH<T>> INLINE Whole<T, L> whole(Integer<T> x) { return x + Whole<T, L>{}; }
 
