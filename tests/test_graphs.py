@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from stn_triton import SpatialTransformer, st_sample
+from stn_triton import SpatialTransformer, ops, st_sample
 from stn_triton.transforms import TRANSFORMS, Options
 
 OPTIONS = Options()

@@ -469,6 +469,7 @@ print(show_config())
 """
 
 
+@pytest.mark.slow
 def test_without_the_library(tmp_path: Path) -> None:
     """A pure wheel: the torch backend on a CPU, and "native" says why not."""
     package = Path(functional.__file__).parent
@@ -510,6 +511,33 @@ def test_the_default_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         st_sample(u, theta, (4, 4), backend="torch")
     assert len(calls) == 2
+
+
+COMPILED = """
+import torch
+from stn_triton import st_sample
+from stn_triton.native import sampler
+calls, run = [], sampler._run
+sampler._run = lambda *a, **k: calls.append(k) or run(*a, **k)
+compiled = torch.compile(st_sample, fullgraph=True, backend="aot_eager")
+u = torch.rand(2, 3, 5, 5).requires_grad_()
+theta = torch.eye(2, 3).repeat(2, 1, 1)
+for backend in (None, "native"):
+    compiled(u, theta, (4, 4), backend=backend).sum().backward()
+print(len(calls), u.grad.shape)
+"""
+
+
+@pytest.mark.slow
+def test_compiled() -> None:
+    """The operator of a compiled graph takes the library, where no kernels are interpreted."""
+    root = Path(functional.__file__).parents[1]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300,
+        env={**environment, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "4 torch.Size([2, 3, 5, 5])", done.stderr
 
 
 def test_nothing_is_written_where_a_mode_looks_on() -> None:

@@ -27,8 +27,8 @@ from checks import (
 )
 from torch import Tensor
 
-from stn_triton.native.library import MISSING
 from stn_triton import st_sample
+from stn_triton.native.library import MISSING
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -152,14 +152,14 @@ template <class T, int K, int ND> class Image {
         pieces(r, last, out[0], true, body);
       }
   }
-  template <class Body> void pieces(Row r, int64_t from, int64_t to, bool outside, Body body) {
+  template <class Body> void pieces(Row& r, int64_t from, int64_t to, bool outside, Body body) {
     for (r.x = from; r.x < to; r.x += r.n) {
       r.n = int(to - r.x < Taps<T>::MOST ? to - r.x : Taps<T>::MOST);
       body(r, outside);
     }
   }
   // Calls body(row, is not the first) with the taps of every sample of the row's pixels.
-  template <bool SLOPES, class Body> void over_samples(const Map<T>& m, Row r, Body body) {
+  template <bool SLOPES, class Body> void over_samples(const Map<T>& m, Row& r, Body body) {
     int s = int(m.samples);
     for (r.qz = 0; r.qz < (ND == 3 ? s : 1); r.qz++)
       for (r.qy = 0; r.qy < s; r.qy++)
@@ -205,7 +205,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
     for (int64_t k = 0; k < call_.transformers; k++) {
       Map<T> m = this->map(k);
       bool direct = this->is_wide() && m.samples == 1;
-      this->over_rows(m, u, 1, channels, [&](const Row& r, bool outside) {
+      this->over_rows(m, u, 1, channels, [&](Row& r, bool outside) {
         char* to = element(call_, call_.output, this->result_at(k, 0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
         if (outside) {
@@ -261,7 +261,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
     for (int64_t k = 0; k < call_.transformers; k++) {
       Map<T> m = this->map(k);
       bool direct = this->is_wide() && m.samples == 1;
-      this->over_rows(m, u ? u + c0 * steps_.all : u, 1, channels, [&](const Row& r, bool outside) {
+      this->over_rows(m, u ? u + c0 * steps_.all : u, 1, channels, [&](Row& r, bool outside) {
         if (outside) return;
         const char* from = element(call_, call_.grad, this->result_at(k, c0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
@@ -322,7 +322,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       const T* u = pixels(c);
       for (int64_t k = 0; k < call_.transformers; k++) {
         Map<T> m = this->map(k);
-        this->over_rows(m, u, stride_, 1, [&](const Row& r, bool outside) {
+        this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
           char* to = element(call_, call_.output, this->result_at(k, c) + this->pixel(this->pixel_of(r)));
           T* at = direct_ ? reinterpret_cast<T*>(to) : row;
           if (outside && !call_.channels_last) {
@@ -385,7 +385,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
     T* row = buffers_.row.template of<T>(MOST * L);
     for (int64_t k = 0; k < call_.transformers; k++) {
       Map<T> m = this->map(k);
-      this->over_rows(m, u, stride_, 1, [&](const Row& r, bool outside) {
+      this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
         if (outside) return;
         const char* from = element(call_, call_.grad, this->result_at(k, c) + this->pixel(this->pixel_of(r)));
         if (!direct_) get(from, c, call_.pixels_out(), r.n, this->parts(m), row);

@@ -46,6 +46,7 @@ INLINE void with_taps(const Taps<T>& t, int i, const int64_t* at, Body body) {
 
 // Calls body(first channel, how many of the following L were done before) for all `channels`, at least L of them.
 template <int L, class Body> INLINE void over_channels(int64_t channels, Body body) {
+  if (channels == L) return body(0, 0);
   int64_t c = 0;
   for (; c + L <= channels; c += L) body(c, 0);
   if (c < channels) body(channels - L, int(L - (channels - c)));

@@ -41,18 +41,16 @@ template <class T, class S, int L> INLINE Lanes<T, L> load_as(const S* p, int64_
   if constexpr (sizeof(S) == sizeof(T)) {
     return load_some<T, L>(p, n);
   } else {
-    uint16_t bits[L] = {};
-    copy_some<L>(bits, reinterpret_cast<const uint16_t*>(p), n);
-    return widened<L>(p, __builtin_convertvector(load<uint16_t, L>(bits), Words<L>));
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(p);
+    Shorts<L> bits = load_some<uint16_t, L>(from, n);
+    return widened<L>(p, __builtin_convertvector(bits, Words<L>));
   }
 }
 template <class T, class S, int L> INLINE void store_as(S* p, Lanes<T, L> v, int64_t n) {
   if constexpr (sizeof(S) == sizeof(T)) {
     store_some<T, L>(p, v, n);
   } else {
-    uint16_t bits[L];
-    store<uint16_t, L>(bits, __builtin_convertvector(narrowed<L>(p, v), Shorts<L>));
-    copy_some<L>(reinterpret_cast<uint16_t*>(p), bits, n);
+    store_some<uint16_t, L>(reinterpret_cast<uint16_t*>(p), __builtin_convertvector(narrowed<L>(p, v), Shorts<L>), n);
   }
 }
 

@@ -57,6 +57,7 @@ template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> load_some(const T* p, in
   return load<T, L>(first);
 }
 template <class T, int L = WIDTH<T>> INLINE void store_some(T* p, Lanes<T, L> v, int64_t n) {
+  if (n >= L) return store<T, L>(p, v);
   T all[L];
   store<T, L>(all, v);
   copy_some<L>(p, all, n);
