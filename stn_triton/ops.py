@@ -64,10 +64,10 @@ def _by_kernels(input: Tensor) -> bool:
     return HAS_TRITON and (input.device.type == "cuda" or INTERPRET)
 
 
-def _natively(input: Tensor, out_size: Sequence[int]) -> bool:
+def _natively(input: Tensor) -> bool:
     """Whether the native library takes the tensors of a registered operator."""
     here = input.device.type == "cpu" and native.library.MISSING is None
-    return here and native.sampler.can_sample(input, tuple(out_size))
+    return here and native.sampler.can_sample(input)
 
 
 @torch.library.custom_op("stn_triton::sample", mutates_args=())
@@ -77,7 +77,7 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """`st_sample`, arguments validated."""
     options = Options(transform, mode, padding_mode, align_corners, samples)
-    natively = native.sampler.sample_forward if _natively(input, out_size) else st_sample_torch
+    natively = native.sampler.sample_forward if _natively(input) else st_sample_torch
     run: _Run = sample_forward if _by_kernels(input) else natively
     return run(input, theta, tuple(out_size), options)
 
@@ -104,7 +104,7 @@ def sample_backward_op(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
     options = Options(transform, mode, padding_mode, align_corners, samples)
-    natively = native.sampler.sample_backward if _natively(input, out_size) else _torch_backward
+    natively = native.sampler.sample_backward if _natively(input) else _torch_backward
     run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
     of_input, of_theta = run(grad, input, theta, tuple(out_size), options, wanted)

@@ -43,9 +43,9 @@ _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
 
 
-def can_sample(input: Tensor, out_size: _Size) -> bool:
-    """Whether pixels of one channel can be counted in 32 bits, as the library counts them."""
-    return max(math.prod(input.shape[2:]), math.prod(out_size) * 512) < 2**31
+def can_sample(input: Tensor) -> bool:
+    """Whether the pixels of an image can be counted in 32 bits, as the library counts them."""
+    return math.prod(input.shape[2:]) < 2**31
 
 
 def sample_forward(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
