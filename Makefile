@@ -11,6 +11,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
+NATIVE := stn_triton/native/$(if $(filter Darwin,$(shell uname -s)),stn_native.dylib,stn_native.so)
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 # Interpreted kernels keep one core busy each: processes pay, threads inside them only get in the way.
@@ -20,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dis
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench lint clean distclean
+.PHONY: help demo test check bench lint native wheels sanitize clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,14 +30,28 @@ help: ## Show this list
 demo: $(if $(wildcard $(DEV)),$(DEV),$(TRAIN)) ## Train a spatial transformer on the CPU and show what it does
 	$(PY) -m architectures.demo $(ARGS)
 
-test: lint ## Lint, types and all tests (kernels run in Triton's interpreter where there is no GPU)
+test: lint native ## Lint, types and all tests (kernels run in Triton's interpreter where there is no GPU)
 	$(PYTEST) $(ARGS)
 
-check: lint ## Lint, types and the quick tests, for while you work
+check: lint native ## Lint, types and the quick tests, for while you work
 	$(PYTEST) -m "not slow" $(ARGS)
 
 bench: $(DEV) ## Compare throughput with every peer that is installed
 	$(PY) -m pytest --benchmark $(ARGS)
+
+native: $(NATIVE) ## Build the native CPU library beside its sources
+
+$(NATIVE): $(wildcard stn_triton/native/*.h stn_triton/native/*.cc stn_triton/native/build.py) | $(PY)
+	$(PY) stn_triton/native/build.py
+
+# Wheels for systems on which nothing need be compiled; ziglang builds all of them on Linux.
+wheels: | $(PY) ## Wheels for Linux, macOS and Windows, and the one without a library
+	for target in x86_64-linux-gnu.2.17 aarch64-linux-gnu.2.17 aarch64-macos.11.0 x86_64-windows-gnu 0; do \
+	  STN_TRITON_NATIVE=$$target $(PY) -m pip wheel --quiet --no-deps -w dist . || exit 1; \
+	done
+
+sanitize: | $(PY) ## Random shapes through the native library under AddressSanitizer and UBSan
+	$(PY) tests/native_fuzz/run.py $(ARGS)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

@@ -1,6 +1,7 @@
 """Spatial transformers (Jaderberg et al. 2015): the sampling grid and the sampler fused into one operation."""
 
 from .ahead import warmup
+from .configuration import show_config
 from .functional import st_sample
 from .modules import SpatialTransformer
 from .onnx import onnx_translations
@@ -25,6 +26,7 @@ __all__ = [
     "outside_penalty",
     "pixel_matrix_to_theta",
     "sampling_grid",
+    "show_config",
     "st_sample",
     "theta_to_box",
     "warmup",

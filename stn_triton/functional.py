@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from . import native
 from .onnx import lacks_translation
-from .ops import HAS_TRITON, INTERPRET, st_sample_registered, st_sample_triton
+from .ops import HAS_TRITON, INTERPRET, st_sample_native, st_sample_registered, st_sample_triton
 from .torch_backend import st_sample_torch
 from .tracing import comparing_shapes, is_jit_traced, is_transformed
 from .transforms import AUTO, TRANSFORMS, Options
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
-BACKENDS = ("triton", "torch")
+BACKENDS = ("triton", "native", "torch")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -64,12 +65,13 @@ def st_sample(
         antialias: False: one sample an output pixel. An int S: the mean of S x S samples inside it (S x S x S for 5-D
             input). True, for affine and attention: S = 1 to 8 as theta shrinks the input, chosen for each theta.
             Needs align_corners=False.
-        backend: "triton" or "torch"; None takes Triton for tensors on a GPU, else torch.
+        backend: "triton", "native" or "torch"; None takes Triton for tensors on a GPU, the native library for those on
+            a CPU where it was built (see `show_config`), else torch.
 
     Raises:
         TypeError: input or theta not a tensor of a float dtype; out_size not a sequence of ints.
         ValueError: wrong shapes or sizes, unknown names, different devices, options that exclude each other.
-        RuntimeError: backend="triton" where no Triton kernel can run.
+        RuntimeError: backend="triton" where no Triton kernel can run, "native" where the library is not there.
 
     Deterministic: bitwise the same result and gradients on every run, but for backend="torch" on a GPU, whose gradient
     of input PyTorch adds up in any order.
@@ -89,16 +91,18 @@ def st_sample(
             size, options = checked(
                 input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
             )  # fmt: skip
-            _use_triton(backend, input.device)
+            _chosen(backend, input)
             return st_sample_torch(input, theta, size, options)
     size, options = checked(
         input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
     )
     if backend is None and _is_a_node(input, theta):
         return st_sample_registered(input, theta, size, options)
-    if _use_triton(backend, input.device):
-        return st_sample_triton(input, theta, size, options)
-    return st_sample_torch(input, theta, size, options)
+    run = _RUNS[_chosen(backend, input)]
+    return run(input, theta, size, options)
+
+
+_RUNS = {"triton": st_sample_triton, "native": st_sample_native, "torch": st_sample_torch}
 
 
 def _is_a_node(input: Tensor, theta: Tensor) -> bool:
@@ -271,16 +275,40 @@ def check_theta(theta: Tensor, transform: str, ndim: int) -> None:
     )
 
 
-def _use_triton(backend: str | None, device: torch.device) -> bool:
+def _chosen(backend: str | None, input: Tensor) -> str:
+    """The backend that runs; refuses one that cannot."""
+    device = input.device
     if backend is None:
-        return device.type == "cuda" and HAS_TRITON
-    if backend == "torch":
-        return False
+        if device.type == "cuda":
+            return "triton" if HAS_TRITON else "torch"
+        return "torch" if _lacks_native(input) else "native"
+    missing = {
+        "triton": _lacks_triton(device),
+        "native": backend == "native" and _lacks_native(input),
+    }
+    if why := missing.get(backend):
+        raise RuntimeError(f"backend={backend!r} {why}")
+    return backend
+
+
+def _lacks_triton(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device."""
     if not HAS_TRITON:
-        raise RuntimeError("backend='triton' needs the package triton, which is not installed")
+        return "needs the package triton, which is not installed"
     if device.type != "cuda" and not INTERPRET:
-        raise RuntimeError(
-            f"backend='triton' needs a tensor on a GPU, got one on {device.type}; elsewhere its kernels run only in "
+        return (
+            f"needs a tensor on a GPU, got one on {device.type}; elsewhere its kernels run only in "
             "Triton's interpreter, with TRITON_INTERPRET=1 set before stn_triton is imported"
         )
-    return True
+    return None
+
+
+def _lacks_native(input: Tensor) -> str | None:
+    """Why the native library cannot sample an input."""
+    if input.device.type != "cpu":
+        return f"needs a tensor on a CPU, got one on {input.device.type}"
+    if native.library.MISSING:
+        return f"is not there: {native.library.MISSING}"
+    if not torch.compiler.is_compiling() and not native.sampler.can_sample(input):
+        return f"needs fewer than 2**31 pixels in an image, got shape {tuple(input.shape)}"
+    return None

@@ -8,13 +8,14 @@ The Function is the leaner call, and has every derivative. The operators are wha
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import native
 from .formats import empty_input_gradient, empty_output, transformers
 from .onnx import lacks_translation
 from .torch_backend import st_sample_taps, st_sample_torch
@@ -31,6 +32,7 @@ else:
 
 _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
+_Run = Callable[[Tensor, Tensor, _Size, Options], Tensor]
 _Gradients = tuple[Tensor | None, Tensor | None]
 
 
@@ -43,6 +45,16 @@ def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Opt
     return st_sample_registered(input, theta, out_size, options)
 
 
+def st_sample_native(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+    """`st_sample` by the native library, arguments validated; by torch for whoever looks on."""
+    if torch.compiler.is_compiling():
+        run = st_sample_taps if is_transformed(input, theta) else st_sample_registered
+        return run(input, theta, out_size, options)
+    if native.function.sees_only_tensors(input, theta):
+        return native.function.sample(input, theta, out_size, options)
+    return st_sample_torch(input, theta, out_size, options)
+
+
 def st_sample_registered(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` as one node of a graph."""
     return sample(input, theta, out_size, *options)
@@ -52,6 +64,12 @@ def _by_kernels(input: Tensor) -> bool:
     return HAS_TRITON and (input.device.type == "cuda" or INTERPRET)
 
 
+def _natively(input: Tensor) -> bool:
+    """Whether the native library takes the tensors of a registered operator."""
+    here = input.device.type == "cpu" and native.library.MISSING is None
+    return here and native.sampler.can_sample(input)
+
+
 @torch.library.custom_op("stn_triton::sample", mutates_args=())
 def sample(
     input: Tensor, theta: Tensor, out_size: Sequence[int],
@@ -59,7 +77,8 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """`st_sample`, arguments validated."""
     options = Options(transform, mode, padding_mode, align_corners, samples)
-    run = sample_forward if _by_kernels(input) else st_sample_torch
+    natively = native.sampler.sample_forward if _natively(input) else st_sample_torch
+    run: _Run = sample_forward if _by_kernels(input) else natively
     return run(input, theta, tuple(out_size), options)
 
 
@@ -86,7 +105,8 @@ def sample_backward_op(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
     options = Options(transform, mode, padding_mode, align_corners, samples)
-    run = autograd.sample_backward if _by_kernels(input) else _torch_backward
+    natively = native.sampler.sample_backward if _natively(input) else _torch_backward
+    run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
     of_input, of_theta = run(grad, input, theta, tuple(out_size), options, wanted)
     return (

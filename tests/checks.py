@@ -14,11 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_triton.native.library import MISSING
+
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs the package triton"
 )
-BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
-SLOW_TRITON = ["torch", pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
+needs_native = pytest.mark.skipif(
+    MISSING is not None, reason=f"needs the native library: {MISSING}"
+)
+NATIVE = pytest.param("native", marks=needs_native)
+BACKENDS = ["torch", NATIVE, pytest.param("triton", marks=needs_triton)]
+SLOW_TRITON = ["torch", NATIVE, pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
 """For what an interpreted kernel takes seconds."""
 
 

@@ -138,7 +138,9 @@ def test_refused(what: str, backend: str) -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match=r"backend must be one of 'triton', 'torch', None.*'cuda'"):
+    with pytest.raises(
+        ValueError, match=r"backend must be one of 'triton', 'native', 'torch', None.*'cuda'"
+    ):
         st_sample(U, THETA, (2, 2), backend="cuda")
 
 

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from stn_triton import SpatialTransformer, st_sample
+from stn_triton import SpatialTransformer, ops, st_sample
 from stn_triton.transforms import TRANSFORMS, Options
 
 OPTIONS = Options()
@@ -240,6 +240,8 @@ def test_fake_tensors_and_traced_functions(transform: str) -> None:
 def test_autocast_casts_nothing(
     compiled: bool, dtype: torch.dtype, backend: str, device: torch.device
 ) -> None:
+    if compiled and backend == "native" and ops.INTERPRET:
+        pytest.skip("the registered operator takes the interpreted kernels here")
     # A theta in bfloat16 would move samples by a good part of a pixel.
     u, theta = example(dtype=dtype, device=device)
     run = partial(st_sample, out_size=(2, 3), backend=backend)

@@ -28,6 +28,7 @@ from checks import (
 from torch import Tensor
 
 from stn_triton import st_sample
+from stn_triton.native.library import MISSING
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -317,10 +318,12 @@ def test_antialias_of_one_is_none(backend: str, device: torch.device) -> None:
     assert torch.equal(once, st_sample(u, theta, OUT_SIZE, antialias=False, backend=backend))
 
 
-def test_default_backend_of_cpu_tensors_is_torch() -> None:
+def test_default_backend_of_cpu_tensors() -> None:
+    """The native library where it was built, else torch."""
     u, theta = make({}, torch.device("cpu"))
-    torch_result = st_sample(u, theta, list(OUT_SIZE), backend="torch")
-    assert torch.equal(st_sample(u, theta, OUT_SIZE), torch_result)
+    default = "torch" if MISSING else "native"
+    expected = st_sample(u, theta, list(OUT_SIZE), backend=default)
+    assert torch.equal(st_sample(u, theta, OUT_SIZE), expected)
 
 
 @pytest.mark.gpu

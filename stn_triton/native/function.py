@@ -1,0 +1,60 @@
+"""The native sampler under autograd. Whoever needs more than a gradient gets index operations (`st_sample_taps`)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stn_triton.torch_backend import st_sample_taps
+from stn_triton.tracing import is_dispatched, is_gradient_wanted, is_transformed, is_vectorized
+from stn_triton.transforms import Options
+
+from .sampler import sample_backward, sample_forward
+
+_Size = tuple[int, ...]
+
+
+def sees_only_tensors(*tensors: Tensor) -> bool:
+    """Whether the library may read these: nobody looks on who would have to see every operation."""
+    return not (is_transformed(*tensors) or is_vectorized(*tensors) or is_dispatched(*tensors))
+
+
+def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+    """S(theta) u of plain tensors, with its gradient and what follows from that."""
+    if is_gradient_wanted(input, theta):
+        return _Sample.apply(input, theta, size, options)
+    return sample_forward(input, theta, size, options)
+
+
+class _Sample(torch.autograd.Function):
+    """S(theta) u, from (input, theta, size, options)."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+        ctx.save_for_backward(input, theta)
+        ctx.arguments = size, options
+        return sample_forward(input, theta, size, options)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, theta = ctx.saved_tensors
+        size, options = ctx.arguments
+        wanted = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
+            run = partial(st_sample_taps, out_size=size, options=options)
+            return *torch.func.vjp(run, input, theta)[1](grad), None, None
+        if is_dispatched(grad, input, theta):
+            registered = torch.ops.stn_triton.sample_backward.default
+            both = registered(grad, input, theta, size, *options, *wanted)
+            return (
+                *(
+                    each if is_wanted else None
+                    for each, is_wanted in zip(both, wanted, strict=True)
+                ),
+                None,
+                None,
+            )
+        return *sample_backward(grad, input, theta, size, options, wanted), None, None

@@ -1,0 +1,55 @@
+"""The shared library of the native sampler: found, checked and loaded once, or why it is not there."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+from . import sources
+
+_POINTERS = (
+    "input", "grad", "output", "input_gradient", "theta", "theta_gradient", "basis",
+)  # fmt: skip
+_NUMBERS = (
+    "images", "transformers", "channels", "in_x", "in_y", "in_z", "out_x", "out_y", "out_z", "dimensions", "transform",
+    "taps", "padding", "align_corners", "samples", "channels_last", "storage", "parameters", "functions",
+)  # fmt: skip
+
+
+class Call(ctypes.Structure):
+    """The arguments of a call, as `call.h` has them."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+    )
+
+
+def load(path: Path) -> tuple[Any, str | None]:
+    """The library at `path`, or why it is none that belongs to the sources beside this file."""
+    if not path.is_file():
+        return (None, f"stn_triton was installed without its native library ({path.name})")
+    try:
+        library = ctypes.CDLL(str(path))
+        library.stn_digest.restype = library.stn_level.restype = ctypes.c_char_p
+        library.stn_call_size.restype = ctypes.c_int64
+        library.stn_sample.argtypes = (ctypes.POINTER(Call), ctypes.c_int64)
+        built_from = library.stn_digest().decode()
+    except (OSError, AttributeError) as error:
+        return (None, f"the native library {path} cannot be loaded: {error}")
+    if built_from != sources.digest() or library.stn_call_size() != ctypes.sizeof(Call):
+        return (
+            None,
+            f"the native library {path} was built from other sources: run `make native`, or install stn_triton again",
+        )
+    return library, None
+
+
+LIBRARY, MISSING = load(sources.FOLDER / sources.LIBRARY)
+"""The library beside the sources, or None and why."""
+
+
+def level() -> str | None:
+    """The instruction set that the library uses here."""
+    return None if MISSING else str(LIBRARY.stn_level().decode())

@@ -1,0 +1,138 @@
+// Step 3, channels side by side: one vector holds channels of one pixel.
+//
+// L: how many channels are taken at a time; the last ones of a pixel overlap where their number is no multiple.
+#pragma once
+#include "coordinates.h"
+#include "planes.h"
+
+// The taps of one output pixel: offsets in elements and weights.
+template <class T, int K, int ND> struct Taken {
+  static constexpr int MOST = ND == 3 ? K * K * K : K * K;
+  int64_t at[MOST];
+  T w[MOST], d[3][MOST];
+};
+// where the taps of a whole window lie
+template <int K, int ND> INLINE void offsets(Steps steps, int64_t stride, int64_t* to) {
+  for (int k = 0; k < (ND == 3 ? K * K * K : K * K); k++)
+    to[k] = (k / (K * K) * steps.slice + k / K % K * steps.row + k % K) * stride;
+}
+
+// Calls body(taps, how many there are) for output pixel i: a constant where all of the window are.
+template <class T, int K, int ND, bool SLOPES, class Body>
+INLINE void with_taps(const Taps<T>& t, int i, const int64_t* at, Body body) {
+  Taken<T, K, ND> taken;
+  int64_t bits = t.bits[i];
+  auto add = [&](int k, int to) {
+    int x = k % K, y = k / K % K, z = k / (K * K);
+    T wx = t.w[0][x][i], wy = t.w[1][y][i], wz = ND == 3 ? t.w[2][z][i] : T(1), row = ND == 3 ? wy * wz : wy;
+    taken.at[to] = at[k];
+    taken.w[to] = wx * row;
+    if (!SLOPES) return;
+    T slope = t.d[1][y][i];
+    taken.d[0][to] = t.d[0][x][i] * row;
+    taken.d[1][to] = wx * (ND == 3 ? slope * wz : slope);
+    if (ND == 3) taken.d[2][to] = wx * wy * t.d[2][z][i];
+  };
+  if (t.has(i, EVERY_TAP<K, ND>)) {
+    for (int k = 0; k < taken.MOST; k++) add(k, k);
+    body(taken, std::integral_constant<int, taken.MOST>());
+  } else {
+    int count = 0;
+    for (int k = 0; k < taken.MOST; k++)
+      if (is_tap(bits, 0, k % K) && is_tap(bits, 1, k / K % K) && (ND == 2 || is_tap(bits, 2, k / (K * K)))) add(k, count++);
+    body(taken, count);
+  }
+}
+
+// Calls body(first channel, how many of the following L were done before) for all `channels`, at least L of them.
+template <int L, class Body> INLINE void over_channels(int64_t channels, Body body) {
+  if (channels == L) return body(0, 0);
+  int64_t c = 0;
+  for (; c + L <= channels; c += L) body(c, 0);
+  if (c < channels) body(channels - L, int(L - (channels - c)));
+}
+
+// u: pixels of `stride` elements; to: pixels of `apart`. With `more` what is there is added to.
+template <class T, int K, int ND, int L>
+static void pixels_forward(const Taps<T>& t, int n, const T* u, Steps steps, int64_t stride, int64_t channels, T* to, int64_t apart, bool more) {
+  typedef Lanes<T, L> V;
+  int64_t at[Taken<T, K, ND>::MOST];
+  offsets<K, ND>(steps, stride, at);
+  for (int i = 0; i < n; i++, to += apart) {
+    const T* p = u + t.at[i] * stride;
+    with_taps<T, K, ND, false>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
+      over_channels<L>(channels, [&](int64_t c, int) {
+        V total = {};
+        for (int k = 0; k < count; k++) total += taken.w[k] * load<T, L>(p + taken.at[k] + c);
+        store<T, L>(to + c, more ? load<T, L>(to + c) + total : total);
+      });
+    });
+  }
+}
+
+// Lanes of `v` that were not done before.
+template <class T, int L> INLINE Lanes<T, L> new_lanes(Lanes<T, L> v, int done) {
+  return done ? where<T, L>(count<T, L>() >= T(done), v) : v;
+}
+
+// Adds to `sums` the derivatives by the map's numbers.
+template <class T, int K, int ND, int L>
+static void pixels_theta(Taps<T>& t, const Map<T>& m, const Row& r, const Call& call, const T* u, Steps steps,
+                         int64_t stride, int64_t channels, const T* grad, int64_t apart, double* sums) {
+  typedef Lanes<T, L> V;
+  int64_t at[Taken<T, K, ND>::MOST];
+  offsets<K, ND>(steps, stride, at);
+  bool linear = is_linear(m);
+  Along<T> along(m, r);
+  V by[3] = {}, by_dx[3] = {};
+  for (int i = 0; i < r.n; i++) {
+    const T* p = u + t.at[i] * stride;
+    const T* g = grad + i * apart;
+    V total[3] = {};
+    with_taps<T, K, ND, true>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
+      over_channels<L>(count ? channels : 0, [&](int64_t c, int done) {
+        V slope[3] = {}, some = load<T, L>(g + c);
+        for (int k = 0; k < count; k++) {
+          V value = load<T, L>(p + taken.at[k] + c);
+          for (int a = 0; a < ND; a++) slope[a] += taken.d[a][k] * value;
+        }
+        for (int a = 0; a < ND; a++) total[a] += new_lanes<T, L>(some * slope[a], done);
+      });
+    });
+    T dx = T(i) * along.step + along.first;
+    for (int a = 0; a < ND; a++) {
+      if (!t.whole && !moves(t.bits[i], a)) total[a] = V{};
+      if (linear) by[a] += total[a], by_dx[a] += total[a] * dx;
+      else t.g[a][i] = sum<T, L>(total[a]);
+    }
+  }
+  if (linear) {
+    T by_sum[3], by_dx_sum[3];
+    for (int a = 0; a < 3; a++) by_sum[a] = sum<T, L>(by[a]), by_dx_sum[a] = sum<T, L>(by_dx[a]);
+    add_row(m, r, by_sum, by_dx_sum, sums);
+    return;
+  }
+  for (int a = 0; a < ND; a++)  // The adjoint reads whole vectors.
+    for (int i = r.n; i % WIDTH<T>; i++) t.g[a][i] = 0;
+  add_derivatives(m, r, call, t, sums);
+}
+
+// Adds weight times grad to `sums`, pixels of `stride` elements.
+template <class T, int K, int ND, int L>
+static void pixels_input(const Taps<T>& t, int n, const T* grad, int64_t apart, Steps steps, int64_t stride, int64_t channels, T* sums) {
+  typedef Lanes<T, L> V;
+  int64_t at[Taken<T, K, ND>::MOST];
+  offsets<K, ND>(steps, stride, at);
+  for (int i = 0; i < n; i++, grad += apart) {
+    T* p = sums + t.at[i] * stride;
+    with_taps<T, K, ND, false>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
+      over_channels<L>(channels, [&](int64_t c, int done) {
+        V g = new_lanes<T, L>(load<T, L>(grad + c), done);
+        for (int k = 0; k < count; k++) {
+          T* q = p + taken.at[k] + c;
+          store<T, L>(q, load<T, L>(q) + taken.w[k] * g);
+        }
+      });
+    });
+  }
+}

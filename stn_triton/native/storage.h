@@ -1,0 +1,122 @@
+// Between memory, in its dtype and layout, and rows of numbers or of pixels whose channels lie side by side.
+#pragma once
+#include "call.h"
+#include "vectors.h"
+
+struct Half { uint16_t bits; };
+struct Brain { uint16_t bits; };
+
+// The lanes of a vector of float as a vector of bits, and as floats.
+template <int L> using Words = typename LanesOf<uint32_t, L>::type;
+template <int L> using Shorts = typename LanesOf<uint16_t, L>::type;
+
+template <int L> INLINE Lanes<float, L> widened(const Brain*, Words<L> bits) { return (Lanes<float, L>)(bits << 16); }
+template <int L> INLINE Words<L> narrowed(const Brain*, Lanes<float, L> v) {
+  Words<L> bits = (Words<L>)v;
+  Words<L> rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return v != v ? Words<L>{} + 0x7fc0 : rounded;
+}
+template <int L> INLINE Lanes<float, L> widened(const Half*, Words<L> bits) {
+  typedef Lanes<float, L> V;
+  Words<L> sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13, exponent = rest & 0x0f800000;
+  rest += (127 - 15) << 23;
+  Words<L> infinite = rest + ((128 - 16) << 23);
+  V tiny = (V)(rest + (1 << 23)) - 6.103515625e-5f;  // 2^-14: its leading bit is one too many
+  rest = exponent == 0x0f800000 ? infinite : exponent == 0 ? (Words<L>)tiny : rest;
+  return (V)(rest | sign);
+}
+template <int L> INLINE Words<L> narrowed(const Half*, Lanes<float, L> v) {
+  typedef Lanes<float, L> V;
+  Words<L> bits = (Words<L>)v, sign = bits & 0x80000000u;
+  bits ^= sign;
+  Words<L> tiny = (Words<L>)((V)bits + 0.5f) - 0x3f000000;  // the sum rounds where halves do
+  Words<L> usual = (bits - ((127 - 15) << 23) + 0xfff + (bits >> 13 & 1)) >> 13;
+  Words<L> large = bits > 0x7f800000u ? Words<L>{} + 0x7e00 : Words<L>{} + 0x7c00;
+  Words<L> all = bits < (113u << 23) ? tiny : bits >= (143u << 23) ? large : usual;
+  return all | sign >> 16;
+}
+
+// Up to L elements of type S as T; those after the first n are 0.
+template <class T, class S, int L> INLINE Lanes<T, L> load_as(const S* p, int64_t n) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return load_some<T, L>(p, n);
+  } else {
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(p);
+    Shorts<L> bits = load_some<uint16_t, L>(from, n);
+    return widened<L>(p, __builtin_convertvector(bits, Words<L>));
+  }
+}
+template <class T, class S, int L> INLINE void store_as(S* p, Lanes<T, L> v, int64_t n) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    store_some<T, L>(p, v, n);
+  } else {
+    store_some<uint16_t, L>(reinterpret_cast<uint16_t*>(p), __builtin_convertvector(narrowed<L>(p, v), Shorts<L>), n);
+  }
+}
+
+// Where the channels of n neighbouring pixels lie: element (pixel, channel) at p[pixel * across + channel * apart];
+// before: how many channels of a pixel lie before the first.
+struct Layout {
+  int64_t across, apart, before;
+};
+
+// Channels [0, count) of n pixels -> L numbers a pixel, those after the last channel 0; divided by `parts`.
+template <class T, class S, int L> static void gather(const S* p, Layout lies, int count, int64_t n, T parts, T* to) {
+  typedef Lanes<T, L> V;
+  if (lies.apart == 1) {
+    Whole<T, L> there = ::count<T, L>() < T(count);
+    for (int64_t i = 0; i < n; i++, p += lies.across, to += L) {
+      bool within = lies.across * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
+      V v = within ? where<T, L>(there, load_as<T, S, L>(p, L)) : load_as<T, S, L>(p, count);
+      store<T, L>(to, parts == 1 ? v : v / parts);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; i += L, p += L, to += L * L) {
+    V row[L];
+    int64_t left = n - i;
+    for (int c = 0; c < L; c++) row[c] = c < count ? load_as<T, S, L>(p + c * lies.apart, left) : V{};
+    transpose<T, L>(row);
+    for (int k = 0; k < L && k < left; k++) store<T, L>(to + k * L, parts == 1 ? row[k] : row[k] / parts);
+  }
+}
+
+// The way back; `alone`: there are no other channels in memory, so that what follows may be overwritten on the way.
+template <class T, class S, int L>
+static void scatter(const T* from, Layout lies, int count, bool alone, int64_t n, T parts, S* p) {
+  typedef Lanes<T, L> V;
+  if (lies.apart == 1) {
+    for (int64_t i = 0; i < n; i++, p += lies.across, from += L) {
+      V v = load<T, L>(from);
+      bool within = alone && lies.across * (n - i) >= L;
+      store_as<T, S, L>(p, parts == 1 ? v : v / parts, within ? L : count);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; i += L, p += L, from += L * L) {
+    V row[L];
+    int64_t left = n - i;
+    for (int k = 0; k < L; k++) {
+      row[k] = k < left ? load<T, L>(from + k * L) : V{};
+      if (parts != 1) row[k] = row[k] / parts;
+    }
+    transpose<T, L>(row);
+    for (int c = 0; c < count; c++) store_as<T, S, L>(p + c * lies.apart, row[c], left);
+  }
+}
+
+// A row of n elements.
+template <class T, class S> static void widen(const S* from, int64_t n, T parts, T* to) {
+  constexpr int L = WIDTH<T>;
+  for (int64_t i = 0; i < n; i += L) {
+    Lanes<T> v = load_as<T, S, L>(from + i, n - i);
+    store_some<T>(to + i, parts == 1 ? v : v / parts, n - i);
+  }
+}
+template <class T, class S> static void narrow(const T* from, int64_t n, T parts, S* to) {
+  constexpr int L = WIDTH<T>;
+  for (int64_t i = 0; i < n; i += L) {
+    Lanes<T> v = load_some<T>(from + i, n - i);
+    store_as<T, S, L>(to + i, parts == 1 ? v : v / parts, n - i);
+  }
+}

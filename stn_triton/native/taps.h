@@ -1,0 +1,180 @@
+// Step 2: from source coordinates to the pixels that are read and what they weigh.
+//
+// Along each axis a sample reads a window of K neighbouring pixels that exist: K = 1 nearest, 2 bilinear, 4 bicubic.
+// Near an edge the window stays inside and the weights move; a pixel of the window that is no tap has its bit unset, and
+// is left out, never multiplied by 0. Images shorter than the window lie in a copy that is as long.
+//
+// The formulas are those of `stn_triton/kernels/interpolation.py`.
+#pragma once
+#include "call.h"
+#include "vectors.h"
+
+// A piece of an output row.
+template <class T> struct Taps {
+  static constexpr int MOST = 1024 / sizeof(T);  // pixels at a time
+  alignas(64) Integer<T> at[MOST];    // number of the window's first pixel
+  alignas(64) Integer<T> bits[MOST]; // per axis: which pixels of the window are taps, whether the coordinate moves
+  alignas(64) T s[3][MOST];          // source coordinates
+  alignas(64) T w[3][4][MOST];       // weights
+  alignas(64) T d[3][4][MOST];       // their derivatives by the coordinate
+  alignas(64) T g[3][MOST];          // derivatives of the loss by the coordinates
+  bool whole;                        // all bits of all pixels are set,
+  bool whole_group[MOST];            // or those of the pixels of a vector
+
+  bool is_whole(int64_t i) const { return whole || whole_group[i / WIDTH<T>]; }
+  bool has(int64_t i, int every) const { return whole || (bits[i] & every) == every; }
+};
+
+enum { AXIS_BITS = 5, MOVES = 4 };  // bits of an axis; the last one says whether the coordinate moves
+constexpr int on_every_axis(int bits, int nd) {
+  return bits | bits << AXIS_BITS | (nd == 3 ? bits << 2 * AXIS_BITS : 0);
+}
+template <int K, int ND> constexpr int EVERY_TAP = on_every_axis((1 << K) - 1, ND);
+template <int K, int ND> constexpr int EVERY_BIT = on_every_axis(((1 << K) - 1) | 1 << MOVES, ND);
+INLINE bool is_tap(int64_t bits, int axis, int k) { return bits >> (axis * AXIS_BITS + k) & 1; }
+INLINE bool moves(int64_t bits, int axis) { return is_tap(bits, axis, MOVES); }
+
+constexpr double FAR = 4194304;  // 2^22: coordinates beyond it are not told apart by float32 taps
+
+template <class T> INLINE Lanes<T> bounded(Lanes<T> s, T low, T high) {  // NaN: low
+  s = s > low ? s : splat<T>(low);
+  return s < high ? s : splat<T>(high);
+}
+template <class T> INLINE Lanes<T> absolute(Lanes<T> s) { return s < T(0) ? -s : s; }
+template <class T> INLINE Whole<T> is_odd(Lanes<T> i) { return i - 2 * round_down<T>(i * T(0.5)) != T(0); }
+
+// Folded at the ends, the outer pixels' centres (align) or their outer edges; side: 1 or -1 as it follows s, 0 where s
+// is not finite or farther than can be told.
+template <class T> INLINE Lanes<T> reflected(Lanes<T> s, T size, T align, Lanes<T>& side) {
+  T low = (align - 1) * T(0.5), span = size - align > 0 ? size - align : 1;
+  Whole<T> known = absolute<T>(s) < T(FAR) * span;
+  Lanes<T> away = where<T>(known, s - low), length = absolute<T>(away);
+  Lanes<T> image = round_down<T>(length / span), rest = length - image * span;
+  Whole<T> below = rest < T(0), above = rest >= span;
+  image = below ? image - T(1) : above ? image + T(1) : image;
+  rest = below ? rest + span : above ? rest - span : rest;
+  Whole<T> odd = is_odd<T>(image);
+  Lanes<T> folded = (odd ? span - rest : rest) + low;
+  folded = (s >= T(0)) & (s <= size - 1) ? s : folded;  // without the rounding of folding
+  side = where<T>(known, odd == (away < T(0)) ? splat<T>(1) : splat<T>(-1));
+  return size > 1 ? where<T>(known, folded) : Lanes<T>{};
+}
+
+// The coordinate that is read instead, bounded and not NaN; follows: how it moves with the one that came, 1, -1 or 0.
+template <class T, int K> INLINE Lanes<T> padded(Lanes<T> s, T size, T align, int padding, Lanes<T>& follows) {
+  follows = where<T>(absolute<T>(s) < T(__builtin_inff()), splat<T>(1));
+  if (K == 4) {  // Padding moves the taps.
+    if (padding != REFLECTION) return bounded<T>(s, -3, size + 2);
+    Whole<T> known = absolute<T>(s) < T(FAR);
+    follows = where<T>(known, follows);
+    return where<T>(known, s);
+  }
+  if (padding == ZEROS) return bounded<T>(s, -2, size + 1);
+  Lanes<T> side = follows;
+  if (padding == REFLECTION) s = reflected<T>(s, size, align, side);
+  follows = where<T>((s > T(0)) & (s < size - 1), side);
+  return bounded<T>(s, 0, size - 1);
+}
+
+// Keys' kernel with A = -0.75 at a distance of at most 2.
+template <class T> INLINE void cubic(Lanes<T> away, Lanes<T>& weight, Lanes<T>& slope) {
+  constexpr T A = T(-0.75);
+  Lanes<T> x = absolute<T>(away);
+  Whole<T> near = x <= T(1);
+  weight = near ? ((A + 2) * x - (A + 3)) * x * x + T(1) : ((A * x - 5 * A) * x + 8 * A) * x - 4 * A;
+  slope = near ? (3 * (A + 2) * x - 2 * (A + 3)) * x : (3 * A * x - 10 * A) * x + 8 * A;
+  slope = away < T(0) ? -slope : slope;
+}
+
+// The taps of bounded coordinates, one of every axis: whole coordinates, weights, derivatives of these.
+template <class T, int K> INLINE void taps_around(Lanes<T> s, Lanes<T>* at, Lanes<T>* w, Lanes<T>* d) {
+  Lanes<T> low = round_down<T>(s), rest = s - low;
+  if constexpr (K == 1) {  // ties to even
+    Whole<T> up = (rest > T(0.5)) | ((rest == T(0.5)) & is_odd<T>(low));
+    at[0] = up ? low + T(1) : low;
+    w[0] = splat<T>(1);
+    d[0] = Lanes<T>{};
+  } else if constexpr (K == 2) {
+    at[0] = low, at[1] = low + T(1);
+    w[0] = T(1) - rest, w[1] = rest;
+    d[0] = splat<T>(-1), d[1] = splat<T>(1);
+  } else {
+    for (int k = 0; k < 4; k++) {
+      at[k] = low + T(k - 1);
+      cubic<T>(s - at[k], w[k], d[k]);
+    }
+  }
+}
+
+// Taps that may lie outside, as windows that do not: weights, derivatives, first pixel; returns the axis' bits.
+template <class T, int K>
+static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T align, int padding, Lanes<T>* w, Lanes<T>* d, Lanes<T>& base) {
+  typedef Lanes<T> V;
+  V follows, side, at[K], weight[K], slope[K];
+  s = padded<T, K>(s, size, align, padding, follows);
+  taps_around<T, K>(s, at, weight, slope);
+  base = at[0];
+  if (K == 4 && padding != ZEROS) {
+    for (int k = 0; k < K; k++) {
+      at[k] = padding == BORDER ? bounded<T>(at[k], 0, size - 1) : reflected<T>(at[k], size, align, side);
+      base = at[k] < (k ? base : at[k]) ? at[k] : k ? base : at[k];
+    }
+  }
+  base = bounded<T>(base, 0, have - K);
+  Whole<T> bits = (follows != T(0)) & (Integer<T>(1) << MOVES);
+  for (int j = 0; j < K; j++) {
+    w[j] = d[j] = V{};
+    Whole<T> any = {};
+    for (int k = 0; k < K; k++) {
+      Whole<T> here = (at[k] == base + T(j)) & (at[k] < size);
+      w[j] += where<T>(here, weight[k]);
+      d[j] += where<T>(here, slope[k] * follows);
+      any |= here;
+    }
+    bits |= any & (Integer<T>(1) << j);
+  }
+  return bits;
+}
+
+// The taps of the n coordinates in t.s; lanes up to the next whole vector hold coordinates too.
+template <class T, int K, int ND, bool SLOPES>
+static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) {
+  typedef Lanes<T> V;
+  constexpr int L = WIDTH<T>;
+  constexpr T margin = K == 4 ? 1 : 0;
+  T size[ND], memory[ND], last[ND], align = T(call.align_corners);
+  for (int a = 0; a < ND; a++) {
+    size[a] = T(call.in[a]), memory[a] = T(have[a]);
+    last[a] = have[a] == call.in[a] ? size[a] - 1 - margin : T(-1);  // none is simple in a copy
+  }
+  int padding = int(call.padding);
+  bool every = true;
+  for (int i = 0; i < n; i += L) {
+    Whole<T> simple = whole<T>(-1), at = {}, bits = whole<T>(EVERY_BIT<K, ND>);
+    for (int a = 0; a < ND; a++) {
+      V s = load<T>(t.s[a] + i);
+      simple &= (s >= margin) & (K == 1 ? s <= last[a] : s < last[a]);
+    }
+    bool is_simple = all(simple);
+    if (!is_simple) bits = Whole<T>{};
+    for (int a = ND - 1; a >= 0; a--) {
+      V s = load<T>(t.s[a] + i), base, taps[K], w[K], d[K];
+      if (is_simple) {
+        taps_around<T, K>(s, taps, w, d);
+        base = taps[0];
+      } else {
+        bits |= windowed<T, K>(s, size[a], memory[a], align, padding, w, d, base) << (a * AXIS_BITS);
+      }
+      at = at * Integer<T>(memory[a]) + __builtin_convertvector(base, Whole<T>);
+      for (int k = 0; k < K; k++) {
+        store<T>(t.w[a][k] + i, w[k]);
+        if (SLOPES) store<T>(t.d[a][k] + i, d[k]);
+      }
+    }
+    store<Integer<T>, L>(t.at + i, at);
+    store<Integer<T>, L>(t.bits + i, bits);
+    t.whole_group[i / L] = is_simple || all(bits == EVERY_BIT<K, ND>);
+    every &= t.whole_group[i / L];
+  }
+  t.whole = every;
+}
