@@ -1,7 +1,7 @@
 // Step 1: from output pixels to source coordinates, and back from derivatives by these to derivatives by theta.
 //
 // A transformation is one function that writes a row of coordinates and one, its adjoint, that adds up a row of
-// derivatives. Numbers are in pixel units about the centre of the output, as in `stn_triton/kernels/coords.py`.
+// derivatives. Numbers are in pixel units about the centre of the output, as in `stn_triton/kernels/maps`.
 #pragma once
 #include <math.h>
 
