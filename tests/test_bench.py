@@ -283,8 +283,12 @@ def test_cpu_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row.direction for row in rows] == ["fwd", "fwd+bwd", "fwd+bwd"]
     assert all(row.wrong is None for row in rows)
     fixed = [replace(rows[0], ratio=2.0), replace(rows[0], ratio=0.5)]
-    assert "geometric mean 1.00x, lowest 0.50x of 2 cases" in cpu.summary(fixed)
-    assert "missed" in cpu.summary(fixed)
+    text = cpu.summary(fixed)
+    assert "fwd 1.00x in the geometric mean (aim 4.8x), lowest 0.50x of 2 cases" in text
+    assert text.endswith("missed")
+    fast = [replace(row, ratio=5.0) for row in rows]
+    assert cpu.summary(fast).endswith("reached")
+    assert cpu.summary([*fast, replace(rows[0], ratio=None)]).endswith("missed")
     wrong = replace(rows[0], ratio=None, eager_ms=None, ours_ms=None, wrong="off by one")
     assert "not timed: off by one" in cpu.line(wrong)
     assert "1 not passing the check" in cpu.summary([fixed[0], wrong])
