@@ -37,8 +37,10 @@ _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
 _STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _NS_PER_TAP = 0.3
 """What one tap of one element costs at least: how many threads pay follows from it."""
-_LARGEST_KEPT_BASIS = 2**22
-"""Numbers of a lattice's basis that are kept from call to call."""
+_LARGEST_KEPT_BASIS = 2**23
+"""Numbers of a lattice's basis that are kept from call to call, 32 MB in single precision, at most four times."""
+_ROWS_OF_BASIS = 2**18
+"""Numbers of a basis that are computed together: enough to be fast, few enough to stay in cache."""
 
 _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
@@ -196,8 +198,13 @@ def _computed_basis(
     with unobserved():
         start = torch.empty(0, dtype=torch.float64, device="cpu")
         x, y = output_axes(finer, align_corners, start)
-        rows = [lattice.basis(x, each, side).to(dtype).mT for each in y.unsqueeze(-1)]  # (M, w)
-        return torch.stack(rows, 1).contiguous()
+        functions = side * side + lattice.extra
+        together = max(1, _ROWS_OF_BASIS // (functions * len(x)))
+        basis = x.new_empty((functions, len(y), len(x)), dtype=dtype)
+        for first in range(0, len(y), together):
+            rows = lattice.basis(x, y[first : first + together].unsqueeze(-1), side)  # (rows, w, M)
+            basis[:, first : first + together] = rows.movedim(-1, 0)
+        return basis
 
 
-_kept_basis = lru_cache(maxsize=16)(_computed_basis)
+_kept_basis = lru_cache(maxsize=4)(_computed_basis)
