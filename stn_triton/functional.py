@@ -10,8 +10,14 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import native
-from .onnx import lacks_translation
-from .ops import HAS_TRITON, INTERPRET, st_sample_native, st_sample_registered, st_sample_triton
+from .ops import (
+    HAS_TRITON,
+    INTERPRET,
+    st_sample_native,
+    st_sample_registered,
+    st_sample_triton,
+    takes_operators,
+)
 from .torch_backend import st_sample_torch
 from .tracing import comparing_shapes, is_jit_traced, is_transformed
 from .transforms import AUTO, TRANSFORMS, Options
@@ -115,7 +121,7 @@ def _is_a_node(input: Tensor, theta: Tensor) -> bool:
         return False
     if input.device.type != "cpu" and not torch.compiler.is_exporting():
         return False
-    return torch.compiler.is_dynamo_compiling() or not lacks_translation()
+    return takes_operators()
 
 
 def checked(

@@ -47,12 +47,18 @@ def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Opt
 
 def st_sample_native(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
     """`st_sample` by the native library, arguments validated; by torch for whoever looks on."""
-    if torch.compiler.is_compiling():
-        run = st_sample_taps if is_transformed(input, theta) else st_sample_registered
-        return run(input, theta, out_size, options)
+    if torch.compiler.is_compiling() and is_transformed(input, theta):
+        return st_sample_taps(input, theta, out_size, options)
+    if torch.compiler.is_compiling() and takes_operators():
+        return st_sample_registered(input, theta, out_size, options)
     if native.function.sees_only_tensors(input, theta):
         return native.function.sample(input, theta, out_size, options)
     return st_sample_torch(input, theta, out_size, options)
+
+
+def takes_operators() -> bool:
+    """Whether who records a graph can keep a registered operator: all but an ONNX export that has no name for it."""
+    return torch.compiler.is_dynamo_compiling() or not lacks_translation()
 
 
 def st_sample_registered(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:

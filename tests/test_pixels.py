@@ -295,3 +295,11 @@ def test_the_same_bits_again(device: torch.device) -> None:
     options = Options(padding_mode="reflection")
     first = pixel_backward(g, u, theta, (9, 8), options)
     assert torch.equal(first, pixel_backward(g, u, theta, (9, 8), options))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_outputs_near_an_end_that_nothing_folds_count_once(mode: str, device: torch.device) -> None:
+    """With aligned corners the pixels at the ends are their own mirror images."""
+    theta = torch.tensor([[0.83, 0.013, -0.041]], dtype=torch.float64, device=device)
+    u = image(1, 2, 4, 5, device=device)
+    compare(u, theta, (5, 4), Options("attention", mode, "reflection", True))

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from stn_triton.kernels.preimage.affine import extents, invert
+from stn_triton.kernels.maps.units import linear, middle
+from stn_triton.kernels.preimage.affine import invert
 
 
 class CellSpec(NamedTuple):
@@ -87,13 +88,23 @@ def finite_map(m):
 
 
 @triton.jit
+def _ends(by_x, by_y, offset, out, SPEC: tl.constexpr):
+    """The least and the greatest coordinate of the output, to the bit: fused steps keep their order when rounded."""
+    dx, dy = middle(out[0], SPEC), middle(out[1], SPEC)
+    return linear(-tl.abs(by_x), -tl.abs(by_y), offset, dx, dy), linear(
+        tl.abs(by_x), tl.abs(by_y), offset, dx, dy
+    )
+
+
+@triton.jit
 def moves(m, size, out, SPEC: tl.constexpr):
     """Whether "border" moves output pixels into cells that they do not lie in without."""
     W, H, _ = size
-    extent_x, extent_y = extents(m, out)
+    left, right = _ends(m.a, m.b, m.mx, out, SPEC)
+    top, bottom = _ends(m.c, m.d, m.my, out, SPEC)
     FIRST: tl.constexpr = -0.5 if SPEC.MODE == "nearest" else 0.0
-    within = (m.mx - extent_x >= FIRST) & (m.mx + extent_x < W + FIRST)
-    within &= (m.my - extent_y >= FIRST) & (m.my + extent_y < H + FIRST)
+    within = (left >= FIRST) & (right < W + FIRST)
+    within &= (top >= FIRST) & (bottom < H + FIRST)
     return within == 0
 
 

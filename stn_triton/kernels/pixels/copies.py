@@ -86,7 +86,10 @@ def fold(s, number, free, size, align_corners):
 def _numbers(middle, extent, slack, size, align_corners, finite, SPEC: tl.constexpr):
     """Along one axis: (first copy, how many, whether these are the image alone, free, whether all is near enough)."""
     twice, span = _ends(size, align_corners, middle.dtype)
-    wide = extent + slack + reach(SPEC)
+    # An output is in the copy that its coordinate lies in; "bicubic": in those that its taps lie in.
+    wide = extent + slack
+    if SPEC.MODE == "bicubic":
+        wide += reach(SPEC)
     first = tl.floor((middle - wide - twice * 0.5) / span)
     last = tl.floor((middle + wide - twice * 0.5) / span)
     free = ((finite == 0) | (size == 1)) != 0
