@@ -26,7 +26,7 @@ from stn_triton import st_sample
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-EXAMPLES = {"torch": 60, "triton": 6}
+EXAMPLES = {"torch": 60, "native": 60, "triton": 6}
 side = st.integers(1, 5)
 entry = st.floats(-2, 2, width=32)
 options = st.fixed_dictionaries(
