@@ -9,9 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -20,6 +24,7 @@ from .cases import Case, Direction, Grads, expand
 from .check import expect, run, verdict
 from .inputs import make_inputs
 from .providers import PROVIDERS
+from .results import RESULTS, commit, write_text
 from .timing import interleaved, make_steps
 
 ACCEPTANCE_CASES: tuple[Case, ...] = (
@@ -118,6 +123,32 @@ def summary(rows: list[Comparison], dtype: str = "float32") -> str:
     return f"{dtype}: {', '.join(parts)}: {'reached' if reached else 'missed'}"
 
 
+def save(rows: list[Comparison], threads: int) -> Path:
+    """Write the rows, with processor, versions and commit, to the folder of such results."""
+    processor = _processor()
+    content = {
+        "processor": processor,
+        "threads": threads,
+        "torch": torch.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": [asdict(row) for row in rows],
+    }
+    name = re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
+    path = RESULTS / "cpu" / f"{name}-{threads}-torch{torch.__version__.split('+')[0]}.json"
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    """What the processor calls itself, where the system says it."""
+    with suppress(OSError):
+        for text in Path("/proc/cpuinfo").read_text().splitlines():
+            if text.startswith("model name"):
+                return text.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 HEADING = (
     f"{'case':16} {'dtype':9} {'memory format':14} {'direction':8}"
     f" {'eager ms':>9} {'ours ms':>9} {'speed':>7}"
@@ -136,6 +167,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line: print the table, write it as JSON if asked to; never fails for being slow."""
     parser = argparse.ArgumentParser(prog="python -m bench.cpu", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--save", action="store_true", help="write the rows to bench/results/cpu/, too"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="for each case (default 0.5)")
     parser.add_argument("--threads", type=int, help="of PyTorch; 1 is steadier on a busy machine")
     parser.add_argument("--float32", action="store_true", help="leave out bfloat16")
@@ -153,6 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(summary(rows, str(dtype).removeprefix("torch.")))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if chosen.save:
+        print(save(rows, torch.get_num_threads()))
     return 0
 
 

@@ -278,11 +278,15 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(tmp_path / "missing.json")]) == 1
 
 
-def test_cpu_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cpu_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(cpu.comparisons(TINY[:1], (torch.float32,), seconds=0.0))
     assert [row.direction for row in rows] == ["fwd", "fwd+bwd", "fwd+bwd"]
     assert all(row.wrong is None for row in rows)
     fixed = [replace(rows[0], ratio=2.0), replace(rows[0], ratio=0.5)]
+    monkeypatch.setattr(cpu, "RESULTS", tmp_path)
+    content = json.loads(cpu.save(rows, 1).read_text())
+    assert content["processor"]
+    assert len(content["rows"]) == 3
     text = cpu.summary(fixed)
     assert "fwd 1.00x in the geometric mean (aim 4.8x), lowest 0.50x of 2 cases" in text
     assert text.endswith("missed")
