@@ -10,12 +10,10 @@ import argparse
 import json
 import math
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -24,7 +22,7 @@ from .cases import Case, Direction, Grads, expand
 from .check import expect, run, verdict
 from .inputs import make_inputs
 from .providers import PROVIDERS
-from .results import RESULTS, commit, write_text
+from .results import RESULTS, as_file_name, save_rows
 from .timing import interleaved, make_steps
 
 ACCEPTANCE_CASES: tuple[Case, ...] = (
@@ -126,18 +124,9 @@ def summary(rows: list[Comparison], dtype: str = "float32") -> str:
 def save(rows: list[Comparison], threads: int) -> Path:
     """Write the rows, with processor, versions and commit, to the folder of such results."""
     processor = _processor()
-    content = {
-        "processor": processor,
-        "threads": threads,
-        "torch": torch.__version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": [asdict(row) for row in rows],
-    }
-    name = re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
-    path = RESULTS / "cpu" / f"{name}-{threads}-torch{torch.__version__.split('+')[0]}.json"
-    write_text(path, json.dumps(content, indent=1) + "\n")
-    return path
+    version = torch.__version__.split("+")[0]
+    path = RESULTS / "cpu" / f"{as_file_name(processor)}-{threads}-torch{version}.json"
+    return save_rows(path, {"processor": processor, "threads": threads}, rows)
 
 
 def _processor() -> str:

@@ -100,24 +100,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _save(rows: list[Row]) -> Path:
     """Write what was predicted to the folder of such results."""
-    from datetime import UTC, datetime
     from importlib.metadata import version
 
     from .emulator.calls import ARCH
-    from .results import RESULTS, commit, write_text
+    from .results import RESULTS, save_rows
 
-    content = {
+    about = {
         "predicted": "from counts of the compiled code (bench/emulator), never measured: lower bounds",
         "arch": ARCH,
         "triton": version("triton"),
-        "torch": version("torch"),
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": [asdict(row) for row in rows],
     }
     path = RESULTS / "predicted" / f"{ARCH}-triton{version('triton')}.json"
-    write_text(path, json.dumps(content, indent=1) + "\n")
-    return path
+    return save_rows(path, about, rows)
 
 
 def _count(

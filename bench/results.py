@@ -172,15 +172,19 @@ def environment(copy: float, revision: str | None = None) -> Results:
         torch=torch.__version__,
         triton=_triton_version(),
         commit=revision or commit(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=_now(),
         copy_gb_s=copy,
     )
 
 
 def file_name(gpu: str | None) -> str:
     """`nvidia-h200-torch2.13.0.json`; `cpu-…` for a dry run."""
-    machine = re.sub(r"[^a-z0-9]+", "-", (gpu or "cpu").lower()).strip("-")
-    return f"{machine}-torch{torch.__version__.split('+')[0]}.json"
+    return f"{as_file_name(gpu or 'cpu')}-torch{torch.__version__.split('+')[0]}.json"
+
+
+def as_file_name(name: str) -> str:
+    """What a processor calls itself, as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -189,6 +193,23 @@ def write_text(path: Path, text: str) -> None:
     aside = path.with_name(path.name + ".part")
     aside.write_text(text)
     aside.replace(path)
+
+
+def save_rows(path: Path, about: dict[str, Any], rows: list[Any]) -> Path:
+    """Write rows, dataclasses, with what they are about, torch, commit and date; returns the path."""
+    content = {
+        **about,
+        "torch": torch.__version__,
+        "commit": commit(),
+        "date": _now(),
+        "rows": [asdict(row) for row in rows],
+    }
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def save(results: Results, path: Path) -> None:

@@ -19,7 +19,8 @@ from .kernels.backward_cells import cell_backward
 from .kernels.backward_pixels import pixel_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
-from .torch_backend import st_sample_taps
+from .registered import registered_gradients
+from .torch_backend import gradients_by_taps, st_sample_taps
 from .tracing import as_stored, is_dispatched, is_transformed, is_vectorized
 from .transforms import TRANSFORMS, Options, theta_dims
 
@@ -98,16 +99,7 @@ class _LeanSample(torch.autograd.Function):
         if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
             return _Sample.backward(ctx, grad)
         if is_dispatched(grad, input, theta):
-            registered = torch.ops.stn_triton.sample_backward.default
-            found = registered(grad, input, theta, size, *options, *wanted)
-            return (
-                *(
-                    each if is_wanted else None
-                    for each, is_wanted in zip(found, wanted, strict=True)
-                ),
-                None,
-                None,
-            )
+            return *registered_gradients(grad, input, theta, size, options, wanted), None, None
         found = sample_backward(as_stored(grad), input, theta, size, options, wanted)
         return *found, None, None
 
@@ -127,7 +119,7 @@ class _Sample(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[:2]
         if is_vectorized(grad):
-            return *_gradients_by_taps(*ctx.arguments, grad, *ctx.saved_tensors), None, None
+            return *gradients_by_taps(*ctx.arguments, grad, *ctx.saved_tensors), None, None
         grads = iter(_Backward.apply(grad, *ctx.saved_tensors, *ctx.arguments, wanted))
         return *(next(grads) if each else None for each in wanted), None, None
 
@@ -266,15 +258,6 @@ class _Product(NamedTuple):
     formula: Callable[..., Tensor]
 
 
-def _gradients_by_taps(
-    size: _Size, options: Options, grad: Tensor, *tensors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of <grad, S(theta) u> by tensors = (u, theta)."""
-    run = partial(st_sample_taps, out_size=size, options=options)
-    of_input, of_theta = torch.func.vjp(run, *tensors)[1](grad)
-    return of_input, of_theta
-
-
 def _tangent(size: _Size, options: Options, input: Tensor, theta: Tensor, along: Tensor) -> Tensor:
     """By the transpose of the transpose, as forward mode may be under way already and does not nest."""
     run = partial(st_sample_taps, input, out_size=size, options=options)
@@ -334,7 +317,7 @@ def _gradient(ctx: Any, wanted: _Wanted, *tensors: Tensor | None) -> Tensor | No
     if there is None:
         return None
     if is_vectorized(*there):
-        return _gradients_by_taps(*ctx.arguments, *there)[wanted.index(True)]
+        return gradients_by_taps(*ctx.arguments, *there)[wanted.index(True)]
     (found,) = _Backward.apply(*there, *ctx.arguments, wanted)
     return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from . import native
 from .formats import empty_input_gradient, empty_output, transformers
 from .onnx import lacks_translation
-from .torch_backend import st_sample_taps, st_sample_torch
+from .torch_backend import gradients_by_taps, st_sample_taps, st_sample_torch
 from .tracing import is_dispatched, is_transformed
 from .transforms import Options
 
@@ -136,8 +135,7 @@ def _(
 def _torch_backward(
     grad: Tensor, input: Tensor, theta: Tensor, out_size: _Size, options: Options, wanted: _Wanted
 ) -> _Gradients:
-    run = partial(st_sample_taps, out_size=out_size, options=options)
-    of_input, of_theta = torch.func.vjp(run, input, theta)[1](grad)
+    of_input, of_theta = gradients_by_taps(out_size, options, grad, input, theta)
     formatted = empty_input_gradient(input).copy_(of_input) if wanted[0] else None
     return formatted, of_theta if wanted[1] else None
 

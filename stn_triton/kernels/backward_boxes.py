@@ -35,7 +35,7 @@ from .layout import (
     program_image,
     program_tile,
 )
-from .pixels.spec import Grid, Tile
+from .pixels.spec import Tile, load_grid
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
 BOX_X, BOX_Y = tl.constexpr(8), tl.constexpr(4)
@@ -241,11 +241,7 @@ def _box_backward_kernel(
     total = zeros
     for k in range(K):
         nk = n.to(tl.int64) * K + k
-        samples, finer, m, t = load_finer_map(call, nk, SPEC)
-        grad = dense_image(grad_output_ptr, nk, call.out, C, SPEC)
-        grid = Grid(
-            m, t, call.size, finer, call.out, samples, align_corners, grad, C, channels
-        )  # fmt: skip
+        grid = load_grid(call, grad_output_ptr, nk, C, channels, SPEC)
         total += _gather(box_ptr, chunk_ptr, nk, tile, first, last, grid, zeros, SPEC)
 
     image = dense_image(grad_input_ptr, n, call.size, C, SPEC)

@@ -4,7 +4,7 @@ Where cells (`backward_cells`) do not serve: projective maps, volumes, reflectio
 
 Tiling: one warp makes the gradient of a small tile of INPUT pixels for one block of channels, and sums over all K
 transformers in registers. A lane owns a pixel. The outputs that may touch it lie between lines that the map's inverse
-tells (`preimage_...`). It visits these, recomputes their coordinates as the forward kernel finds them, and adds the
+tells (`preimage`). It visits these, recomputes their coordinates as the forward kernel finds them, and adds the
 gradients of those that do. A tile that no output reaches is known by a test of its corners.
 """
 
@@ -30,8 +30,7 @@ from .layout import (
 from .maps.volume import Volume
 from .pixels.copies import Copy, copies_of
 from .pixels.gather import gather, meets, plan_map
-from .pixels.spec import Grid, PixelSpec, Tile
-from .supersampling import load_finer_map
+from .pixels.spec import Grid, PixelSpec, Tile, load_grid
 
 COPIES_X, COPIES_Y = tl.constexpr(8), tl.constexpr(4)
 """Copies of the image that are looked at together, one a lane."""
@@ -131,12 +130,8 @@ def _gather_image(total, tile, first, last, plan, grid, SPEC: tl.constexpr):
 @triton.jit
 def _transformer(call, grad_output_ptr, nk, C, channels, SPEC: tl.constexpr):
     """Transformer number nk: (its samples, what the pixels of an image share)."""
-    samples, finer, m, t = load_finer_map(call, nk, SPEC)
-    grad = dense_image(grad_output_ptr, nk, call.out, C, SPEC)
-    grid = Grid(
-        m, t, call.size, finer, call.out, samples, call.align_corners, grad, C, channels
-    )  # fmt: skip
-    return grid, plan_map(m, call.size, finer, SPEC)
+    grid = load_grid(call, grad_output_ptr, nk, C, channels, SPEC)
+    return grid, plan_map(grid.m, call.size, grid.finer, SPEC)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

@@ -145,9 +145,8 @@ def pixel_blocks(g: Geometry) -> tuple[Blocks, int]:
 
     What a program finds out about the map serves four tiles below each other, where that leaves enough programs.
     """
-    blocks = _one_warp(
-        g, 168
-    )  # a limit at all keeps the compiler from spilling a few to reach a step below
+    # A limit at all keeps the compiler from spilling a few to reach a step below.
+    blocks = _one_warp(g, 168)
     rows = blocks.TILE_Y
     high = blocks._replace(TILE_Y=4 * rows)
     enough = g.n * tiles_of(g.size, g.channels, high) >= 2 * _ENOUGH_WARPS

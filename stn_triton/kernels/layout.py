@@ -180,19 +180,6 @@ def block_zeros(PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, SPEC: tl.constexpr)
 
 
 @triton.jit
-def block_product(weights, block, SPEC: tl.constexpr):
-    """Weighted sums of a block's pixels, for every pixel of another block.
-
-    weights: that block's pixels where blocks have pixels, this block's where they have channels.
-    """
-    if SPEC.CHANNELS_LAST or PIXELS_FIRST:
-        left, right = weights, block
-    else:
-        left, right = block, weights
-    return tl.dot(left, right, input_precision="ieee", out_dtype=block.dtype)
-
-
-@triton.jit
 def sum_pixels(x, SPEC: tl.constexpr):
     """Add up a block's pixels: a vector of channels."""
     return tl.sum(x, 0 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 1)

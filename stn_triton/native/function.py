@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stn_triton.torch_backend import st_sample_taps
+from stn_triton.registered import registered_gradients
+from stn_triton.torch_backend import gradients_by_taps
 from stn_triton.tracing import is_dispatched, is_gradient_wanted, is_transformed, is_vectorized
 from stn_triton.transforms import Options
 
@@ -44,17 +44,7 @@ class _Sample(torch.autograd.Function):
         size, options = ctx.arguments
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
-            run = partial(st_sample_taps, out_size=size, options=options)
-            return *torch.func.vjp(run, input, theta)[1](grad), None, None
+            return *gradients_by_taps(size, options, grad, input, theta), None, None
         if is_dispatched(grad, input, theta):
-            registered = torch.ops.stn_triton.sample_backward.default
-            both = registered(grad, input, theta, size, *options, *wanted)
-            return (
-                *(
-                    each if is_wanted else None
-                    for each, is_wanted in zip(both, wanted, strict=True)
-                ),
-                None,
-                None,
-            )
+            return *registered_gradients(grad, input, theta, size, options, wanted), None, None
         return *sample_backward(grad, input, theta, size, options, wanted), None, None

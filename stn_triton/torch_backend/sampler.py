@@ -245,3 +245,12 @@ def _tame(coordinates: Tensor) -> bool:
         return False
     least, most = torch.aminmax(coordinates.detach())
     return least.item() > -1e5 and most.item() < 1e5  # False if NaN
+
+
+def gradients_by_taps(
+    size: tuple[int, ...], options: Options, grad: Tensor, *tensors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of <grad, S(theta) u> by tensors = (u, theta), differentiable in their turn."""
+    run = partial(st_sample_taps, out_size=size, options=options)
+    of_input, of_theta = torch.func.vjp(run, *tensors)[1](grad)
+    return of_input, of_theta

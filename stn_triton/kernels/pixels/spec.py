@@ -2,6 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import triton
+import triton.language as tl
+
+from stn_triton.kernels.layout import dense_image
+from stn_triton.kernels.supersampling import load_finer_map
+
 
 class PixelSpec(NamedTuple):
     """What the kernel is compiled for: a `geometry.Spec`, field by field, and what it adds."""
@@ -42,3 +48,11 @@ class Grid(NamedTuple):
     ptr: Any  # of the gradients
     C: Any  # vectors of channels
     channels: Any  # of the program
+
+
+@triton.jit
+def load_grid(call, grad_output_ptr, nk, C, channels, SPEC: tl.constexpr):
+    """The samples of transformer number nk."""
+    samples, finer, m, t = load_finer_map(call, nk, SPEC)
+    grad = dense_image(grad_output_ptr, nk, call.out, C, SPEC)
+    return Grid(m, t, call.size, finer, call.out, samples, call.align_corners, grad, C, channels)
