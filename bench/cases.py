@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +11,10 @@ import torch
 
 Grads = Literal["both", "theta", "input"]
 Direction = Literal["fwd", "fwd+bwd"]
+
+DTYPES = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,3 +288,25 @@ def expand(
             yield replace(case, dtype=dtype)
             if case.shape[1] > 1:
                 yield replace(case, dtype=dtype, memory_format="channels_last")
+
+
+def parse_case(text: str) -> Case:
+    """`NAME[:DTYPE][:channels_last]` as a case."""
+    name, *changes = text.split(":")
+    every = (*BASE_CASES, *OPTION_CASES, *TINY_CASES, *CPU_CASES)
+    case = next((c for c in every if c.name == name), None)
+    if case is None:
+        raise ValueError(f"no case {name!r} in bench/cases.py; there are {_listed(every)}")
+    for change in changes:
+        if change in DTYPES:
+            case = replace(case, dtype=DTYPES[change])
+        elif change == "channels_last":
+            case = replace(case, memory_format="channels_last")
+        else:
+            wanted = ", ".join([*DTYPES, "channels_last"])
+            raise ValueError(f"{text!r} has {change!r} behind a colon, not one of {wanted}")
+    return case
+
+
+def _listed(cases: Iterable[Case]) -> str:
+    return ", ".join(case.name for case in cases)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
-from itertools import product
+from itertools import combinations, product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .cases import Case, Grads, expand
 from .check import Sample, expect, run, verdict
 from .inputs import make_inputs
 from .providers import ours
+from .workers import in_processes
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,32 @@ def _crossing(
         yield from expand((case,), (torch.float32,))
 
 
-def _matrix() -> Iterator[Case]:
-    """Options of the paper's networks first."""
+def _options(case: Case) -> set[tuple[str, Any]]:
+    """What of a case another may share with it."""
+    plain = ("transform", "mode", "padding_mode", "align_corners", "antialias", "memory_format")
+    facts = {name: getattr(case, name) for name in (*plain, "dtype_name", "ndim")}
+    return set(facts.items()) | {("channels", case.shape[1] == 3)}
+
+
+def _most_pairs_first(cases: list[Case]) -> list[Case]:
+    """In such an order that a run cut short has seen most pairs of options together."""
+    pairs = [set(combinations(sorted(_options(case), key=repr), 2)) for case in cases]
+    left, order = list(range(len(cases))), []
+    unseen = set().union(*pairs)
+    while unseen:
+        best = max(left, key=lambda index: len(pairs[index] & unseen))
+        unseen -= pairs[best]
+        left.remove(best)
+        order.append(best)
+    return [cases[index] for index in (*order, *left)]
+
+
+@cache
+def _matrix() -> list[Case]:
+    return _most_pairs_first(list(_crossings()))
+
+
+def _crossings() -> Iterator[Case]:
     yield from _crossing(_SHAPES, _LINEAR)
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     for case in (*_SHAPES, *_WITH_OPTIONS):
@@ -253,16 +279,24 @@ def checks(device: str) -> Iterator[tuple[str, Callable[[], str | None]]]:
             )
 
 
-def run_checks(device: str, *, until: float, without: Set[str] = frozenset()) -> Iterator[Outcome]:
+@cache
+def _by_name(device: str) -> dict[str, Callable[[], str | None]]:
+    return dict(checks(device))
+
+
+def _outcome(device: str, name: str) -> Outcome:
+    start = time.monotonic()
+    try:
+        wrong = _by_name(device)[name]()
+    except Exception as error:  # a check that cannot run has failed
+        wrong = f"{type(error).__name__}: {error}"
+    return Outcome(name, wrong, time.monotonic() - start)
+
+
+def run_checks(
+    device: str, *, until: float, without: Set[str] = frozenset(), jobs: int = 1
+) -> Iterator[Outcome]:
     """Run those not named in `without`, up to a `time.monotonic()`; what raises is wrong with what it said."""
-    for name, check in checks(device):
-        if name in without:
-            continue
-        start = time.monotonic()
-        if start > until:
-            return
-        try:
-            wrong = check()
-        except Exception as error:  # a check that cannot run has failed
-            wrong = f"{type(error).__name__}: {error}"
-        yield Outcome(name, wrong, time.monotonic() - start)
+    names = [name for name in _by_name(device) if name not in without]
+    found = in_processes(partial(_outcome, device), names, jobs=jobs, device=device, until=until)
+    return (outcome for _, outcome in found)

@@ -1,8 +1,9 @@
 """`python -m bench.device --out DIR`: all that needs a GPU, in one command, the most important
 first.
 
-Correctness, then every case against every peer, then whole networks. After each measurement the
-files in DIR are replaced whole, so that nothing is lost when time runs out, and `--resume` goes on
+Correctness, then every case against every peer, then whole networks. What is not timed (the checks,
+with the compilations that they take) runs in `--jobs` processes at once. Every few seconds the
+files in DIR are replaced whole, so that little is lost when time runs out, and `--resume` goes on
 with what is missing. Without a GPU (or with `--device cpu`) it is a dry run: tiny cases through the
 same code, marked `"gpu": null`, never among the committed results.
 """
@@ -12,23 +13,28 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 
 from . import networks
 from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Direction, Grads, expand
-from .check import Expectation, expect, run, verdict
+from .check import expect, run, verdict
 from .correctness import Outcome, run_checks
-from .inputs import Inputs
+from .inputs import Inputs, make_inputs
 from .providers import Provider, present
 from .report import markdown
 from .results import (
     RESULTS,
+    Key,
     Results,
     environment,
     file_name,
@@ -39,13 +45,22 @@ from .results import (
     write_text,
 )
 from .timing import copy_gb_s, measure, rotating_inputs
+from .workers import device_alive, in_processes
 
 _CORRECTNESS_SHARE = 0.25
+_VERDICTS_SHARE = 0.45
 _CASES_SHARE = 0.85
 """Parts of the time after which the next stage starts, finished or not."""
 
+_SAVE_SECONDS = 5.0
+"""Between two writings of the files, whose time grows with what is in them."""
+
 _FIRST = ("stn_triton", "torch_eager")
 _TINY_NETWORKS = (networks.Setting("mnist_st_cnn_affine", 1, 28, 4),)
+
+
+Known = Mapping[str, str | None]
+_UNKNOWN = "not known"
 
 
 class DeviceLost(RuntimeError):
@@ -53,25 +68,50 @@ class DeviceLost(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which providers run on which cases; earlier plans matter more."""
+class Measurement:
+    """One provider on one case in one direction."""
 
-    providers: tuple[Provider, ...]
-    cases: tuple[Case, ...]
+    provider: Provider
+    case: Case
+    direction: Direction
+    grads: Grads | None
+
+    @property
+    def key(self) -> Key:
+        """Of the record that it becomes."""
+        return key_of(self.case, self.provider.name, self.direction, self.grads)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join(str(part) for part in self.key if part is not None)
 
 
-def plans(device: str, base: tuple[Case, ...], options: tuple[Case, ...]) -> Iterator[Plan]:
+def plan(
+    device: str, base: tuple[Case, ...], options: tuple[Case, ...] = ()
+) -> Iterator[Measurement]:
     """Ours and eager on the base cases, then the other peers on these in float32; then the other options likewise;
-    then what is left of both.
+    then what is left of both. Earlier ones matter more; none comes twice.
     """
     everyone = present(device)
     first = tuple(p for p in everyone if p.name in _FIRST)
     others = tuple(p for p in everyone if p.name not in _FIRST)
-    yield Plan(first, tuple(expand(base)))
-    yield Plan(others, base)
-    yield Plan(everyone, options)
-    yield Plan(first, tuple(expand(options)))
-    yield Plan(others, tuple(expand((*base, *options))))
+    parts = (
+        (first, tuple(expand(base))),
+        (others, base),
+        (everyone, options),
+        (first, tuple(expand(options))),
+        (others, tuple(expand((*base, *options)))),
+    )
+    planned: set[Key] = set()
+    for providers, cases in parts:
+        for case in cases:
+            for direction, grads in case.directions():
+                for provider in providers:
+                    measurement = Measurement(provider, case, direction, grads)
+                    if provider.can(case, direction, grads) and measurement.key not in planned:
+                        planned.add(measurement.key)
+                        yield measurement
 
 
 @dataclass
@@ -83,13 +123,18 @@ class Session:
     folder: Path
     deadline: float
     started: float
+    jobs: int = 1
+    saved: float = 0.0
 
     def until(self, share: float) -> float:
         """The time at which a stage has used up its share."""
         return self.started + share * (self.deadline - self.started)
 
-    def save(self) -> None:
-        """Write both files."""
+    def save(self, *, every: float = 0.0) -> None:
+        """Write both files, unless that was done less than `every` seconds ago."""
+        if time.monotonic() < self.saved + every:
+            return
+        self.saved = time.monotonic()
         path = self.folder / file_name(self.results.gpu)
         save(self.results, path)
         write_text(path.with_suffix(".md"), markdown(self.results))
@@ -111,7 +156,7 @@ def check_all(session: Session, resume: bool) -> bool:
     outcomes = [Outcome(**each) for each in before if each["wrong"] is None]
     passed = {outcome.name for outcome in outcomes}
     until = session.until(_CORRECTNESS_SHARE)
-    for outcome in run_checks(session.device, until=until, without=passed):
+    for outcome in run_checks(session.device, until=until, without=passed, jobs=session.jobs):
         outcomes.append(outcome)
         if outcome.wrong is not None:
             session.complain(outcome.name, outcome.wrong)
@@ -121,86 +166,86 @@ def check_all(session: Session, resume: bool) -> bool:
     return wrong == 0
 
 
-def _alive(device: str) -> bool:
+def _wrong(measurement: Measurement, sets: list[Inputs]) -> str | None:
+    """What is wrong with a provider's results on a case, which are compared before they are timed."""
+    provider, case, grads = measurement.provider, measurement.case, measurement.grads
+    if provider.name == "torch_compile":
+        torch._dynamo.reset()
+    actual = run(provider.on_theta(case), sets[0], grads)
+    return verdict(case, actual, expect(case, sets[0], grads), provider.rounding)
+
+
+@cache
+def _planned(device: str, tiny: bool) -> dict[str, Measurement]:
+    cases = (TINY_CASES,) if tiny else (BASE_CASES, OPTION_CASES)
+    return {measurement.name: measurement for measurement in plan(device, *cases)}
+
+
+def _verdict_of(device: str, tiny: bool, name: str) -> str | None:
+    """What is wrong with the results of a planned measurement; what it compiles the timing finds on disk."""
+    measurement = _planned(device, tiny)[name]
     try:
+        return _wrong(measurement, [make_inputs(measurement.case, device)])
+    except torch.OutOfMemoryError:
+        return _UNKNOWN  # its neighbours take too much: another look when it is alone
+    except Exception as error:  # a peer may raise anything
+        return f"{type(error).__name__}: {error}"
+    finally:
         if device == "cuda":
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
+            torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One case in one direction: its tensors, and what must come out of the first set of them."""
+def verdicts(session: Session, planned: Iterable[Measurement], tiny: bool) -> dict[str, str | None]:
+    """What is wrong with the results of each measurement that there was time to check, in several processes."""
+    names = [measurement.name for measurement in planned]
+    until = session.until(_VERDICTS_SHARE)
+    work = partial(_verdict_of, session.device, tiny)
+    device, jobs = session.device, session.jobs
+    found = dict(in_processes(work, names, jobs=jobs, device=device, until=until))
+    print(f"verdicts: {len(found)} of {len(names)}", flush=True)
+    return {name: wrong for name, wrong in found.items() if wrong != _UNKNOWN}
 
-    case: Case
-    direction: Direction
-    grads: Grads | None
-    sets: list[Inputs]
-    expected: Expectation
 
-
-def _one(session: Session, provider: Provider, measurement: Measurement) -> None:
-    """Check, time and record one provider; if anything goes wrong its record is unchecked."""
-    case, direction, grads, sets = (
-        measurement.case,
-        measurement.direction,
-        measurement.grads,
-        measurement.sets,
-    )
-    what = f"{case.key} {direction} {grads or ''} {provider.name}"
+def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: Known) -> None:
+    """Check, time and record one measurement; if anything goes wrong its record is unchecked."""
+    provider, case, grads = measurement.provider, measurement.case, measurement.grads
     timing = None
     try:
-        if provider.name == "torch_compile":
-            torch._dynamo.reset()
-        actual = run(provider.on_theta(case), sets[0], grads)
-        wrong = verdict(case, actual, measurement.expected, provider.rounding)
+        name = measurement.name
+        wrong = known[name] if name in known else _wrong(measurement, sets)
         if wrong is None:
             timing = measure(provider, case, grads, sets)
         else:
-            session.complain(what, wrong)
+            session.complain(measurement.name, wrong)
     except Exception as error:  # a peer may raise anything; the others still want their turn
-        session.complain(what, f"{type(error).__name__}: {error}")
-    alive = _alive(session.device)
+        session.complain(measurement.name, f"{type(error).__name__}: {error}")
+    alive = device_alive(session.device)
     area_on = session.device if alive else "cpu"
+    copy = session.results.copy_gb_s
     session.results.records.append(
-        make_record(
-            case, provider.name, direction, grads, timing, session.results.copy_gb_s, area_on
-        )
+        make_record(case, provider.name, measurement.direction, grads, timing, copy, area_on)
     )
-    session.save()
+    session.save(every=_SAVE_SECONDS if alive else 0)
     if not alive:
-        raise DeviceLost(f"{what} took the GPU down: run again with --resume")
-    print(f"{what}: {f'{timing.ms:.4f} ms' if timing else 'not timed'}", flush=True)
+        raise DeviceLost(f"{measurement.name} took the GPU down: run again with --resume")
+    print(f"{measurement.name}: {f'{timing.ms:.4f} ms' if timing else 'not timed'}", flush=True)
 
 
 def measure_cases(session: Session, base: tuple[Case, ...], options: tuple[Case, ...] = ()) -> bool:
-    """Every plan in order, leaving out what has been recorded; whether there was time for all."""
-    for plan in plans(session.device, base, options):
-        done = session.results.keys()
-        for case in plan.cases:
-            for direction, grads in case.directions():
-                missing = [
-                    p
-                    for p in plan.providers
-                    if p.can(case, direction, grads)
-                    and key_of(case, p.name, direction, grads) not in done
-                ]
-                if not missing:
-                    continue
-                if time.monotonic() > session.until(_CASES_SHARE):
-                    return False
-                sets = rotating_inputs(case, session.device)
-                measurement = Measurement(
-                    case, direction, grads, sets, expect(case, sets[0], grads)
-                )
-                for provider in missing:
-                    _one(session, provider, measurement)
-                del sets, measurement
-                if session.device == "cuda":
-                    gc.collect()
-                    torch.cuda.empty_cache()
+    """Every measurement in order, leaving out what has been recorded; whether there was time for all."""
+    done = session.results.keys()
+    missing = [m for m in plan(session.device, base, options) if m.key not in done]
+    known = verdicts(session, missing, tiny=base is TINY_CASES) if session.jobs > 1 else {}
+    for case, measurements in groupby(missing, key=attrgetter("case")):
+        if time.monotonic() > session.until(_CASES_SHARE):
+            return False
+        sets = rotating_inputs(case, session.device)
+        for measurement in measurements:
+            _one(session, measurement, sets, known)
+        del sets
+        if session.device == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
     return True
 
 
@@ -244,6 +289,13 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU"
     )
     parser.add_argument(
+        "--jobs",
+        type=int,
+        default=max((os.cpu_count() or 2) - 2, 1),
+        metavar="N",
+        help="processes for what is not timed (default: the processors but two)",
+    )
+    parser.add_argument(
         "--skip-correctness",
         action="store_true",
         help="each case is still checked before its timing",
@@ -271,7 +323,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.resume and previous.exists():
         before = load(previous)
         results.records, results.networks = before.records, before.networks
-    session = Session(device, results, chosen.out, started + 60 * chosen.minutes, started)
+    deadline = started + 60 * chosen.minutes
+    session = Session(device, results, chosen.out, deadline, started, chosen.jobs)
     session.save()
     right = chosen.skip_correctness or check_all(session, chosen.resume)
     try:
@@ -286,6 +339,8 @@ def main(arguments: list[str] | None = None) -> int:
     except DeviceLost as error:
         print(error, file=sys.stderr)
         return 3
+    finally:
+        session.save()
     if not finished:
         print("time is up: go on with --resume", flush=True)
     return 0 if right else 1

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         from .emulator.verify import verify
 
         return 1 if verify(chosen.cases) else 0
-    from .emulator.counting import parse_case
+    from .cases import parse_case
 
     try:
         cases = [parse_case(text) for text in chosen.cases or _GOALS]

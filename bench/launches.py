@@ -80,7 +80,8 @@ def _meta(shape: tuple[int, ...], dtype: torch.dtype, ndim: int, memory_format: 
     return last.movedim(-1, -ndim - 1)
 
 
-def _without_storage(variant: Variant) -> Inputs:
+def without_storage(variant: Variant) -> Inputs:
+    """Tensors like those of a variant, on the meta device."""
     lead = (variant.shape[0],) if variant.k is None else (variant.shape[0], variant.k)
     ndim = len(variant.out_size)
     wide = torch.promote_types(variant.dtype, torch.float32)
@@ -95,7 +96,7 @@ def _without_storage(variant: Variant) -> Inputs:
 
 def launches(variant: Variant) -> list[Launch]:
     """What the launchers of this variant would start, recorded on tensors without storage."""
-    inputs = _without_storage(variant)
+    inputs = without_storage(variant)
     options = Options(variant.transform, variant.mode, variant.padding_mode, False, variant.samples)
     kind: Grads | Literal["fwd"] = variant.grads or "fwd"
     with recorded() as found:

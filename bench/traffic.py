@@ -46,6 +46,10 @@ def _taps(case: Case, s: Tensor, size: int) -> list[Tensor]:
     )
 
 
+_MOST_SAMPLES = 2**22
+"""Samples that are looked at together: some hundred bytes of memory each."""
+
+
 @cache
 def _reach(case: Case, device: str) -> Reach:
     size = case.shape[2:]
@@ -53,22 +57,30 @@ def _reach(case: Case, device: str) -> Reach:
     touched = torch.zeros(case.shape[0], math.prod(size), dtype=torch.bool, device=device)
     outputs = 0
     for maps, samples in sample_groups(case, flat):
-        for number in maps.tolist():
-            pixels = touched[number // (case.k or 1)]
-            found = source_pixels(case, flat[number : number + 1], samples)[::-1]  # z, y, x
-            reads = torch.zeros_like(found[0], dtype=torch.bool)
-            for tap in product(*map(_taps, [case] * case.ndim, found, size)):
-                inside = torch.ones_like(reads)
-                pixel = torch.zeros_like(tap[0])
-                for index, length in zip(tap, size, strict=True):
-                    inside &= (index >= 0) & (index < length)
-                    pixel = pixel * length + index
-                pixels[pixel[inside]] = True
-                reads |= inside
-            for axis in range(-case.ndim, 0):
-                reads = reads.unflatten(axis, (-1, samples)).any(axis)
+        together = max(_MOST_SAMPLES // (math.prod(case.out_size) * samples**case.ndim), 1)
+        for some in maps.split(together):
+            reads = _touch(case, flat[some], samples, touched, some // (case.k or 1))
             outputs += int(reads.sum())
     return Reach(int(touched.sum()), outputs)
+
+
+def _touch(case: Case, flat: Tensor, samples: int, touched: Tensor, images: Tensor) -> Tensor:
+    """Mark in `touched` (N, pixels) what some maps, of these images, read; returns which outputs read anything."""
+    size = case.shape[2:]
+    found = source_pixels(case, flat, samples)[::-1]  # z, y, x
+    reads = torch.zeros_like(found[0], dtype=torch.bool)
+    base = (images.to(touched.device) * touched.shape[1]).reshape(-1, *[1] * case.ndim)
+    for tap in product(*map(_taps, [case] * case.ndim, found, size)):
+        inside = torch.ones_like(reads)
+        pixel = torch.zeros_like(tap[0])
+        for index, length in zip(tap, size, strict=True):
+            inside &= (index >= 0) & (index < length)
+            pixel = pixel * length + index
+        touched.view(-1)[(pixel + base)[inside]] = True
+        reads |= inside
+    for axis in range(-case.ndim, 0):
+        reads = reads.unflatten(axis, (-1, samples)).any(axis)
+    return reads
 
 
 def reach(case: Case, device: str = "cpu") -> Reach:

@@ -376,12 +376,12 @@ def test_the_command_counts(tmp_path: Path) -> None:
 
 
 def test_bad_arguments_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from bench import emulate
-    from bench.emulator import calls, counting
+    from bench import cases, emulate
+    from bench.emulator import calls
 
     for text, said in (("nothing", "no case 'nothing'"), ("tiny-4x1x12:int8", "'int8'")):
         with pytest.raises(ValueError, match=said):
-            counting.parse_case(text)
+            cases.parse_case(text)
     if os.environ.get("TRITON_INTERPRET") == "1":
         with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
             calls.emulate(lambda: None)
@@ -417,8 +417,9 @@ def test_predictions_are_saved_with_their_origin(
 def test_the_images_that_are_counted_have_the_tiles_of_the_batch(name: str) -> None:
     from dataclasses import replace
 
+    from bench.cases import parse_case
     from bench.emulator.calls import ctas_of
-    from bench.emulator.counting import _images, parse_case
+    from bench.emulator.counting import _images
     from bench.launches import KINDS, launches, variant_of
 
     case = parse_case(name)

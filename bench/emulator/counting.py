@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
-from bench.cases import BASE_CASES, CPU_CASES, OPTION_CASES, TINY_CASES, Case
+from bench.cases import Case
 from bench.check import Expectation, expect, wrong_values
 from bench.inputs import Inputs, make_inputs, make_theta
 from bench.launches import Kind, call, launches, options_of, variant_of
@@ -27,9 +25,6 @@ _ENOUGH_LANES = 1 << 18  # a pixel of the output and up to eight of its channels
 _BUDGET = 1e8  # warp instructions, about a minute
 ROUNDING = 4.0
 """Times PyTorch's own error that ours may be. `bench.check` takes 2; in a few images both are a matter of luck."""
-DTYPES = {
-    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,28 +55,6 @@ class Counted:
     costs: list[Cost]
     images: int
     """How many were emulated."""
-
-
-def parse_case(text: str) -> Case:
-    """`NAME[:DTYPE][:channels_last]` as a case."""
-    name, *changes = text.split(":")
-    every = (*BASE_CASES, *OPTION_CASES, *TINY_CASES, *CPU_CASES)
-    case = next((c for c in every if c.name == name), None)
-    if case is None:
-        raise ValueError(f"no case {name!r} in bench/cases.py; there are {_listed(every)}")
-    for change in changes:
-        if change in DTYPES:
-            case = replace(case, dtype=DTYPES[change])
-        elif change == "channels_last":
-            case = replace(case, memory_format="channels_last")
-        else:
-            wanted = ", ".join([*DTYPES, "channels_last"])
-            raise ValueError(f"{text!r} has {change!r} behind a colon, not one of {wanted}")
-    return case
-
-
-def _listed(cases: Iterable[Case]) -> str:
-    return ", ".join(case.name for case in cases)
 
 
 def _alike(whole: list[Launch], part: list[Launch], times: int) -> bool:

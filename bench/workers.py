@@ -1,0 +1,82 @@
+"""Work that no clock watches, spread over processes: checks and compilations before the timings."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+Work = Callable[[str], Any]
+
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 60.0
+"""For what was begun before the time was up; a process that takes longer hangs."""
+
+
+def device_alive(device: str) -> bool:
+    """Whether this process can still use its GPU: a kernel that failed takes the process's context with it."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _serve(
+    work: Work, names: Sequence[str], device: str, next_one: Any, found: Any, until: float
+) -> None:
+    torch.set_num_threads(1)
+    while time.monotonic() < until:
+        with next_one.get_lock():
+            number = next_one.value
+            next_one.value += 1
+        if number >= len(names):
+            return
+        result = names[number], work(names[number])
+        with next_one.get_lock():
+            found.send(result)
+        if not device_alive(device):
+            os._exit(1)  # the context is lost; a new process takes over
+
+
+def in_processes(
+    work: Work, names: Sequence[str], *, jobs: int, device: str, until: float
+) -> Iterator[tuple[str, Any]]:
+    """(name, `work(name)`) for each name in whatever order they finish, up to a `time.monotonic()`.
+
+    `work` is a function at the top of a module, and raises nothing. A process whose GPU context is lost, or that dies,
+    is replaced by a new one while there is something left to do.
+    """
+    context = multiprocessing.get_context("spawn")
+    # One pipe that all write to at once: what a process found outlives it.
+    next_one = context.Value("q", 0)
+    results, found = context.Pipe(duplex=False)
+
+    def start() -> Any:
+        arguments = (work, names, device, next_one, found, until)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        return process
+
+    processes = [start() for _ in range(min(jobs, len(names)))]
+    try:
+        while processes and time.monotonic() < until + _GRACE_SECONDS:
+            if results.poll(_POLL_SECONDS):
+                yield results.recv()
+                continue
+            ended = [process for process in processes if not process.is_alive()]
+            processes = [process for process in processes if process.is_alive()]
+            for process in ended:
+                left = next_one.value < len(names) and time.monotonic() < until
+                if process.exitcode != 0 and left:
+                    processes.append(start())
+        while results.poll():
+            yield results.recv()
+    finally:
+        for process in processes:
+            process.terminate()
