@@ -81,7 +81,8 @@ class Found(NamedTuple):
 def axis_of(q, there, last, SPEC: tl.constexpr):
     """Cells q of an axis; no number lies in those that are not `there`."""
     sign = tl.where(q < 0, -1.0, 1.0).to(SPEC.COMPUTE)
-    shift = tl.where(q < 0, -0.0, 0.0 - q).to(SPEC.COMPUTE)
+    # Of the literal -0.0 Triton 3.6 makes 0.0.
+    shift = tl.where(q < 0, sign * 0.0, 0.0 - q).to(SPEC.COMPUTE)
     limit = tl.where(there, tl.where(q < 0, 0x3F800001, 0x3F800000), 0).to(tl.uint32)
     if (SPEC.MODE == "nearest") | (SPEC.COMPUTE == tl.float64):
         q = tl.where(there, q, NOWHERE).to(SPEC.COMPUTE)
