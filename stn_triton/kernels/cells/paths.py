@@ -27,12 +27,13 @@ class Corners(NamedTuple):
     lower_right: Any
 
 
-class Slopes(NamedTuple):
-    """Of the input between a cell's corners: tuples of blocks."""
+class Pixels(NamedTuple):
+    """The input at the corners of each cell: tuples of blocks, empty where theta's gradient is not wanted."""
 
-    x: Any  # u01 - u00
-    y: Any  # u10 - u00
-    both: Any  # u11 - u10 - u01 + u00
+    u00: Any
+    u01: Any
+    u10: Any
+    u11: Any
 
 
 class Output(NamedTuple):
@@ -108,32 +109,56 @@ def in_cell(s, axis, SPEC: tl.constexpr):
 
 
 @triton.jit
-def gradient(out, offset, dx, dy, hit, CHUNK: tl.constexpr, SPEC: tl.constexpr):
-    """Block number CHUNK of the output's gradient at pixels `offset` or, of the finer output, at (dx, dy)."""
+def gradients(out, offset, dx, dy, hit, SPEC: tl.constexpr):
+    """The output's gradient at pixels `offset` or, of the finer output, at (dx, dy): a tuple of blocks."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
     if SPEC.ANTIALIAS != "none":
         px = (dx + out.centre_x).to(tl.int32) // out.samples
         py = (dy + out.centre_y).to(tl.int32) // out.samples
         offset = py * out.width + px
     if SPEC.CHANNELS_LAST:
         offset = offset * out.pixel
-    grad = load_block(out.grad, offset, hit, CHUNK, SPEC)
-    if SPEC.ANTIALIAS != "none":
-        grad = grad * out.share
-    return grad
+    grads = ()
+    for i in tl.static_range(CHUNKS):
+        grad = load_block(out.grad, offset, hit, i, SPEC)
+        if SPEC.ANTIALIAS != "none":
+            grad = grad * out.share
+        grads = grads + (grad,)
+    return grads
 
 
 @triton.jit
-def give(
-    sums, corners, slopes, row, out, hit, fx, fy, dx, dy, offset,
-    SPEC: tl.constexpr,
-):  # fmt: skip
-    """Add one output for each cell that has one: `hit`, at fractions (fx, fy) of the cell."""
+def _to_theta(sums, pixels, row, hit, fx, fy, dx, dy, grads, SPEC: tl.constexpr):
+    """Add to theta's sums what outputs give at fractions (fx, fy) of their cells."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    along = zero_block(SPEC.COMPUTE, SPEC)
+    along_x, along_y, both = along, along, along
+    for i in tl.static_range(CHUNKS):
+        above, below = pixels.u01[i] - pixels.u00[i], pixels.u11[i] - pixels.u10[i]
+        along_x = tl.fma(grads[i], above, along_x)
+        along_y = tl.fma(grads[i], pixels.u10[i] - pixels.u00[i], along_y)
+        both = tl.fma(grads[i], below - above, both)
+    both = tl.sum(both, 2)
+    by_x = tl.fma(fy, both, tl.sum(along_x, 2))
+    by_y = tl.fma(fx, both, tl.sum(along_y, 2))
+    # Where a cell has no output its gradient of 0 met pixels that may not be finite.
+    by_x = tl.where(hit, by_x, 0.0).to(by_x.dtype)
+    by_y = tl.where(hit, by_y, 0.0).to(by_y.dtype)
+    if SPEC.PADDING == "border":  # no slope at an end or beyond
+        sx, sy, zero = row.x.at + fx, row.y.at + fy, tl.zeros_like(fx)
+        by_x = tl.where((sx > 0) & (sx < row.x.last), by_x, zero)
+        by_y = tl.where((sy > 0) & (sy < row.y.last), by_y, zero)
+    return affine.add_derivatives(sums, by_x, by_y, dx, dy)
+
+
+@triton.jit
+def give(sums, corners, pixels, row, hit, fx, fy, dx, dy, grads, SPEC: tl.constexpr):
+    """Add one output for each cell that has one: `hit`, at fractions (fx, fy) of the cell, with its gradient."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     if SPEC.MODE == "nearest":
         own = ()
         for i in tl.static_range(CHUNKS):
-            grad = gradient(out, offset, dx, dy, hit, i, SPEC)
-            own = own + (corners.upper_left[i] + grad,)
+            own = own + (corners.upper_left[i] + grads[i],)
         corners = Corners(own, corners.upper_right, corners.lower_left, corners.lower_right)
     else:
         if SPEC.PADDING == "border":  # beyond the last pixel the fraction is 0
@@ -144,31 +169,14 @@ def give(
         w00 = (1.0 - fx) - w10
         w00, w01, w10, w11 = spread(w00), spread(w01), spread(w10), spread(w11)
         n00, n01, n10, n11 = (), (), (), ()
-        along = zero_block(SPEC.COMPUTE, SPEC)
-        along_x, along_y, both = along, along, along
         for i in tl.static_range(CHUNKS):
-            grad = gradient(out, offset, dx, dy, hit, i, SPEC)
-            n00 = n00 + (tl.fma(grad, w00, corners.upper_left[i]),)
-            n01 = n01 + (tl.fma(grad, w01, corners.upper_right[i]),)
-            n10 = n10 + (tl.fma(grad, w10, corners.lower_left[i]),)
-            n11 = n11 + (tl.fma(grad, w11, corners.lower_right[i]),)
-            if SPEC.WITH_THETA:
-                along_x = tl.fma(grad, slopes.x[i], along_x)
-                along_y = tl.fma(grad, slopes.y[i], along_y)
-                both = tl.fma(grad, slopes.both[i], both)
+            n00 = n00 + (tl.fma(grads[i], w00, corners.upper_left[i]),)
+            n01 = n01 + (tl.fma(grads[i], w01, corners.upper_right[i]),)
+            n10 = n10 + (tl.fma(grads[i], w10, corners.lower_left[i]),)
+            n11 = n11 + (tl.fma(grads[i], w11, corners.lower_right[i]),)
         corners = Corners(n00, n01, n10, n11)
         if SPEC.WITH_THETA:
-            both = tl.sum(both, 2)
-            by_x = tl.fma(fy, both, tl.sum(along_x, 2))
-            by_y = tl.fma(fx, both, tl.sum(along_y, 2))
-            # Where a cell has no output its gradient of 0 met pixels that may not be finite.
-            by_x = tl.where(hit, by_x, 0.0).to(by_x.dtype)
-            by_y = tl.where(hit, by_y, 0.0).to(by_y.dtype)
-            if SPEC.PADDING == "border":  # no slope at an end or beyond
-                sx, sy, zero = row.x.at + fx, row.y.at + fy, tl.zeros_like(fx)
-                by_x = tl.where((sx > 0) & (sx < row.x.last), by_x, zero)
-                by_y = tl.where((sy > 0) & (sy < row.y.last), by_y, zero)
-            sums = affine.add_derivatives(sums, by_x, by_y, dx, dy)
+            sums = _to_theta(sums, pixels, row, hit, fx, fy, dx, dy, grads, SPEC)
     return sums, corners
 
 
@@ -192,11 +200,18 @@ def _either(first, second):
 
 
 @triton.jit
-def give_found(sums, corners, slopes, row, found, out, SPEC: tl.constexpr):
+def _loaded(found, out, SPEC: tl.constexpr):
+    """Those outputs with their gradients: loaded as soon as they are known, and added as late as possible."""
+    return found, gradients(out, found.offset, found.dx, found.dy, found.hit, SPEC)
+
+
+@triton.jit
+def give_found(sums, corners, pixels, row, loaded, SPEC: tl.constexpr):
     """Add those outputs."""
+    found, grads = loaded
     return give(
-        sums, corners, slopes, row, out, found.hit, found.sx - row.x.at, found.sy - row.y.at,
-        found.dx, found.dy, found.offset, SPEC,
+        sums, corners, pixels, row, found.hit, found.sx - row.x.at, found.sy - row.y.at,
+        found.dx, found.dy, grads, SPEC,
     )  # fmt: skip
 
 
@@ -211,7 +226,7 @@ def find_separable(row, dx, dy, offset, plan, m, out, SPEC: tl.constexpr):
     sx, sy = tl.where(in_x, sx, next_x), tl.where(in_y, sy, next_y)
     dx, dy = tl.where(in_x, dx, dx + 1), tl.where(in_y, dy, dy + 1)
     offset += tl.where(in_x, 0, 1) + tl.where(in_y, 0, out.width)
-    return Found(hit, sx, sy, dx, dy, offset)
+    return _loaded(Found(hit, sx, sy, dx, dy, offset), out, SPEC)
 
 
 @triton.jit
@@ -224,25 +239,27 @@ def find_single(row, dx, dy, offset, m, out, SPEC: tl.constexpr):
     lower = _either(
         _try(dx, dy + 1, below, row, m, SPEC), _try(dx + 1, dy + 1, below + 1, row, m, SPEC)
     )  # fmt: skip
-    return _either(upper, lower)
+    return _loaded(_either(upper, lower), out, SPEC)
 
 
 @triton.jit
-def give_diagonal(sums, corners, slopes, row, dx, dy, offset, m, out, SPEC: tl.constexpr):
+def give_diagonal(sums, corners, pixels, row, dx, dy, offset, m, out, SPEC: tl.constexpr):
     """2 x 2 candidates, of whose two diagonals at most one each lies in the cell; the second is left to be given."""
     below = offset + out.width
-    found = _either(
+    falling = _either(
         _try(dx, dy, offset, row, m, SPEC), _try(dx + 1, dy + 1, below + 1, row, m, SPEC)
     )
-    sums, corners = give_found(sums, corners, slopes, row, found, out, SPEC)
-    last = _either(
+    first = _loaded(falling, out, SPEC)
+    rising = _either(
         _try(dx + 1, dy, offset + 1, row, m, SPEC), _try(dx, dy + 1, below, row, m, SPEC)
     )
+    last = _loaded(rising, out, SPEC)
+    sums, corners = give_found(sums, corners, pixels, row, first, SPEC)
     return sums, corners, last
 
 
 @triton.jit
-def give_parity(sums, corners, slopes, row, dx, dy, offset, m, out, SPEC: tl.constexpr):
+def give_parity(sums, corners, pixels, row, dx, dy, offset, m, out, SPEC: tl.constexpr):
     """3 x 3 candidates, of which at most one for each parity of column and row lies in the cell.
 
     The last one is left to be given.
@@ -252,19 +269,23 @@ def give_parity(sums, corners, slopes, row, dx, dy, offset, m, out, SPEC: tl.con
     third = second + out.width
     upper = _either(_try(dx, dy, offset, row, m, SPEC), _try(dx2, dy, offset + 2, row, m, SPEC))
     lower = _either(_try(dx, dy2, third, row, m, SPEC), _try(dx2, dy2, third + 2, row, m, SPEC))
-    sums, corners = give_found(sums, corners, slopes, row, _either(upper, lower), out, SPEC)
-    found = _either(
+    even = _loaded(_either(upper, lower), out, SPEC)
+    odd_column = _either(
         _try(dx1, dy, offset + 1, row, m, SPEC), _try(dx1, dy2, third + 1, row, m, SPEC)
     )
-    sums, corners = give_found(sums, corners, slopes, row, found, out, SPEC)
-    found = _either(_try(dx, dy1, second, row, m, SPEC), _try(dx2, dy1, second + 2, row, m, SPEC))
-    sums, corners = give_found(sums, corners, slopes, row, found, out, SPEC)
-    return sums, corners, _try(dx1, dy1, second + 1, row, m, SPEC)
+    odd_column = _loaded(odd_column, out, SPEC)
+    sums, corners = give_found(sums, corners, pixels, row, even, SPEC)
+    odd_row = _either(_try(dx, dy1, second, row, m, SPEC), _try(dx2, dy1, second + 2, row, m, SPEC))
+    odd_row = _loaded(odd_row, out, SPEC)
+    sums, corners = give_found(sums, corners, pixels, row, odd_column, SPEC)
+    last = _loaded(_try(dx1, dy1, second + 1, row, m, SPEC), out, SPEC)
+    sums, corners = give_found(sums, corners, pixels, row, odd_row, SPEC)
+    return sums, corners, last
 
 
 @triton.jit
 def give_listed(
-    sums, corners, slopes, row, dx, dy, first, plan, m, out, SPEC: tl.constexpr
+    sums, corners, pixels, row, dx, dy, first, plan, m, out, SPEC: tl.constexpr
 ):  # fmt: skip
     """Any box of candidates, 7 columns and 4 rows at a time: a bit for each that lies in the cell, then these alone."""
     for top in range(0, plan.rows, 4):
@@ -283,10 +304,10 @@ def give_listed(
                 sx, sy = affine.locate(m, at_x, at_y)
                 fx, fy = sx - row.x.at, sy - row.y.at
                 zero = tl.zeros_like(fx)  # fractions of others may not be finite
+                grads = gradients(out, begin + down * out.width + right, at_x, at_y, hit, SPEC)
                 sums, corners = give(
-                    sums, corners, slopes, row, out, hit,
-                    tl.where(hit, fx, zero), tl.where(hit, fy, zero), at_x, at_y,
-                    begin + down * out.width + right, SPEC,
+                    sums, corners, pixels, row, hit, tl.where(hit, fx, zero), tl.where(hit, fy, zero),
+                    at_x, at_y, grads, SPEC,
                 )  # fmt: skip
                 bits -= lowest
     return sums, corners

@@ -7,8 +7,8 @@ from .images import add_blocks, from_left, load_row, of_cell, store_row, zero_bl
 from .paths import (
     Corners,
     Found,
+    Pixels,
     Row,
-    Slopes,
     axis_of,
     find_separable,
     find_single,
@@ -26,7 +26,7 @@ COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def _give_row(
-    sums, slopes, row, at_x, at_y, plan, m, out, SPEC: tl.constexpr
+    sums, pixels, row, at_x, at_y, plan, m, out, SPEC: tl.constexpr
 ):  # fmt: skip
     """What the outputs in a row of cells give: (theta's sums, the corners').
 
@@ -40,13 +40,13 @@ def _give_row(
     none = zero_blocks(SPEC)
     corners = Corners(none, none, none, none)
     # Fast paths leave the last output to be given below, and the compiler less to look at.
-    last = Found(row.lane < 0, zero, zero, zero, zero, offset)
+    last = Found(row.lane < 0, zero, zero, zero, zero, offset), none
     if (SPEC.COMPUTE == tl.float32) & (SPEC.TRANSFORM == "affine"):
         if plan.path == SINGLE:
             last = find_single(row, dx, dy, offset, m, out, SPEC)
         elif plan.path == DIAGONAL:
             sums, corners, last = give_diagonal(
-                sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
+                sums, corners, pixels, row, dx, dy, offset, m, out, SPEC
             )  # fmt: skip
         elif plan.path == SEPARABLE:
             last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
@@ -56,39 +56,25 @@ def _give_row(
     if (SPEC.COMPUTE == tl.float32) & SPEC.FOURFOLD:
         if plan.path == PARITY:
             sums, corners, last = give_parity(
-                sums, corners, slopes, row, dx, dy, offset, m, out, SPEC
+                sums, corners, pixels, row, dx, dy, offset, m, out, SPEC
             )  # fmt: skip
     if plan.path == LISTED:
         sums, corners = give_listed(
-            sums, corners, slopes, row, dx, dy, offset, plan, m, out, SPEC
+            sums, corners, pixels, row, dx, dy, offset, plan, m, out, SPEC
         )  # fmt: skip
     elif SPEC.COMPUTE == tl.float32:
-        sums, corners = give_found(sums, corners, slopes, row, last, out, SPEC)
+        sums, corners = give_found(sums, corners, pixels, row, last, SPEC)
     return sums, corners
 
 
 @triton.jit
-def _corner_pixels(u, pixel, stride_w, left, right, SPEC: tl.constexpr):
+def _corner_pixels(u, pixel, left, right, stride_w, SPEC: tl.constexpr):
     """A row of the input at the cells' left and right corners, 0 where masked: only theta's gradient needs it."""
     at_left, at_right = (), ()
     if SPEC.WITH_THETA:
         at_left = load_row(u, pixel, left, SPEC)
         at_right = load_row(u, pixel + stride_w, right, SPEC)
     return at_left, at_right
-
-
-@triton.jit
-def _slopes(top, bottom, SPEC: tl.constexpr):
-    """Those of the cells between two rows of pixels: only theta's gradient needs them."""
-    CHUNKS: tl.constexpr = SPEC.CHUNKS
-    along_x, along_y, both = (), (), ()
-    if SPEC.WITH_THETA:
-        for i in tl.static_range(CHUNKS):
-            above, below = top[1][i] - top[0][i], bottom[1][i] - bottom[0][i]
-            along_x = along_x + (above,)
-            along_y = along_y + (bottom[0][i] - top[0][i],)
-            both = both + (below - above,)
-    return Slopes(along_x, along_y, both)
 
 
 @triton.jit
@@ -124,19 +110,36 @@ def give_tile(
         x = axis_of(qx, there, W - 1, SPEC)
         pixel = iy.to(SPEC.OFFSET) * stride_h + ix.to(SPEC.OFFSET) * stride_w
         left, right = counts & (ix >= 0), counts & (ix + 1 < W)
-        top = _corner_pixels(u, pixel, stride_w, left & (iy >= 0), right & (iy >= 0), SPEC)
         # Eight channels in a lane take all registers there are: they are read twice instead of kept.
-        READ_TWICE: tl.constexpr = SPEC.CHUNKS * SPEC.VECTOR > 4
-        for step in range(tl.where(phase == ROWS_BELOW, tile.rows, 1)):
+        READ_TWICE: tl.constexpr = SPEC.WITH_THETA & (SPEC.CHUNKS * SPEC.VECTOR > 4)
+        top, bottom = (none, none), (none, none)
+        if not READ_TWICE:
+            top = _corner_pixels(u, pixel, left & (iy >= 0), right & (iy >= 0), stride_w, SPEC)
+            below = left & (iy + 1 < H), right & (iy + 1 < H)
+            bottom = _corner_pixels(u, pixel + stride_h, *below, stride_w, SPEC)
+        count = tl.where(phase == ROWS_BELOW, tile.rows, 1)
+        for step in range(count):
+            below = left & (iy + 1 < H), right & (iy + 1 < H)
             if READ_TWICE:
-                top = _corner_pixels(u, pixel, stride_w, left & (iy >= 0), right & (iy >= 0), SPEC)
+                top = _corner_pixels(u, pixel, left & (iy >= 0), right & (iy >= 0), stride_w, SPEC)
+                bottom = _corner_pixels(u, pixel + stride_h, *below, stride_w, SPEC)
             pixel += stride_h
             iy += 1
-            bottom = _corner_pixels(u, pixel, stride_w, left & (iy < H), right & (iy < H), SPEC)
+            ahead = bottom
+            if not READ_TWICE:
+                # Memory answers while this row is worked on.
+                more = (iy + 1 < H) & (step + 1 < count)
+                ahead = _corner_pixels(
+                    u, pixel + stride_h, left & more, right & more, stride_w, SPEC
+                )
+            at = target * out.pixel if SPEC.CHANNELS_LAST else target
+            before = none
+            if SPEC.SEVERAL:
+                before = load_row(total, at, tile.exists & stored & (phase == ROWS_BELOW), SPEC)
             row = Row(x, axis_of(qy, there, H - 1, SPEC), tile.lane)
             at_x, at_y = tl.fma(plan.x_by_y, qy, from_x), tl.fma(plan.y_by_y, qy, from_y)
             sums, corners = _give_row(
-                sums, _slopes(top, bottom, SPEC), row, at_x, at_y, plan, m, out, SPEC
+                sums, Pixels(*top, *bottom), row, at_x, at_y, plan, m, out, SPEC
             )
             if phase == ROWS_BELOW:
                 found = corners.upper_left
@@ -150,9 +153,7 @@ def give_tile(
                         sums, found = turn_row(
                             sums, found, tile, tile.y + step, u, stride_h, stride_w, m, size, out, False, SPEC
                         )  # fmt: skip
-                at = target * out.pixel if SPEC.CHANNELS_LAST else target
                 if SPEC.SEVERAL:
-                    before = load_row(total, at, tile.exists & stored, SPEC)
                     found = add_blocks(found, before, SPEC)
                 store_row(total, at, tile.exists, found, SPEC)
                 target += W
@@ -160,7 +161,7 @@ def give_tile(
                 passed = from_left(corners.lower_right, tile.lane, none, SPEC)
                 to_first = add_blocks(corners.upper_right, passed, SPEC)
             lower_left, lower_right = corners.lower_left, corners.lower_right
-            top = bottom
+            top, bottom = bottom, ahead
             qy += 1
     return sums
 

@@ -14,7 +14,7 @@ from stn_triton.kernels.maps.units import centred
 from stn_triton.kernels.preimage.affine import candidates, extents, invert, row_range
 
 from .images import load_row, spread, zero_block, zero_blocks, zero_row
-from .paths import gradient
+from .paths import gradients
 
 TURN_ABOVE = tl.constexpr(256)
 """Candidates of a cell above which a tile asks whether turning round is cheaper."""
@@ -148,10 +148,10 @@ def _visit(
     weight, offset = spread(wx * wy), py * out.width + px
     more = ()
     along = zero_block(SPEC.COMPUTE, SPEC)
+    grads = gradients(out, offset, dx, dy, visited, SPEC)
     for i in tl.static_range(CHUNKS):
-        grad = gradient(out, offset, dx, dy, visited, i, SPEC)
-        more = more + (tl.fma(weight, grad, given[i]),)
-        along = tl.fma(grad, pixels[i], along)
+        more = more + (tl.fma(weight, grads[i], given[i]),)
+        along = tl.fma(grads[i], pixels[i], along)
     if SPEC.WITH_THETA:
         along = tl.where(visited, tl.sum(along, 2), 0.0).to(wx.dtype)  # the pixel may not be finite
         sums = affine.add_derivatives(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)
