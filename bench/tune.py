@@ -99,8 +99,8 @@ def _others(g: Geometry, kind: Kind) -> Iterator[Candidate]:
         yield from _tiles(own, channels_last=g.spec.CHANNELS_LAST)
     elif g.spec.PADDING != "reflection":
         cells = cell_blocks(g, with_theta=kind == "both")[0].CELLS
-        most = sorted({min(rows, cells - 1) for rows in (4, 8, 16, 28)})
-        for rows, registers in product(most, (96, 112, 128, 168)):
+        most = sorted({min(rows, cells - 1) for rows in (8, 16)})
+        for rows, registers in product(most, (80, 96, 112, 128, 144, 168)):
             yield _candidate(rows=rows, maxnreg=registers)
     else:
         for high, registers in product((1, 2, 4), (80, 96, 112, 128)):

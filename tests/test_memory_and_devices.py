@@ -108,7 +108,9 @@ def test_a_default_device_moves_nothing(transform: str) -> None:
 def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     from stn_triton.kernels import launch as module
 
-    current, seen = [0], []
+    current: list[int] = [0]
+    seen: list[Any] = []
+    compiled: list[Any] = []
 
     class Guard:
         def __init__(self, device: torch.device) -> None:
@@ -120,16 +122,49 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.Monkey
         def __exit__(self, *_: object) -> None:
             current[0] = self.outer
 
-    class Kernel:
+    class Compiled:
         def __getitem__(self, grid: Any) -> Callable[..., None]:
-            return lambda *args, **_: seen.append((args[0].device.index, current[0]))
+            return lambda *args: seen.append((grid, args[0].device.index, current[0], args[1:]))
 
+    class Kernel:
+        arg_names = ("x", "size", "B", "A")
+
+        def __getitem__(self, grid: Any) -> Callable[..., Compiled]:
+            return lambda x, _, **options: (
+                compiled.append((x.device.index, current[0], options)) or Compiled()  # type: ignore[func-returns-value]
+            )
+
+    kernel = Kernel()
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "device", Guard)
+    monkeypatch.setattr(module, "_capability", lambda index: 9)
+    monkeypatch.setattr(module, "_trait", lambda x: x.dtype)  # no fake tensor has an address
+
+    def launch(index: int, size: int = 7, **constants: int) -> None:
+        x = torch.empty(1, device=f"cuda:{index}")
+        limit = module.Registers(96, 80)
+        module.launch(
+            kernel, (5,), x, size, num_warps=4, maxnreg=limit, A=2, B=3 | constants.get("b", 0)
+        )
+
     with FakeTensorMode():
         for index in (0, 1, 3):
-            module.launch(Kernel(), (1,), torch.empty(1, device=f"cuda:{index}"), num_warps=4)
-    assert seen == [(0, 0), (1, 1), (3, 3)]
+            launch(index)
+        assert compiled == [
+            (index, index, {"num_warps": 4, "maxnreg": 80, "A": 2, "B": 3}) for index in (0, 1, 3)
+        ]
+        assert not seen
+        for index in (
+            0,
+            1,
+            3,
+        ):  # once more: the compiled kernel is known, with its constants in order
+            launch(index)
+        assert seen == [((5, 1, 1), index, index, (7, 3, 2)) for index in (0, 1, 3)]
+        launch(0, size=8)
+        launch(0, b=4)
+    assert len(compiled) == 5
+    assert len(seen) == 3
     assert current == [0]
 
 

@@ -98,14 +98,59 @@ def launch(
     if device.type != "cuda":  # interpreted
         kernel[grid](*args, num_warps=num_warps, **constexprs)
         return
-    if maxnreg is not None and (capability := _capability(device.index)) is not None:
-        constexprs |= maxnreg.keywords(capability)
     # Triton starts kernels on the current device and its stream, wherever the tensors are.
     if device.index == torch.cuda.current_device():
-        kernel[grid](*args, num_warps=num_warps, **constexprs)
+        _start(kernel, grid, args, num_warps, maxnreg, constexprs)
     else:
         with torch.cuda.device(device):
-            kernel[grid](*args, num_warps=num_warps, **constexprs)
+            _start(kernel, grid, args, num_warps, maxnreg, constexprs)
+
+
+_MOST_STARTED = 4096
+_started: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+"""What was started before, by all that Triton compiles or launches by: (the compiled kernel, its constants)."""
+
+
+def _start(
+    kernel: Any,
+    grid: tuple[int, ...],
+    args: tuple[Any, ...],
+    num_warps: int,
+    maxnreg: Registers | None,
+    constexprs: dict[str, Any],
+) -> None:
+    """Run a kernel on the current device.
+
+    Triton takes longer to find out which compiled kernel a call needs than a GPU to run a small one. So it does that
+    once for all calls with the same numbers, constants, dtypes and alignments.
+    """
+    index = args[0].device.index
+    tensors, numbers = _split(args)
+    key = (kernel, index, num_warps, maxnreg, *constexprs.values(), numbers, *map(_trait, tensors))
+    if (started := _started.get(key)) is not None:
+        compiled, constants = started
+        compiled[(*grid, 1, 1)[:3]](*args, *constants)
+        return
+    limit = {}
+    if maxnreg is not None and (capability := _capability(index)) is not None:
+        limit = maxnreg.keywords(capability)
+    compiled = kernel[grid](*args, num_warps=num_warps, **constexprs, **limit)
+    if len(_started) >= _MOST_STARTED:  # sizes without end, such as those of a detector's crops
+        _started.clear()
+    _started[key] = compiled, tuple(constexprs[name] for name in kernel.arg_names[len(args) :])
+
+
+def _split(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The tensors among a kernel's arguments, which come first, and the numbers after them."""
+    count = 1
+    while count < len(args) and isinstance(args[count], torch.Tensor):
+        count += 1
+    return args[:count], args[count:]
+
+
+def _trait(tensor: torch.Tensor) -> tuple[torch.dtype, int]:
+    """What Triton compiles for of a tensor: its dtype, and whether it begins at a multiple of 16 bytes."""
+    return tensor.dtype, tensor.data_ptr() % 16
 
 
 def launch_tiles(
