@@ -183,29 +183,22 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def lattice_coefficients(theta: Tensor, lattice: Lattice) -> Tensor:
     """theta (..., G * G, 2) -> what multiplies the basis, (..., M, 2); 0 for the identity.
 
-    In float64, as the two below: a spline's weights cancel, in float32 by 1e-3 pixels at 512.
+    In float64, as the one below: a spline's weights cancel, in float32 by 1e-3 pixels at 512.
     """
     side = lattice_side(theta.shape[-2])
-    points, weights = _lattice_constants(lattice.weights, side, torch.float64, theta.device)
+    points, weights = lattice_constants(lattice.weights, side, torch.float64, theta.device)
     displacement = theta - points.to(theta.dtype)  # exactly 0 for the identity
     return _product(weights, displacement)
 
 
-def lattice_tangent(tangent: Tensor, lattice: Lattice) -> Tensor:
-    """The change of `lattice_coefficients` along a tangent of theta, (..., G * G, 2) -> (..., M, 2)."""
-    side = lattice_side(tangent.shape[-2])
-    _, weights = _lattice_constants(lattice.weights, side, torch.float64, tangent.device)
-    return _product(weights, tangent)
-
-
 def lattice_theta_gradient(gradient: Tensor, grid: int, lattice: Lattice) -> Tensor:
     """The chain from the gradient of `lattice_coefficients`, (..., M, 2), back to theta's."""
-    _, weights = _lattice_constants(lattice.weights, grid, torch.float64, gradient.device)
+    _, weights = lattice_constants(lattice.weights, grid, torch.float64, gradient.device)
     return _product(weights.mT, gradient)
 
 
 @torch.compiler.assume_constant_result
-def _lattice_constants(
+def lattice_constants(
     weights: Callable[[int], Tensor], grid: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The lattice and its weights: constants of a compiled graph too."""
@@ -236,7 +229,7 @@ def _radial(x: Tensor, y: Tensor) -> Tensor:
 
 def _tps_basis(x: Tensor, y: Tensor, grid: int) -> Tensor:
     """The radial functions around the control points, then 1, x and y."""
-    points, _ = _lattice_constants(_tps_weights, grid, x.dtype, x.device)
+    points, _ = lattice_constants(_tps_weights, grid, x.dtype, x.device)
     across, down = points.unbind(-1)
     phi = _radial(x.unsqueeze(-1) - across, y.unsqueeze(-1) - down)
     one = torch.ones_like(phi[..., 0])

@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import like_output
-from stn_triton.transforms import TRANSFORMS, Options, lattice_theta_gradient
+from stn_triton.transforms import TRANSFORMS, Options
 
-from . import maps
+from . import coefficients, maps
 from .blocks import theta_blocks, tiles_of
 from .geometry import Call, Geometry, geometry, parameters
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
@@ -195,7 +195,10 @@ def new_partial(g: Geometry, theta: Tensor, parts: int) -> Tensor:
 def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:
     """Theta's gradient from its parts, in fixed order, rounded once."""
     total = partial[:, 0] if partial.shape[1] == 1 else partial.sum(1)
-    lattice = TRANSFORMS[g.spec.TRANSFORM].lattice
-    if lattice is not None:
-        total = lattice_theta_gradient(total.unflatten(1, (-1, 2)), g.side, lattice)
-    return total.to(theta.dtype).view(theta.shape)
+    basis = TRANSFORMS[g.spec.TRANSFORM].lattice
+    if basis is None:
+        return total.to(theta.dtype).view(theta.shape)
+    found = torch.empty_like(theta, memory_format=torch.contiguous_format)
+    of_points = found.view(len(total), -1, 2)
+    coefficients.write_theta_gradient(total.view(len(total), -1, 2), g.side, basis, of_points)
+    return found

@@ -12,7 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import compute_dtype, is_channels_last
-from stn_triton.transforms import AUTO, TRANSFORMS, Options, lattice_coefficients, lattice_tangent
+from stn_triton.transforms import AUTO, TRANSFORMS, Options
+
+from .coefficients import write_coefficients
 
 _TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -107,14 +109,16 @@ def parameter_count(trailing: tuple[int, ...], options: Options) -> int:
 def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Tensor:
     """Those numbers, transformation after transformation; with a tangent of theta, each followed by its own."""
     lattice = TRANSFORMS[g.spec.TRANSFORM].lattice
-    if lattice is not None:
-        theta = lattice_coefficients(theta.to(g.dtype), lattice)
-    if tangent is None:
-        return theta.contiguous()
-    tangent = tangent.to(g.dtype)
-    if lattice is not None:
-        tangent = lattice_tangent(tangent, lattice)
-    return torch.stack((theta.to(g.dtype), tangent), len(g.outer))
+    if lattice is None:
+        if tangent is None:
+            return theta.contiguous()
+        return torch.stack((theta.to(g.dtype), tangent.to(g.dtype)), len(g.outer))
+    maps, given = g.n * g.k, (theta,) if tangent is None else (theta, tangent)
+    found = theta.new_empty((maps, len(given), g.parameters // 2, 2), dtype=g.dtype)
+    for number, points in enumerate(given):
+        flat = points.contiguous().view(maps, -1, 2)
+        write_coefficients(flat, g.side, lattice, found[:, number], from_lattice=number == 0)
+    return found
 
 
 def geometry(

@@ -295,22 +295,28 @@ def give_listed(
             start_x, start_y = dx + left, dy + top
             bits = _list_hits(start_x, start_y, columns, rows, row, m, SPEC)
             begin = first + top * out.width + left
-            while tl.max(bits) > 0:
-                lowest = bits & -bits
-                number = (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-                hit = bits != 0
-                right, down = tl.where(hit, number & 7, 0), tl.where(hit, number >> 3, 0)
-                at_x, at_y = start_x + right.to(SPEC.COMPUTE), start_y + down.to(SPEC.COMPUTE)
-                sx, sy = affine.locate(m, at_x, at_y)
-                fx, fy = sx - row.x.at, sy - row.y.at
-                zero = tl.zeros_like(fx)  # fractions of others may not be finite
-                grads = gradients(out, begin + down * out.width + right, at_x, at_y, hit, SPEC)
-                sums, corners = give(
-                    sums, corners, pixels, row, hit, tl.where(hit, fx, zero), tl.where(hit, fy, zero),
-                    at_x, at_y, grads, SPEC,
-                )  # fmt: skip
-                bits -= lowest
+            while tl.max(bits) > 0:  # two wait for memory together
+                bits, one = _take(bits, start_x, start_y, begin, row, m, out, SPEC)
+                bits, other = _take(bits, start_x, start_y, begin, row, m, out, SPEC)
+                sums, corners = give(sums, corners, pixels, row, *one, SPEC)
+                sums, corners = give(sums, corners, pixels, row, *other, SPEC)
     return sums, corners
+
+
+@triton.jit
+def _take(bits, start_x, start_y, begin, row, m, out, SPEC: tl.constexpr):
+    """(The list without its first output, what `give` takes of this one, its gradient loaded)."""
+    lowest = bits & -bits
+    number = (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+    hit = bits != 0
+    right, down = tl.where(hit, number & 7, 0), tl.where(hit, number >> 3, 0)
+    at_x, at_y = start_x + right.to(SPEC.COMPUTE), start_y + down.to(SPEC.COMPUTE)
+    grads = gradients(out, begin + down * out.width + right, at_x, at_y, hit, SPEC)
+    sx, sy = affine.locate(m, at_x, at_y)
+    fx, fy = sx - row.x.at, sy - row.y.at
+    zero = tl.zeros_like(fx)  # fractions of others may not be finite
+    fx, fy = tl.where(hit, fx, zero), tl.where(hit, fy, zero)
+    return bits - lowest, (hit, fx, fy, at_x, at_y, grads)
 
 
 @triton.jit
