@@ -90,17 +90,17 @@ class Measurement:
 def plan(
     device: str, base: tuple[Case, ...], options: tuple[Case, ...] = ()
 ) -> Iterator[Measurement]:
-    """Ours and eager on the base cases, then the other peers on these in float32; then the other options likewise;
-    then what is left of both. Earlier ones matter more; none comes twice.
+    """Ours and eager on the base cases in float32, then the other peers on these; then everyone on the other options;
+    then what is left. Earlier ones matter more; none comes twice.
     """
     everyone = present(device)
     first = tuple(p for p in everyone if p.name in _FIRST)
     others = tuple(p for p in everyone if p.name not in _FIRST)
     parts = (
-        (first, tuple(expand(base))),
+        (first, tuple(expand(base, (torch.float32,)))),
         (others, base),
         (everyone, options),
-        (first, tuple(expand(options))),
+        (first, tuple(expand((*base, *options)))),
         (others, tuple(expand((*base, *options)))),
     )
     planned: set[Key] = set()

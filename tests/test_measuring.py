@@ -42,7 +42,7 @@ def test_the_plan_has_everything_once_and_ours_beside_eager_first() -> None:
     every = [*cases.expand((*cases.BASE_CASES, *cases.OPTION_CASES))]
     ours = [each for each in planned if each.provider.name == "stn_triton"]
     assert len(ours) == sum(len([*case.directions()]) for case in every)
-    assert {each.provider.name for each in planned[:200]} == {"stn_triton", "torch_eager"}
+    assert {each.provider.name for each in planned[:150]} == {"stn_triton", "torch_eager"}
 
 
 def test_a_short_run_of_the_checks_sees_every_pair_of_options() -> None:
