@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 Work = Callable[[str], Any]
 
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 60.0
+_GRACE_SECONDS = 20.0
 """For what was begun before the time was up; a process that takes longer hangs."""
 
 
@@ -27,18 +28,15 @@ def device_alive(device: str) -> bool:
     return True
 
 
-def _serve(
-    work: Work, names: Sequence[str], device: str, next_one: Any, found: Any, until: float
-) -> None:
+def _serve(work: Work, device: str, todo: Any, found: Any, lock: Any, until: float) -> None:
     torch.set_num_threads(1)
     while time.monotonic() < until:
-        with next_one.get_lock():
-            number = next_one.value
-            next_one.value += 1
-        if number >= len(names):
+        try:
+            name = todo.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
             return
-        result = names[number], work(names[number])
-        with next_one.get_lock():
+        result = name, work(name)
+        with lock:
             found.send(result)
         if not device_alive(device):
             os._exit(1)  # the context is lost; a new process takes over
@@ -53,12 +51,17 @@ def in_processes(
     is replaced by a new one while there is something left to do.
     """
     context = multiprocessing.get_context("spawn")
+    # A thread feeds the queue. As an argument of the processes, a list too long for a pipe would make each wait until
+    # the one before has read it, and that comes after its imports.
+    todo = context.Queue()
+    for name in names:
+        todo.put(name)
     # One pipe that all write to at once: what a process found outlives it.
-    next_one = context.Value("q", 0)
     results, found = context.Pipe(duplex=False)
+    lock = context.Lock()
 
     def start() -> Any:
-        arguments = (work, names, device, next_one, found, until)
+        arguments = (work, device, todo, found, lock, until)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         return process
@@ -71,12 +74,12 @@ def in_processes(
                 continue
             ended = [process for process in processes if not process.is_alive()]
             processes = [process for process in processes if process.is_alive()]
-            for process in ended:
-                left = next_one.value < len(names) and time.monotonic() < until
-                if process.exitcode != 0 and left:
-                    processes.append(start())
+            died = [process for process in ended if process.exitcode != 0]
+            if time.monotonic() < until and not todo.empty():
+                processes += [start() for _ in died]
         while results.poll():
             yield results.recv()
     finally:
         for process in processes:
             process.terminate()
+        todo.cancel_join_thread()

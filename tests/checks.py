@@ -22,7 +22,10 @@ needs_triton = pytest.mark.skipif(
 needs_native = pytest.mark.skipif(
     MISSING is not None, reason=f"needs the native library: {MISSING}"
 )
-NATIVE = pytest.param("native", marks=needs_native)
+on_a_cpu = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="tests run on the GPU, the native backend on a CPU"
+)
+NATIVE = pytest.param("native", marks=[needs_native, on_a_cpu])
 BACKENDS = ["torch", NATIVE, pytest.param("triton", marks=needs_triton)]
 SLOW_TRITON = ["torch", NATIVE, pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
 """For what an interpreted kernel takes seconds."""

@@ -78,6 +78,17 @@ class Found(NamedTuple):
     offset: Any
 
 
+class Given(NamedTuple):
+    """What an output for each cell, where there is one, gives: its gradient, at fractions (fx, fy) of the cell."""
+
+    hit: Any
+    fx: Any
+    fy: Any
+    dx: Any
+    dy: Any
+    grads: Any
+
+
 @triton.jit
 def axis_of(q, there, last, SPEC: tl.constexpr):
     """Cells q of an axis; no number lies in those that are not `there`."""
@@ -152,9 +163,10 @@ def _to_theta(sums, pixels, row, hit, fx, fy, dx, dy, grads, SPEC: tl.constexpr)
 
 
 @triton.jit
-def give(sums, corners, pixels, row, hit, fx, fy, dx, dy, grads, SPEC: tl.constexpr):
-    """Add one output for each cell that has one: `hit`, at fractions (fx, fy) of the cell, with its gradient."""
+def give(sums, corners, pixels, row, given, SPEC: tl.constexpr):
+    """Add one output for each cell that has one."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
+    hit, fx, fy, dx, dy, grads = given
     if SPEC.MODE == "nearest":
         own = ()
         for i in tl.static_range(CHUNKS):
@@ -209,10 +221,9 @@ def _loaded(found, out, SPEC: tl.constexpr):
 def give_found(sums, corners, pixels, row, loaded, SPEC: tl.constexpr):
     """Add those outputs."""
     found, grads = loaded
-    return give(
-        sums, corners, pixels, row, found.hit, found.sx - row.x.at, found.sy - row.y.at,
-        found.dx, found.dy, grads, SPEC,
-    )  # fmt: skip
+    fx, fy = found.sx - row.x.at, found.sy - row.y.at
+    given = Given(found.hit, fx, fy, found.dx, found.dy, grads)
+    return give(sums, corners, pixels, row, given, SPEC)
 
 
 @triton.jit
@@ -288,6 +299,9 @@ def give_listed(
     sums, corners, pixels, row, dx, dy, first, plan, m, out, SPEC: tl.constexpr
 ):  # fmt: skip
     """Any box of candidates, 7 columns and 4 rows at a time: a bit for each that lies in the cell, then these alone."""
+    PAIRS: tl.constexpr = (
+        SPEC.CHUNKS * SPEC.VECTOR <= 4
+    )  # more channels leave no registers for a second
     for top in range(0, plan.rows, 4):
         for left in range(0, plan.columns, 7):
             rows = tl.minimum(plan.rows - top, 4)
@@ -295,11 +309,13 @@ def give_listed(
             start_x, start_y = dx + left, dy + top
             bits = _list_hits(start_x, start_y, columns, rows, row, m, SPEC)
             begin = first + top * out.width + left
-            while tl.max(bits) > 0:  # two wait for memory together
+            while tl.max(bits) > 0:
                 bits, one = _take(bits, start_x, start_y, begin, row, m, out, SPEC)
-                bits, other = _take(bits, start_x, start_y, begin, row, m, out, SPEC)
-                sums, corners = give(sums, corners, pixels, row, *one, SPEC)
-                sums, corners = give(sums, corners, pixels, row, *other, SPEC)
+                if PAIRS:  # two wait for memory together
+                    bits, other = _take(bits, start_x, start_y, begin, row, m, out, SPEC)
+                    sums, corners = give(sums, corners, pixels, row, one, SPEC)
+                    one = other
+                sums, corners = give(sums, corners, pixels, row, one, SPEC)
     return sums, corners
 
 
@@ -316,7 +332,7 @@ def _take(bits, start_x, start_y, begin, row, m, out, SPEC: tl.constexpr):
     fx, fy = sx - row.x.at, sy - row.y.at
     zero = tl.zeros_like(fx)  # fractions of others may not be finite
     fx, fy = tl.where(hit, fx, zero), tl.where(hit, fy, zero)
-    return bits - lowest, (hit, fx, fy, at_x, at_y, grads)
+    return bits - lowest, Given(hit, fx, fy, at_x, at_y, grads)
 
 
 @triton.jit
