@@ -19,7 +19,7 @@ from .providers import Provider
 
 Step = Callable[[], object]
 
-_MEASURE_MS = 60.0
+_MEASURE_MS = 45.0
 _MOST_SETS = 64
 
 
