@@ -332,6 +332,11 @@ def main(arguments: list[str] | None = None) -> int:
     previous = chosen.out / file_name(results.gpu)
     if chosen.resume and previous.exists():
         before = load(previous)
+        if before.commit != results.commit:
+            parser.error(
+                f"--resume: {previous} was measured at commit {before.commit}, this is {results.commit}; "
+                "take another folder"
+            )
         results.records, results.networks = before.records, before.networks
     deadline = started + 60 * chosen.minutes
     session = Session(device, results, chosen.out, deadline, started, chosen.jobs)

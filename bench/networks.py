@@ -141,13 +141,10 @@ def _time(steps: list[Callable[[], object]], device: str) -> float:
 def measure_network(setting: Setting, sampler: str, device: str) -> Network:
     """One training step in float32; the share is that of its sampler calls timed by themselves."""
     create = importlib.import_module("architectures").create_model
-    options: dict[str, Any] = (
-        {} if setting.image_size == 448 else {"image_size": setting.image_size}
-    )
     torch.manual_seed(0)
     calls: list[Case] = []
     with sampler_replaced(_as_sampler(sampler, calls, stn_triton.st_sample)):
-        model = create(setting.name, **options).to(device)
+        model = create(setting.name, image_size=setting.image_size).to(device)
         x = torch.randn(
             setting.batch, setting.channels, setting.image_size, setting.image_size, device=device
         )

@@ -96,7 +96,7 @@ def _tiles(own: Blocks, *, channels_last: bool) -> Iterator[Candidate]:
 def _others(g: Geometry, kind: Kind) -> Iterator[Candidate]:
     if kind in ("fwd", "theta"):
         own = forward_blocks(g) if kind == "fwd" else theta_blocks(g)
-        yield from _tiles(own, channels_last=g.spec.CHANNELS_LAST)
+        yield from _tiles(own, channels_last=g.spec.CHANNEL_LANES)
     elif g.spec.PADDING != "reflection":
         cells = cell_blocks(g, with_theta=kind == "both")[0].CELLS
         most = sorted({min(rows, cells - 1) for rows in (8, 16)})

@@ -343,7 +343,7 @@ def launches(
     dtype: torch.dtype = torch.float32, channels_last: bool = False, strides: tuple[int, ...] | None = None,
     others: bool = False,
 ) -> list[Launch]:  # fmt: skip
-    """What forward, joint backward and theta's backward would launch; nothing is allocated.
+    """What forward, joint backward and theta's backward would launch over pixels; nothing is allocated.
 
     others: the gathers of the input's gradient alone too, and the kernels of second order.
     """
@@ -364,6 +364,7 @@ def launches(
             sample_forward(u, theta, out_size, options, theta)
             pixel_backward(v, u, theta, out_size, options, theta)
             theta_backward(v, u, theta, out_size, options, theta)
+    found = [each for each in found if "SPEC" in each.constexprs]  # not the sums over programs
     assert len({each.kernel for each in found}) == (6 if others else 3)
     return found
 
@@ -448,7 +449,7 @@ def test_more_tiles_than_a_launch_has_rows(size: tuple[int, int]) -> None:
             torch.empty(1, 1, 4, 4, device="meta"), u, theta, (4, 4), Options(), with_theta=True
         )
     tiles = []
-    for each in found:
+    for each in found[:-1]:  # the last adds up what these found
         value = dict(zip(inspect.signature(each.kernel.fn).parameters, each.args, strict=False))
         assert max(each.grid[1:]) < 2**16
         across = range(value["first_strip"], value["first_strip"] + each.grid[1])
@@ -537,8 +538,10 @@ def test_few_compilations_for_many_sizes(channels: int, channels_last: bool) -> 
                     key = (*sorted(each.constexprs.items(), key=str), each.num_warps)
                     keys.setdefault(each.kernel.fn.__name__, set()).add(str(key))
     most = max(map(len, keys.values()))
-    # The gather by cells keeps sums in memory only where there are several transformers.
-    assert most <= (2 if channels_last else 10), {name: len(k) for name, k in keys.items()}
+    # The gather by cells keeps sums in memory only where there are several transformers; where lanes hold pixels, tiles
+    # go by the size of the output.
+    few = channels_last and channels > 4
+    assert most <= (2 if few else 10), {name: len(k) for name, k in keys.items()}
 
 
 @pytest.mark.gpu

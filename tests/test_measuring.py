@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cases, correctness, device, workers
+from architectures import create_model
+from bench import cases, correctness, device, networks, results, workers
 
 
 def _length(name: str) -> int:
@@ -97,3 +98,28 @@ def test_tuning_needs_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             tune.main([*arguments, "--out", str(tmp_path / "rows.json")])
         assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_at_another_commit_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results.environment(1.0, "0123456789ab")
+    found.gpu = None
+    path = tmp_path / results.file_name(None)
+    results.save(found, path)
+    before = path.read_text()
+    with pytest.raises(SystemExit):
+        device.main(["--out", str(tmp_path), "--device", "cpu", "--resume", "--commit", "other"])
+    assert "commit 0123456789ab, this is other" in capsys.readouterr().err
+    assert path.read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", networks.SETTINGS, ids=lambda setting: setting.name)
+def test_every_network_reads_images_of_the_size_it_is_measured_at(
+    setting: networks.Setting,
+) -> None:
+    model = create_model(setting.name, image_size=setting.image_size).eval()
+    with torch.no_grad():
+        scores = model(torch.zeros(1, setting.channels, setting.image_size, setting.image_size))
+    assert scores.shape[0] == 1

@@ -191,6 +191,6 @@ def _pixels_of_a_lane(run: Run) -> float:
     if not {"TILE_X", "TILE_Y"} <= constants.keys():
         return 1.0
     lanes = 1
-    if constants.get("CHANNELS_LAST"):
+    if constants.get("CHANNEL_LANES"):
         lanes = constants["BLOCK_C"] / constants["VECTOR"]
     return float(constants["TILE_X"] * constants["TILE_Y"] * lanes / run.kernel.threads)

@@ -24,7 +24,6 @@ from stn_triton.formats import empty_input_gradient, like_output
 from stn_triton.transforms import Options
 
 from . import maps
-from .backward_theta import new_partial, sum_partial
 from .blocks import cell_blocks
 from .cells.images import Tile, channels_in, zero_row
 from .cells.paths import Output
@@ -37,6 +36,7 @@ from .maps import affine
 from .maps.units import divide, middle
 from .preimage.affine import meets_tile
 from .supersampling import load_finer_map
+from .theta_sum import new_partial, sum_partial
 
 SIZES = [
     *("K", "C", "BLOCKS", "PARAMETERS", "H", "W", "OH", "OW", "align_corners", "S"),

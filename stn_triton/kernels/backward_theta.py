@@ -1,7 +1,7 @@
 """Backward for theta alone: the transformer on the image itself, whose input wants no gradient (equations 3 and 4).
 
 Tiling: as in the forward kernel. A program sums, over its output pixels and channels, the derivatives by the numbers of
-the map; a second, fixed-order sum over the programs of one transformer follows.
+the map; `theta_sum` adds up what the programs of one transformer found.
 """
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 from stn_triton.formats import like_output
 from stn_triton.transforms import TRANSFORMS, Options
 
-from . import coefficients, maps
+from . import maps
 from .blocks import theta_blocks, tiles_of
-from .geometry import Call, Geometry, geometry, parameters
+from .geometry import Call, geometry, parameters
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
@@ -32,6 +32,7 @@ from .layout import (
 )
 from .maps import lattice, projective
 from .supersampling import load_finer_map, mean, sample_count, sample_position
+from .theta_sum import new_partial, sum_partial
 
 
 @triton.jit
@@ -185,20 +186,3 @@ def theta_backward(
         SPEC=g.spec,
     )  # fmt: skip
     return sum_partial(g, partial, theta)
-
-
-def new_partial(g: Geometry, theta: Tensor, parts: int) -> Tensor:
-    """Room for the gradient of the map's numbers as each of `parts` programs of each transformation finds it."""
-    return theta.new_empty((g.n * g.k, parts, g.parameters), dtype=g.dtype)
-
-
-def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:
-    """Theta's gradient from its parts, in fixed order, rounded once."""
-    total = partial[:, 0] if partial.shape[1] == 1 else partial.sum(1)
-    basis = TRANSFORMS[g.spec.TRANSFORM].lattice
-    if basis is None:
-        return total.to(theta.dtype).view(theta.shape)
-    found = torch.empty_like(theta, memory_format=torch.contiguous_format)
-    of_points = found.view(len(total), -1, 2)
-    coefficients.write_theta_gradient(total.view(len(total), -1, 2), g.side, basis, of_points)
-    return found

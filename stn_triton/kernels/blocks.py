@@ -59,7 +59,7 @@ def theta_blocks(g: Geometry) -> Blocks:
     """Blocks of the theta-only backward kernel, whose tiles are output pixels too."""
     spec = g.spec
     # Short loads of channels_last have an address each; bicubic has sixteen taps; a tangent second derivatives.
-    short = spec.CHANNELS_LAST and spec.VECTOR <= 4
+    short = spec.CHANNEL_LANES and spec.VECTOR <= 4
     cubic = spec.MODE == "bicubic"
     few = short or cubic or spec.TANGENT
     return _output_blocks(g, 4 if cubic and spec.TANGENT else 2 if few else 1)
@@ -68,7 +68,7 @@ def theta_blocks(g: Geometry) -> Blocks:
 def _output_blocks(g: Geometry, fewer: int) -> Blocks:
     """Blocks over output pixels, with `fewer` times fewer pixels a lane than suit bilinear sampling."""
     spec = g.spec
-    if spec.CHANNELS_LAST:
+    if spec.CHANNEL_LANES:
         blocks = _last_blocks(g)
     else:
         blocks = _first_blocks(g)
@@ -125,7 +125,7 @@ def _has_room(g: Geometry) -> bool:
 def _one_warp(g: Geometry, most: int) -> Blocks:
     """One warp, whose lanes are input pixels with their channels, or vectors of channels; `most`: registers."""
     limit = Registers(most, most) if g.spec.COMPUTE is tl.float32 else None
-    if g.spec.CHANNELS_LAST:
+    if g.spec.CHANNEL_LANES:
         block = _channel_block(g.channels, 64)
         pixels = max(32 * g.spec.VECTOR // block, 4)
         rows = 2 if pixels < 32 else 4
@@ -138,7 +138,7 @@ def box_blocks(g: Geometry) -> Blocks:
     """Blocks of the gather through boxes, whose tiles are input pixels."""
     # It waits for memory: more warps that are resident are worth more than registers.
     spec = g.spec
-    small = spec.MODE != "bicubic" and not spec.CHANNELS_LAST and not spec.TANGENT
+    small = spec.MODE != "bicubic" and not spec.CHANNEL_LANES and not spec.TANGENT
     return _one_warp(g, 80 if small else 168)
 
 

@@ -31,6 +31,7 @@ class Spec(NamedTuple):
     COMPUTE: Any  # dtype of coordinates, weights and sums
     OFFSET: Any  # dtype of offsets inside an image
     CHANNELS_LAST: bool
+    CHANNEL_LANES: bool  # whether neighbouring lanes hold channels; pixels else
     VECTOR: int  # channels that are loaded together; 1 unless CHANNELS_LAST
 
 
@@ -149,6 +150,8 @@ def _geometry(
     assert trailing is not None
     outer = theta_shape[: len(theta_shape) - len(trailing)]
     vector = math.gcd(channels, 16 // element_size) if channels_last else 1
+    # Three channels would leave a lane in four idle, and make four find out about the same pixel.
+    channel_lanes = channels_last and (vector > 1 or channels > 4)
     span = sum(
         (length - 1) * stride
         for length, stride in zip((channels, *size), (stride_c, *steps), strict=True)
@@ -157,7 +160,7 @@ def _geometry(
     spec = Spec(
         options.transform, ndim, options.mode, options.padding_mode,
         {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent,
-        _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, vector,
+        _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, channel_lanes, vector,
     )  # fmt: skip
     return Geometry(
         outer, n, math.prod(outer[1:]), channels, tuple(size), out_size,

@@ -1,7 +1,7 @@
 """Blocks of pixels and channels: which lanes hold what, and where an element lies in memory.
 
-A block has one axis of pixels and one of channels. Neighbouring lanes hold channels (channels_last) or pixels:
-`per_pixel` and `per_channel` spread a vector over either, and one kernel serves both.
+A block has one axis of pixels and one of channels. Neighbouring lanes hold channels (channels_last, but for a few odd
+ones) or pixels: `per_pixel` and `per_channel` spread a vector over either, and one kernel serves both.
 """
 
 from typing import Any, NamedTuple
@@ -47,13 +47,13 @@ class Image(NamedTuple):
 @triton.jit
 def per_pixel(x, SPEC: tl.constexpr):
     """A value for each pixel of a block, spread over its channels."""
-    return tl.expand_dims(x, 1 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 0)
+    return tl.expand_dims(x, 1 if SPEC.CHANNEL_LANES or PIXELS_FIRST else 0)
 
 
 @triton.jit
 def per_channel(x, SPEC: tl.constexpr):
     """A value for each channel of a block, spread over its pixels."""
-    return tl.expand_dims(x, 0 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 1)
+    return tl.expand_dims(x, 0 if SPEC.CHANNEL_LANES or PIXELS_FIRST else 1)
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def block_channels(block, C, SPEC: tl.constexpr, TILING: tl.constexpr):
 @triton.jit
 def _pointers(ptr, pixel, stride_c, channels, SPEC: tl.constexpr):
     """Pointers to a block's elements, from the offsets of its pixels (in vectors) in the image at `ptr`."""
-    if SPEC.CHANNELS_LAST:
+    if SPEC.CHANNEL_LANES:
         offsets = per_pixel(pixel, SPEC) * SPEC.VECTOR + per_channel(channels.number, SPEC)
     else:
         channel = per_channel(channels.number.to(SPEC.OFFSET) * stride_c, SPEC)
@@ -157,6 +157,9 @@ def dense_block(image, p, size, C, channels, SPEC: tl.constexpr):
     pixel = (pz.to(SPEC.OFFSET) * size_y + py) * size_x + px
     if SPEC.CHANNELS_LAST:
         pixel = pixel * C
+        plane = tl.minimum(
+            C, 1
+        )  # 1, but the compiler shall not lay lanes along neighbours that it sees
     return _pointers(image, pixel, plane, channels, SPEC)
 
 
@@ -172,7 +175,7 @@ def as_stored(x, ptr):
 def block_zeros(PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, SPEC: tl.constexpr):
     """A block of zeros."""
     COMPUTE: tl.constexpr = SPEC.COMPUTE
-    if SPEC.CHANNELS_LAST or PIXELS_FIRST:
+    if SPEC.CHANNEL_LANES or PIXELS_FIRST:
         zeros = tl.zeros((PIXELS, BLOCK_C), COMPUTE)
     else:
         zeros = tl.zeros((BLOCK_C, PIXELS), COMPUTE)
@@ -182,10 +185,10 @@ def block_zeros(PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, SPEC: tl.constexpr)
 @triton.jit
 def sum_pixels(x, SPEC: tl.constexpr):
     """Add up a block's pixels: a vector of channels."""
-    return tl.sum(x, 0 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 1)
+    return tl.sum(x, 0 if SPEC.CHANNEL_LANES or PIXELS_FIRST else 1)
 
 
 @triton.jit
 def sum_channels(x, SPEC: tl.constexpr):
     """Add up a block's channels: a vector of pixels."""
-    return tl.sum(x, 1 if SPEC.CHANNELS_LAST or PIXELS_FIRST else 0)
+    return tl.sum(x, 1 if SPEC.CHANNEL_LANES or PIXELS_FIRST else 0)

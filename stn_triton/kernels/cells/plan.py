@@ -30,6 +30,7 @@ class CellSpec(NamedTuple):
     COMPUTE: Any
     OFFSET: Any
     CHANNELS_LAST: bool
+    CHANNEL_LANES: bool
     VECTOR: int
     DENSE: bool  # neighbours along x lie together (else, or channels_last: a stride apart)
     WITH_THETA: bool

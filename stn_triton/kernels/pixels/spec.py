@@ -21,6 +21,7 @@ class PixelSpec(NamedTuple):
     COMPUTE: Any
     OFFSET: Any
     CHANNELS_LAST: bool
+    CHANNEL_LANES: bool
     VECTOR: int
     SEVERAL: bool  # K > 1
     LANES_Y: int  # rows of a tile that are in lanes together
