@@ -481,7 +481,9 @@ def test_blocks_are_sane(dtype: torch.dtype, channels_last: bool) -> None:
         assert shape[1] % vector == 0
         pixels, rows = pixel_blocks(g)
         assert pixels.TILE_Y % rows == 0
-        assert pixels[:1] + pixels[2:4] == box_blocks(g)[:1] + box_blocks(g)[2:4]
+        boxes = box_blocks(g)
+        assert (pixels.TILE_X, pixels.num_warps) == (boxes.TILE_X, boxes.num_warps)
+        assert pixels.BLOCK_C in (boxes.BLOCK_C, 2 * boxes.BLOCK_C)
         for blocks in (forward_blocks(g), theta_blocks(g), pixels, box_blocks(g)):
             for number in blocks[:4]:  # tile, channels, warps
                 assert number > 0
