@@ -21,7 +21,13 @@ from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
 from .registered import registered_gradients
 from .torch_backend import gradients_by_taps, st_sample_taps
-from .tracing import as_stored, is_dispatched, is_transformed, is_vectorized
+from .tracing import (
+    as_stored,
+    is_dispatched,
+    is_gradient_wanted,
+    is_transformed,
+    is_vectorized,
+)
 from .transforms import TRANSFORMS, Options, theta_dims
 
 _Size = tuple[int, ...]
@@ -75,8 +81,12 @@ def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tenso
         # Such batches have rules for composite operations only where a transform takes these apart.
         run = partial(st_sample_taps, out_size=size, options=options)
         return torch.func.vjp(run, input, theta)[0]
-    function = _Sample if is_transformed(input, theta) else _LeanSample
-    return function.apply(as_stored(input), as_stored(theta), size, options)
+    stored = as_stored(input), as_stored(theta)
+    if is_transformed(input, theta):
+        return _Sample.apply(*stored, size, options)
+    if not is_gradient_wanted(input, theta):
+        return sample_forward(*stored, size, options)
+    return _LeanSample.apply(*stored, size, options)
 
 
 class _LeanSample(torch.autograd.Function):

@@ -34,6 +34,10 @@ FEW_BYTES = 64
 """Spills of a lane that were timed to cost less than the warps for which more registers would leave no room."""
 
 
+WITHOUT_PIXELS = ("_sum_kernel", "_product_kernel")
+"""Of theta alone, before or after the kernels that sample."""
+
+
 def complaints(found: Details | Failure) -> Iterator[str]:
     """What is wrong with one compiled kernel."""
     if isinstance(found, Failure):
@@ -103,6 +107,8 @@ def test_all_kernels_find_the_same_coordinate(transform: str) -> None:
     found: dict[str, set[str]] = {}
     for each in compile_all(sorted(variants, key=lambda v: v.name), ["sm_90"]):
         assert isinstance(each, Details), each.message
+        if each.kernel in WITHOUT_PIXELS:
+            continue
         expressions = expressions_at(each.ptx, "units.py", lines_of_source())
         assert expressions, f"no coordinate in {each.row.name}"
         found[each.row.name] = expressions

@@ -12,6 +12,7 @@ from torch import Tensor
 from stn_triton.transforms import Lattice, lattice_constants
 
 from .launch import launch
+from .layout import as_stored
 
 BLOCK = tl.constexpr(16)
 """Points along an edge of a block of weights: those of the usual lattice of 4 x 4."""
@@ -44,8 +45,8 @@ def _product_kernel(
         total_x += tl.sum(weight * x.to(tl.float64)[None, :], 1)
         total_y += tl.sum(weight * y.to(tl.float64)[None, :], 1)
     out = out_ptr + number * out_stride + row * 2
-    tl.store(out, total_x.to(out_ptr.dtype.element_ty), mask=row < ROWS)
-    tl.store(out + 1, total_y.to(out_ptr.dtype.element_ty), mask=row < ROWS)
+    tl.store(out, as_stored(total_x, out_ptr), mask=row < ROWS)
+    tl.store(out + 1, as_stored(total_y, out_ptr), mask=row < ROWS)
 
 
 def _product(x: Tensor, weights: Tensor, out: Tensor, origin: Tensor | None = None) -> None:

@@ -117,7 +117,7 @@ def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Ten
     maps, given = g.n * g.k, (theta,) if tangent is None else (theta, tangent)
     found = theta.new_empty((maps, len(given), g.parameters // 2, 2), dtype=g.dtype)
     for number, points in enumerate(given):
-        flat = points.contiguous().view(maps, -1, 2)
+        flat = points.contiguous().view(maps, g.side**2, 2)
         write_coefficients(flat, g.side, lattice, found[:, number], from_lattice=number == 0)
     return found
 

@@ -13,6 +13,7 @@ from stn_triton.transforms import TRANSFORMS
 from .coefficients import write_theta_gradient
 from .geometry import Geometry
 from .launch import launch
+from .layout import as_stored
 
 _ROWS = (8, 64, 512)
 """Few, since each is a compilation."""
@@ -33,7 +34,7 @@ def _sum_kernel(
         at = partial_ptr + map_ * PARTS * NUMBERS + (part[:, None] * NUMBERS + number[None, :])
         there = (part < PARTS)[:, None] & (number < NUMBERS)[None, :]
         total += tl.load(at, mask=there, other=0.0)
-    found = tl.sum(total, 0).to(total_ptr.dtype.element_ty)
+    found = as_stored(tl.sum(total, 0), total_ptr)
     tl.store(total_ptr + map_ * NUMBERS + number, found, mask=number < NUMBERS)
 
 
@@ -56,5 +57,7 @@ def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:
         num_warps=min(max(rows * columns // 512, 1), 8), ROWS=rows, COLUMNS=columns,
     )  # fmt: skip
     if lattice is not None:
-        write_theta_gradient(total.view(maps, -1, 2), g.side, lattice, gradient.view(maps, -1, 2))
+        write_theta_gradient(
+            total.view(maps, numbers // 2, 2), g.side, lattice, gradient.view(maps, g.side**2, 2)
+        )
     return gradient
