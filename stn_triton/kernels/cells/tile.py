@@ -78,6 +78,15 @@ def _corner_pixels(u, pixel, left, right, stride_w, SPEC: tl.constexpr):
 
 
 @triton.jit
+def _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC: tl.constexpr):
+    """The rows of the input above and below cells of row iy."""
+    top = _corner_pixels(u, pixel, left & (iy >= 0), right & (iy >= 0), stride_w, SPEC)
+    below = iy + 1 < H
+    bottom = _corner_pixels(u, pixel + stride_h, left & below, right & below, stride_w, SPEC)
+    return top, bottom
+
+
+@triton.jit
 def _cells_of(tile, phase, size, SPEC: tl.constexpr):
     """The first cells of a phase: (x, y, which exist, whose theta sums count here and in no other tile)."""
     W, _, _ = size
@@ -91,6 +100,18 @@ def _cells_of(tile, phase, size, SPEC: tl.constexpr):
     counts &= (phase != COLUMN) | (ix < 0)
     counts &= (phase != COLUMN) | (tile.lane > 0) | (iy < 0)
     return ix, iy, there, counts
+
+
+@triton.jit
+def _with_neighbours(corners, lower_left, lower_right, to_first, step, lane, SPEC: tl.constexpr):
+    """A row of pixels: what its own cells give, with what their neighbours on the left and above gave."""
+    found = corners.upper_left
+    if SPEC.MODE != "nearest":  # whose outputs have one tap
+        to_right = add_blocks(corners.upper_right, lower_right, SPEC)
+        first = of_cell(to_first, step + 1, SPEC)
+        across = from_left(to_right, lane, first, SPEC)
+        found = add_blocks(add_blocks(found, lower_left, SPEC), across, SPEC)
+    return found
 
 
 @triton.jit
@@ -114,24 +135,17 @@ def give_tile(
         READ_TWICE: tl.constexpr = SPEC.WITH_THETA & (SPEC.CHUNKS * SPEC.VECTOR > 4)
         top, bottom = (none, none), (none, none)
         if not READ_TWICE:
-            top = _corner_pixels(u, pixel, left & (iy >= 0), right & (iy >= 0), stride_w, SPEC)
-            below = left & (iy + 1 < H), right & (iy + 1 < H)
-            bottom = _corner_pixels(u, pixel + stride_h, *below, stride_w, SPEC)
+            top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
         count = tl.where(phase == ROWS_BELOW, tile.rows, 1)
         for step in range(count):
-            below = left & (iy + 1 < H), right & (iy + 1 < H)
             if READ_TWICE:
-                top = _corner_pixels(u, pixel, left & (iy >= 0), right & (iy >= 0), stride_w, SPEC)
-                bottom = _corner_pixels(u, pixel + stride_h, *below, stride_w, SPEC)
-            pixel += stride_h
-            iy += 1
+                top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
+            pixel, iy = pixel + stride_h, iy + 1
             ahead = bottom
-            if not READ_TWICE:
-                # Memory answers while this row is worked on.
+            if not READ_TWICE:  # a row ahead: memory answers while this one is worked on
                 more = (iy + 1 < H) & (step + 1 < count)
-                ahead = _corner_pixels(
-                    u, pixel + stride_h, left & more, right & more, stride_w, SPEC
-                )
+                next_row = pixel + stride_h
+                ahead = _corner_pixels(u, next_row, left & more, right & more, stride_w, SPEC)
             at = target * out.pixel if SPEC.CHANNELS_LAST else target
             before = none
             if SPEC.SEVERAL:
@@ -142,12 +156,9 @@ def give_tile(
                 sums, Pixels(*top, *bottom), row, at_x, at_y, plan, m, out, SPEC
             )
             if phase == ROWS_BELOW:
-                found = corners.upper_left
-                if CORNERS:
-                    to_right = add_blocks(corners.upper_right, lower_right, SPEC)
-                    first = of_cell(to_first, step + 1, SPEC)
-                    across = from_left(to_right, tile.lane, first, SPEC)
-                    found = add_blocks(add_blocks(found, lower_left, SPEC), across, SPEC)
+                found = _with_neighbours(
+                    corners, lower_left, lower_right, to_first, step, tile.lane, SPEC
+                )
                 if SPEC.PADDING == "border":
                     if clipped & _at_edge(tile, tile.y + step, size, SPEC):
                         sums, found = turn_row(
@@ -161,8 +172,7 @@ def give_tile(
                 passed = from_left(corners.lower_right, tile.lane, none, SPEC)
                 to_first = add_blocks(corners.upper_right, passed, SPEC)
             lower_left, lower_right = corners.lower_left, corners.lower_right
-            top, bottom = bottom, ahead
-            qy += 1
+            top, bottom, qy = bottom, ahead, qy + 1
     return sums
 
 
