@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import groupby
@@ -45,7 +44,7 @@ from .results import (
     write_text,
 )
 from .timing import copy_gb_s, measure, rotating_inputs
-from .workers import device_alive, in_processes
+from .workers import DEFAULT_JOBS, device_alive, in_processes
 
 _CORRECTNESS_SHARE = 0.13
 _VERDICTS_SHARE = 0.33
@@ -170,26 +169,29 @@ def check_all(session: Session, resume: bool) -> bool:
     return wrong == 0
 
 
-def _wrong(measurement: Measurement, sets: list[Inputs]) -> str | None:
+def _wrong(measurement: Measurement, inputs: Inputs) -> str | None:
     """What is wrong with a provider's results on a case, which are compared before they are timed."""
     provider, case, grads = measurement.provider, measurement.case, measurement.grads
     if provider.name == "torch_compile":
         torch._dynamo.reset()
-    actual = run(provider.on_theta(case), sets[0], grads)
-    return verdict(case, actual, expect(case, sets[0], grads), provider.rounding)
+    actual = run(provider.on_theta(case), inputs, grads)
+    return verdict(case, actual, expect(case, inputs, grads), provider.rounding)
 
 
 @cache
-def _planned(device: str, tiny: bool) -> dict[str, Measurement]:
-    cases = (TINY_CASES,) if tiny else (BASE_CASES, OPTION_CASES)
-    return {measurement.name: measurement for measurement in plan(device, *cases)}
+def _planned(
+    device: str, base: tuple[Case, ...], options: tuple[Case, ...]
+) -> dict[str, Measurement]:
+    return {measurement.name: measurement for measurement in plan(device, base, options)}
 
 
-def _verdict_of(device: str, tiny: bool, name: str) -> str | None:
+def _verdict_of(
+    device: str, base: tuple[Case, ...], options: tuple[Case, ...], name: str
+) -> str | None:
     """What is wrong with the results of a planned measurement; what it compiles the timing finds on disk."""
-    measurement = _planned(device, tiny)[name]
+    measurement = _planned(device, base, options)[name]
     try:
-        return _wrong(measurement, [make_inputs(measurement.case, device)])
+        return _wrong(measurement, make_inputs(measurement.case, device))
     except torch.OutOfMemoryError:
         return _UNKNOWN  # its neighbours take too much: another look when it is alone
     except Exception as error:  # a peer may raise anything
@@ -199,11 +201,12 @@ def _verdict_of(device: str, tiny: bool, name: str) -> str | None:
             torch.cuda.empty_cache()
 
 
-def verdicts(session: Session, planned: Iterable[Measurement], tiny: bool) -> dict[str, str | None]:
-    """What is wrong with the results of each measurement that there was time to check, in several processes."""
-    names = [measurement.name for measurement in planned]
+def verdicts(
+    session: Session, base: tuple[Case, ...], options: tuple[Case, ...], names: list[str]
+) -> dict[str, str | None]:
+    """What is wrong with the results of each named measurement that there was time to check, in several processes."""
     until = session.until(_VERDICTS_SHARE)
-    work = partial(_verdict_of, session.device, tiny)
+    work = partial(_verdict_of, session.device, base, options)
     device, jobs = session.device, session.jobs
     found = dict(in_processes(work, names, jobs=jobs, device=device, until=until))
     print(f"verdicts: {len(found)} of {len(names)}", flush=True)
@@ -216,7 +219,7 @@ def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: 
     timing = None
     try:
         name = measurement.name
-        wrong = known[name] if name in known else _wrong(measurement, sets)
+        wrong = known[name] if name in known else _wrong(measurement, sets[0])
         if wrong is None:
             timing = measure(provider, case, grads, sets)
         else:
@@ -239,7 +242,8 @@ def measure_cases(session: Session, base: tuple[Case, ...], options: tuple[Case,
     """Every measurement in order, leaving out what has been recorded; whether there was time for all."""
     done = session.results.keys()
     missing = [m for m in plan(session.device, base, options) if m.key not in done]
-    known = verdicts(session, missing, tiny=base is TINY_CASES) if session.jobs > 1 else {}
+    names = [measurement.name for measurement in missing]
+    known = verdicts(session, base, options, names) if session.jobs > 1 else {}
     for case, measurements in groupby(missing, key=attrgetter("case")):
         if time.monotonic() > session.until(_CASES_SHARE):
             return False
@@ -301,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=max((os.cpu_count() or 2) - 2, 1),
+        default=DEFAULT_JOBS,
         metavar="N",
         help="processes for what is not timed (default: the processors but two)",
     )

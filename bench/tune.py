@@ -8,14 +8,12 @@ reason. CASE is NAME[:bf16][:channels_last] with NAME from bench/cases.py.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -40,9 +38,9 @@ from .cases import Case, parse_case
 from .check import within_budget
 from .inputs import Inputs, make_inputs
 from .launches import KINDS, Kind, call, options_of, variant_of, without_storage
-from .results import write_text
+from .results import save_rows
 from .timing import copy_gb_s, device_ms, rotating_inputs
-from .workers import in_processes
+from .workers import DEFAULT_JOBS, in_processes
 
 DEFAULT_CASES = (
     "svhn-128x3x64",
@@ -235,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only this pass; repeatable")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) - 2, 1), metavar="N")
+    parser.add_argument("--jobs", type=int, default=DEFAULT_JOBS, metavar="N")
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M")
     chosen = parser.parse_args(arguments)
     texts = tuple(chosen.cases or DEFAULT_CASES)
@@ -248,8 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("no GPU is visible")
     rows = list(tune(texts, tuple(chosen.kind or KINDS), chosen.jobs, 60 * chosen.minutes))
     about = {"gpu": torch.cuda.get_device_name(), "copy_gb_s": copy_gb_s("cuda")}
-    content = {**about, "rows": [asdict(row) for row in rows]}
-    write_text(chosen.out, json.dumps(content, indent=1) + "\n")
+    save_rows(chosen.out, about, rows)
     print(_summary(rows))
     return 0
 

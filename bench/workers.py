@@ -13,6 +13,9 @@ import torch
 
 Work = Callable[[str], Any]
 
+DEFAULT_JOBS = max((os.cpu_count() or 2) - 2, 1)
+"""All processors but two, which the parent and the GPU's driver need."""
+
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 20.0
 """For what was begun before the time was up; a process that takes longer hangs."""

@@ -370,7 +370,7 @@ def test_the_command_counts(tmp_path: Path) -> None:
         assert row["atomics"] == 0
         assert 0 < row["floor_us"] <= row["us"]
         assert 0 < row["h200_us"] <= row["us"]
-        assert row["sass_per_warp"] > 50
+        assert row["sass_per_warp"] > (50 if row["kernel"] == "_sum_kernel" else 100)
         assert row["registers"] > 16
     assert f"{rows[0]['us'] / 1e-3:.3f}x" in shown
     assert "SASS a warp at forward.py" in shown

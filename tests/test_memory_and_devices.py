@@ -154,11 +154,8 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.Monkey
             (index, index, {"num_warps": 4, "maxnreg": 80, "A": 2, "B": 3}) for index in (0, 1, 3)
         ]
         assert not seen
-        for index in (
-            0,
-            1,
-            3,
-        ):  # once more: the compiled kernel is known, with its constants in order
+        # Once more: the compiled kernel is known, with its constants in order.
+        for index in (0, 1, 3):
             launch(index)
         assert seen == [((5, 1, 1), index, index, (7, 3, 2)) for index in (0, 1, 3)]
         launch(0, size=8)

@@ -18,10 +18,10 @@ SIZES = (0, 1, 7, 8, 9, 64, 65, 512, 1300)
 
 
 def of_transform(
-    name: str, parts: int, device: torch.device, **dtypes: torch.dtype
+    name: str, parts: int, device: torch.device, theta_dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     u = torch.empty(2, 1, 4, 5, device=device)
-    theta = TRANSFORMS[name].identity(2, 3).to(device, dtypes.get("theta", torch.float32))
+    theta = TRANSFORMS[name].identity(2, 3).to(device, theta_dtype)
     theta = theta.expand(2, 2, *theta.shape).contiguous()
     g = geometry(u, theta, (3, 4), Options(name))
     partial = new_partial(g, theta, parts).normal_()
@@ -57,7 +57,7 @@ def test_every_transform(name: str, device: torch.device) -> None:
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_rounded_once_to_thetas_dtype(dtype: torch.dtype, device: torch.device) -> None:
-    of_transform("affine", 70, device, theta=dtype)
+    of_transform("affine", 70, device, dtype)
 
 
 def test_three_sizes_of_programs() -> None:

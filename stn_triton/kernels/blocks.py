@@ -203,8 +203,7 @@ def _cell_registers(g: Geometry, held: int, *, with_theta: bool) -> Registers:
     spill nothing, in steps of 16. `held`: channels of a lane.
     """
     # Border, samples and sums in memory take some more.
-    border = g.spec.PADDING == "border"
-    more = g.k > 1 or border or g.spec.ANTIALIAS != "none"
+    more = g.k > 1 or g.spec.PADDING == "border" or g.spec.ANTIALIAS != "none"
     if held > 4:
         return Registers(168 if more else 152, 128)
     if held == 4 or more:

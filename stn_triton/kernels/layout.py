@@ -157,9 +157,8 @@ def dense_block(image, p, size, C, channels, SPEC: tl.constexpr):
     pixel = (pz.to(SPEC.OFFSET) * size_y + py) * size_x + px
     if SPEC.CHANNELS_LAST:
         pixel = pixel * C
-        plane = tl.minimum(
-            C, 1
-        )  # 1, but the compiler shall not lay lanes along neighbours that it sees
+        # 1, but the compiler would lay lanes along neighbours that it sees.
+        plane = tl.minimum(C, 1)
     return _pointers(image, pixel, plane, channels, SPEC)
 
 

@@ -299,9 +299,8 @@ def give_listed(
     sums, corners, pixels, row, dx, dy, first, plan, m, out, SPEC: tl.constexpr
 ):  # fmt: skip
     """Any box of candidates, 7 columns and 4 rows at a time: a bit for each that lies in the cell, then these alone."""
-    PAIRS: tl.constexpr = (
-        SPEC.CHUNKS * SPEC.VECTOR <= 4
-    )  # more channels leave no registers for a second
+    # More channels leave no registers for a second output.
+    PAIRS: tl.constexpr = SPEC.CHUNKS * SPEC.VECTOR <= 4
     for top in range(0, plan.rows, 4):
         for left in range(0, plan.columns, 7):
             rows = tl.minimum(plan.rows - top, 4)
