@@ -5,10 +5,14 @@ interleaved CPU pairs.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -148,14 +152,46 @@ def _launches(step: Step) -> int:
     return sum("CUDA" in str(event.device_type) for event in profiler.events())
 
 
-def _peak_bytes(step: Step) -> int:
-    """Memory that one call needs beyond what was allocated before it, its results included."""
+def peak_bytes(step: Step, device: str) -> int:
+    """Memory that one call needs beyond what was there before it, its results included; on a CPU that of tensors."""
+    if device != "cuda":
+        return _peak_bytes_on_cpu(step)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
     torch.cuda.synchronize()
     return int(torch.cuda.max_memory_allocated() - before)
+
+
+def _peak_bytes_on_cpu(step: Step) -> int:
+    from torch.profiler import ProfilerActivity, profile
+
+    with (
+        _silent_stderr(),  # the profiler writes lines of its own
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
+    ):
+        step()
+    assert profiler.profiler is not None
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    return max(accumulate((change for _, change in sorted(changes)), initial=0))
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what C++ writes to the error stream."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def time_cuda(steps: Sequence[Step]) -> Timing:
@@ -169,7 +205,7 @@ def time_cuda(steps: Sequence[Step]) -> Timing:
             step()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
-    launches, peak, host_us = _launches(steps[0]), _peak_bytes(steps[0]), _host_us(steps)
+    launches, peak, host_us = _launches(steps[0]), peak_bytes(steps[0], "cuda"), _host_us(steps)
     ms, low, high = device_ms(steps)
     return Timing(ms, low, high, host_us, launches, peak)
 
