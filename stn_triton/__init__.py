@@ -1,5 +1,6 @@
 """Spatial transformers (Jaderberg et al. 2015): the sampling grid and the sampler fused into one operation."""
 
+from . import parametrisations
 from .ahead import warmup
 from .configuration import show_config
 from .functional import st_sample
@@ -16,6 +17,7 @@ __all__ = [
     "invert",
     "onnx_translations",
     "outside_penalty",
+    "parametrisations",
     "pixel_matrix_to_theta",
     "sampling_grid",
     "show_config",
