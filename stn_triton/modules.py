@@ -274,12 +274,11 @@ def _checked_parametrisation(
     """The transform and the number of parameters; refuses what is no parametrisation, and what it excludes."""
     own = getattr(parametrisation, "transform", None)
     count = getattr(parametrisation, "num_parameters", None)
-    if not (
-        isinstance(parametrisation, nn.Module) and own in TRANSFORMS and isinstance(count, int)
-    ):
+    is_module = isinstance(parametrisation, nn.Module)
+    if not (is_module and own in TRANSFORMS and isinstance(count, int) and count > 0):
         raise TypeError(
             "parametrisation must be an nn.Module with the attributes transform, one of "
-            f"{', '.join(map(repr, TRANSFORMS))}, and num_parameters, an int; got {parametrisation!r}"
+            f"{', '.join(map(repr, TRANSFORMS))}, and num_parameters, an int above 0; got {parametrisation!r}"
         )
     for name, value in (("initial_theta", initial_theta), ("fixed_scale", fixed_scale)):
         if value is not None:

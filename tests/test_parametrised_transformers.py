@@ -153,6 +153,10 @@ class Nothing(nn.Module):
     pass
 
 
+class Empty(nn.Module):
+    transform, num_parameters = "affine", 0
+
+
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "initial_theta": (
         {"initial_theta": [[1.0, 0, 0], [0, 1, 0]]}, ValueError, ["initial_theta", "None", "parametrisation"],
@@ -166,6 +170,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "a function": ({"parametrisation": lambda p: p}, TypeError, ["parametrisation", "nn.Module"]),
     "a class": ({"parametrisation": Rotation}, TypeError, ["parametrisation", "nn.Module"]),
     "no attributes": ({"parametrisation": Nothing()}, TypeError, ["num_parameters", "Nothing()"]),
+    "no parameters": ({"parametrisation": Empty()}, TypeError, ["num_parameters", "above 0", "Empty()"]),
 }  # fmt: skip
 
 
