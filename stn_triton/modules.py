@@ -122,10 +122,9 @@ class SpatialTransformer(nn.Module):
         if not isinstance(localisation, nn.Module):
             raise TypeError(f"localisation must be an nn.Module, got {type(localisation).__name__}")
         if parametrisation is not None:
-            own, count = _checked_parametrisation(
+            transform, count = _checked_parametrisation(
                 parametrisation, transform, initial_theta, fixed_scale, out_size
             )
-            transform = own
         check_name("transform", transform, tuple(TRANSFORMS))
         check_at_least("in_features", in_features, 1)
         check_at_least("grid", grid, 2)
@@ -144,7 +143,7 @@ class SpatialTransformer(nn.Module):
         self.backend = backend
 
         lead = () if num_transformers is None else (num_transformers,)
-        given = None if initial_theta is None else _detached(initial_theta)
+        given = _detached(initial_theta)
         self.ndim = _ndim(self.out_size, given, transform, num_transformers)
         checked_options(self.ndim, transform, mode, padding_mode, align_corners, antialias, backend)
         identity = TRANSFORMS[transform].identity(self.ndim, grid)
@@ -312,7 +311,9 @@ def _checked_scale(fixed_scale: float | None, transform: str) -> float | None:
     return float(fixed_scale)
 
 
-def _detached(theta: Tensor | Sequence[object]) -> Tensor:
+def _detached(theta: Tensor | Sequence[object] | None) -> Tensor | None:
+    if theta is None:
+        return None
     try:
         if isinstance(theta, Tensor) and theta.is_complex():
             raise TypeError
