@@ -61,7 +61,9 @@ class ParallelSTN(nn.Module):
         each = [options | {"num_transformers": k}]
         if len(localisations) > 1:
             joint = SpatialTransformer(nn.Identity(), out_size, **each[0])
-            each = [options | {"initial_theta": theta} for theta in joint.initial_theta]
+            each = [
+                options | {"initial_theta": theta} for theta in joint.initial_theta or [None] * k
+            ]
         self.num_transformers = k
         self.transformers = nn.ModuleList(
             SpatialTransformer(module, out_size, **its_options)

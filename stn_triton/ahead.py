@@ -14,7 +14,7 @@ from .transforms import TRANSFORMS
 
 def warmup(
     input_shape: Sequence[int],
-    out_size: Sequence[int],
+    out_size: Sequence[int] | None = None,
     *,
     num_transformers: int | None = None,
     grid: int = 4,
@@ -36,7 +36,7 @@ def warmup(
 
     Args:
         input_shape: (N, C, H, W) or (N, C, D, H, W).
-        out_size: (h, w), or (d, h, w).
+        out_size: (h, w), or (d, h, w); None: that of the input.
         num_transformers: K, or None for a theta without that axis.
         grid: points along each side of the lattice of "tps" and "piecewise_affine".
         dtype, theta_dtype, channels_last: of the tensors that will come.

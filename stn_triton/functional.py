@@ -31,7 +31,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def st_sample(
     input: Tensor,
     theta: Tensor,
-    out_size: Sequence[int],
+    out_size: Sequence[int] | None = None,
     *,
     transform: str = "affine",
     mode: str = "bilinear",
@@ -59,7 +59,7 @@ def st_sample(
             "tps", "piecewise_affine": (N, P, 2) with P = G * G, the source (x, y) of the points of a regular G x G
                 lattice over the output, y slow; the lattice itself is the identity. In between a thin-plate spline, or
                 linear in the two triangles of each cell, split from its (x0, y0) to its (x1, y1) corner.
-        out_size: (h, w) of the result, or (d, h, w).
+        out_size: (h, w) of the result, or (d, h, w); None: the size of input.
         Returns (N, C, *out_size), or (N, K, C, *out_size); the input's dtype; channels_last if the input is that and
         not also contiguous, else contiguous. Coordinates, weights and sums are float32, float64 if input or theta is.
         Gradients for input and theta, each in its tensor's dtype.
@@ -127,7 +127,7 @@ def _is_a_node(input: Tensor, theta: Tensor) -> bool:
 def checked(
     input: Tensor,
     theta: Tensor,
-    out_size: Sequence[int],
+    out_size: Sequence[int] | None,
     transform: str,
     mode: str,
     padding_mode: str,
@@ -136,12 +136,18 @@ def checked(
     backend: str | None = None,
 ) -> tuple[tuple[int, ...], Options]:
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
-    size = checked_size(out_size)
+    size = _size_of(input) if out_size is None else checked_size(out_size)
     options = checked_options(
         len(size), transform, mode, padding_mode, align_corners, antialias, backend
     )
     _check_tensors(input, theta, size, transform)
     return size, options
+
+
+def _size_of(input: Tensor) -> tuple[int, ...]:
+    check_float("input", input)
+    _check_images(input)
+    return tuple(input.shape[2:])
 
 
 def checked_options(
@@ -229,14 +235,8 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
 def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transform: str) -> None:
     for name, tensor in (("input", input), ("theta", theta)):
         check_float(name, tensor)
-    if input.dim() not in (4, 5):
-        raise ValueError(
-            f"input must be (N, C, H, W) or (N, C, D, H, W), got shape {tuple(input.shape)}"
-        )
+    _check_images(input)
     ndim = input.dim() - 2
-    if 0 in input.shape[2:]:
-        names = "D, H and W" if ndim == 3 else "H and W"
-        raise ValueError(f"input must have positive {names}, got shape {tuple(input.shape)}")
     if len(size) != ndim:
         wanted = "2 entries, (h, w)," if ndim == 2 else "3 entries, (d, h, w),"
         raise ValueError(
@@ -253,6 +253,16 @@ def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transfor
         raise ValueError(
             f"input and theta must be on one device, got {input.device} and {theta.device}"
         )
+
+
+def _check_images(input: Tensor) -> None:
+    if input.dim() not in (4, 5):
+        raise ValueError(
+            f"input must be (N, C, H, W) or (N, C, D, H, W), got shape {tuple(input.shape)}"
+        )
+    if 0 in input.shape[2:]:
+        names = "D, H and W" if input.dim() == 5 else "H and W"
+        raise ValueError(f"input must have positive {names}, got shape {tuple(input.shape)}")
 
 
 def check_float(name: str, tensor: Tensor) -> None:

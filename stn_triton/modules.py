@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, overload
 
 import torch
@@ -14,6 +15,13 @@ from .functional import check_name, check_theta, checked_options, checked_size, 
 from .theta import theta_ndim
 from .tracing import comparing_shapes
 from .transforms import TRANSFORMS
+
+
+class _Default(str):
+    """The transform that nobody asked for: that of a parametrisation takes its place."""
+
+
+_AFFINE = _Default("affine")
 
 
 class _Regression(nn.Linear):
@@ -36,9 +44,9 @@ class _Regression(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         wide = torch.promote_types(input.dtype, self.weight.dtype)
         wide = torch.promote_types(wide, torch.float32)
-        if input.device.type == "meta":  # of which autocast knows nothing
+        if input.device.type == "meta":
             return super().forward(input)
-        with torch.autocast(input.device.type, enabled=False):
+        with _without_autocast(input):
             return F.linear(input.to(wide), self.weight.to(wide), self.bias.to(wide))
 
 
@@ -66,10 +74,14 @@ class SpatialTransformer(nn.Module):
         initial_theta: tensor or nested sequence that broadcasts to ([K,] *theta shape), or a flat
             one of as many numbers as one theta or all K have; None: the identity. With
             `fixed_scale` its scale entries are replaced by that.
+        parametrisation: for images: one of `stn_triton.parametrisations`, or any module from
+            (N, [K,] num_parameters) to (N, [K,] *theta shape), of which 0 is the start, with the attributes
+            `num_parameters` and `transform`; `transform` is then the module's own. It runs in float32 as
+            the regression does, and excludes `initial_theta` and `fixed_scale`.
         mode, padding_mode, align_corners, antialias, backend: as in `st_sample`.
 
     The module owns the last layer of the localisation, `self.regression`: zero weights and the
-    bias `initial_theta`, so that at first every image gets the same theta.
+    bias `initial_theta`, with a `parametrisation` zero bias, so that at first every image gets the same theta.
 
     Shapes: x (N, C, H, W) and source (N, C', H', W') of any float dtype -> (N, [K,] C', h, w) in
     the source's dtype; volumes (N, C, D, H, W) likewise. theta is (N, [K,] *theta shape), in
@@ -77,9 +89,11 @@ class SpatialTransformer(nn.Module):
     Differentiable in x, source and parameters.
 
     Raises:
-        TypeError: an option of the wrong type, such as an int for `out_size`.
+        TypeError: an option of the wrong type, such as an int for `out_size` or a `parametrisation` without the two
+            attributes.
         ValueError: an unknown transform or one that is not for volumes, a size below 1, a `grid`
-            below 2, `fixed_scale` without attention, an `initial_theta` that does not broadcast,
+            below 2, `fixed_scale` without attention, an `initial_theta` that does not broadcast, a
+            `parametrisation` with one of these two, with another `transform` or for volumes,
             features that are not (N, in_features), images for volumes or volumes for images.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 3; K in parallel: section 3.4 and
@@ -89,14 +103,15 @@ class SpatialTransformer(nn.Module):
     def __init__(
         self,
         localisation: nn.Module,
-        out_size: Sequence[int] | None,
+        out_size: Sequence[int] | None = None,
         *,
         in_features: int,
-        transform: str = "affine",
+        transform: str = _AFFINE,
         num_transformers: int | None = None,
         grid: int = 4,
         fixed_scale: float | None = None,
         initial_theta: Tensor | Sequence[object] | None = None,
+        parametrisation: nn.Module | None = None,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
         align_corners: bool = False,
@@ -106,6 +121,10 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         if not isinstance(localisation, nn.Module):
             raise TypeError(f"localisation must be an nn.Module, got {type(localisation).__name__}")
+        if parametrisation is not None:
+            transform, count = _checked_parametrisation(
+                parametrisation, transform, initial_theta, fixed_scale, out_size
+            )
         check_name("transform", transform, tuple(TRANSFORMS))
         check_at_least("in_features", in_features, 1)
         check_at_least("grid", grid, 2)
@@ -113,7 +132,7 @@ class SpatialTransformer(nn.Module):
             check_at_least("num_transformers", num_transformers, 1)
         self.out_size = None if out_size is None else checked_size(out_size)
         self.in_features = in_features
-        self.transform = transform
+        self.transform = str(transform)
         self.num_transformers = num_transformers
         self.grid = grid
         self.fixed_scale = _checked_scale(fixed_scale, transform)
@@ -124,7 +143,7 @@ class SpatialTransformer(nn.Module):
         self.backend = backend
 
         lead = () if num_transformers is None else (num_transformers,)
-        given = None if initial_theta is None else _detached(initial_theta)
+        given = _detached(initial_theta)
         self.ndim = _ndim(self.out_size, given, transform, num_transformers)
         checked_options(self.ndim, transform, mode, padding_mode, align_corners, antialias, backend)
         identity = TRANSFORMS[transform].identity(self.ndim, grid)
@@ -133,13 +152,14 @@ class SpatialTransformer(nn.Module):
         initial = _broadcast(
             identity if given is None else given, self.theta_shape, tuple(identity.shape)
         )
-        self.initial_theta = initial.tolist()
+        self.initial_theta = None if parametrisation is not None else initial.tolist()
         self.localisation = localisation
-        self.regression = _Regression(in_features, self._free(initial).flatten().tolist())
-
-    def _free(self, theta: Tensor) -> Tensor:
-        """What is predicted of theta: all, or all but s, attention's first entry, if that is fixed."""
-        return theta if self.fixed_scale is None else theta[..., 1:]
+        self.parametrisation = parametrisation
+        start = initial if self.fixed_scale is None else initial[..., 1:]
+        if parametrisation is not None:
+            start = initial.new_zeros(*lead, count)
+        self.predicted_shape = tuple(start.shape)
+        self.regression = _Regression(in_features, start.flatten().tolist())
 
     def reset_parameters(self) -> None:
         """Set the regression layer back to zero weights and the initial theta as bias."""
@@ -157,11 +177,15 @@ class SpatialTransformer(nn.Module):
                     f"localisation must give features of shape (N, in_features) = {wanted}, "
                     f"got {tuple(features.shape)}"
                 )
+        predicted = self.regression(features).unflatten(1, self.predicted_shape)
+        if self.parametrisation is not None:
+            with _without_autocast(predicted):
+                theta: Tensor = self.parametrisation(predicted)
+            return theta
         if self.fixed_scale is None:
-            return self.regression(features).unflatten(1, self.theta_shape)
-        shift = self.regression(features).unflatten(1, (*self.theta_shape[:-1], self.ndim))
-        scale = torch.full_like(shift[..., :1], self.fixed_scale)
-        return torch.cat((scale, shift), -1)
+            return predicted
+        scale = torch.full_like(predicted[..., :1], self.fixed_scale)
+        return torch.cat((scale, predicted), -1)
 
     def sample(self, source: Tensor, theta: Tensor) -> Tensor:
         """Sample source (N, C, [D,] H, W) at a given theta (N, [K,] *theta shape)."""
@@ -233,6 +257,40 @@ def _as_one_node(module: nn.Module, x: fx.Proxy, **options: object) -> Any:
     return x.tracer.create_proxy("call_module", path, (x,), options)
 
 
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    if tensor.device.type == "meta":  # of which autocast knows nothing
+        return nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _checked_parametrisation(
+    parametrisation: nn.Module,
+    transform: str,
+    initial_theta: object,
+    fixed_scale: object,
+    out_size: Sequence[int] | None,
+) -> tuple[str, int]:
+    """The transform and the number of parameters; refuses what is no parametrisation, and what it excludes."""
+    own = getattr(parametrisation, "transform", None)
+    count = getattr(parametrisation, "num_parameters", None)
+    is_module = isinstance(parametrisation, nn.Module)
+    if not (is_module and own in TRANSFORMS and isinstance(count, int) and count > 0):
+        raise TypeError(
+            "parametrisation must be an nn.Module with the attributes transform, one of "
+            f"{', '.join(map(repr, TRANSFORMS))}, and num_parameters, an int above 0; got {parametrisation!r}"
+        )
+    for name, value in (("initial_theta", initial_theta), ("fixed_scale", fixed_scale)):
+        if value is not None:
+            raise ValueError(f"{name} must be None with a parametrisation, got {value!r}")
+    if not isinstance(transform, _Default) and transform != own:
+        raise ValueError(
+            f"transform must be that of the parametrisation, {own!r}, or left out, got {transform!r}"
+        )
+    if out_size is not None and len(checked_size(out_size)) != 2:
+        raise ValueError(f"out_size must be (h, w) with a parametrisation, got {out_size!r}")
+    return own, count
+
+
 def check_at_least(name: str, value: object, least: int) -> None:
     """Refuse what is not an int of at least `least`; the error begins with `name`."""
     if not isinstance(value, int) or isinstance(value, bool):
@@ -253,7 +311,9 @@ def _checked_scale(fixed_scale: float | None, transform: str) -> float | None:
     return float(fixed_scale)
 
 
-def _detached(theta: Tensor | Sequence[object]) -> Tensor:
+def _detached(theta: Tensor | Sequence[object] | None) -> Tensor | None:
+    if theta is None:
+        return None
     try:
         if isinstance(theta, Tensor) and theta.is_complex():
             raise TypeError

@@ -1,4 +1,4 @@
-"""Thetas made, joined, inverted and turned into what other libraries use.
+"""Thetas made, joined and inverted, and what they do to a frame.
 
 Convention of the whole file: theta maps OUTPUT coordinates to SOURCE coordinates, both normalised to [-1, 1] in
 (x, y[, z]) order. Everything is differentiable and waits for no device. Results are float32, or float64 where an
@@ -12,8 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .functional import check_float, check_name, check_theta, checked_size
-from .transforms import TRANSFORMS, homography, output_axes, vector_like
+from .functional import check_name, check_theta, checked_size
+from .matrices import composed, inverted, product, widened
+from .tracing import comparing_shapes
+from .transforms import TRANSFORMS, homography, output_axes
+
+LINEAR = tuple(name for name, entry in TRANSFORMS.items() if entry.matrix is not None)
+"""The transforms that are an affine map."""
+WITH_MATRIX = tuple(name for name, entry in TRANSFORMS.items() if entry.lattice is None)
+"""Those and homographies."""
 
 
 def sampling_grid(
@@ -38,7 +45,7 @@ def sampling_grid(
     """
     size = checked_size(out_size)
     check_name("transform", transform, tuple(TRANSFORMS))
-    wide = _wide("theta", theta)
+    wide = widened("theta", theta)
     check_theta(theta, transform, len(size))
     return TRANSFORMS[transform].grid(wide, output_axes(size, align_corners, wide))
 
@@ -78,131 +85,73 @@ def identity_theta(
     return theta.repeat(*batch_shape, *[1] * theta.dim())
 
 
-def compose(first: Tensor, second: Tensor) -> Tensor:
-    """The affine theta that does at once what sampling by `first`, and then that result by `second`, does in two steps.
+def to_affine(theta: Tensor, *, transform: str) -> Tensor:
+    """The affine theta that does what a theta of another transform does.
+
+    Shapes: attention (..., 3) or affine (..., 2, 3) -> (..., 2, 3); for volumes (..., 4) or (..., 3, 4) -> (..., 3, 4).
+
+    Raises:
+        TypeError: theta not a tensor of a float dtype.
+        ValueError: a wrong shape, a transform that is not linear.
+
+    Source: Jaderberg et al. 2015, equations 1 and 2.
+    """
+    check_name("transform", transform, LINEAR)
+    return as_matrix("theta", theta, transform)
+
+
+def compose(first: Tensor, second: Tensor, *, transform: str = "affine") -> Tensor:
+    """The theta that does at once what sampling by `first`, and then that result by `second`, does in two steps.
 
     Convention: second maps the result's coordinates to those of the map in between, first maps these to the source's.
-    Shapes: first and second (..., 2, 3) or (..., 3, 4), their leading axes broadcast -> the same.
+    Shapes: leading axes broadcast. "affine": (..., 2, 3) or (..., 3, 4) -> the same. "attention": (..., 3) or (..., 4)
+        -> the same. "projective": each (..., 8) or (..., 3, 3) -> (..., 3, 3), the product of the two matrices, whose
+        h33 may be of any size and sign.
 
     Raises:
         TypeError: not tensors of a float dtype.
-        ValueError: not affine, or one for images and one for volumes; leading axes that do not broadcast.
+        ValueError: a wrong shape, one for images and one for volumes; leading axes that do not broadcast; a transform
+            that has no matrix.
     """
-    _check_affine("first", first)
-    _check_affine("second", second)
-    if first.shape[-2:] != second.shape[-2:]:
+    check_name("transform", transform, WITH_MATRIX)
+    outer = as_matrix("first", first, transform)
+    inner = as_matrix("second", second, transform)
+    if outer.shape[-2:] != inner.shape[-2:]:
         raise ValueError(
-            f"first and second must both be (..., 2, 3) or (..., 3, 4), got {tuple(first.shape)} and "
-            f"{tuple(second.shape)}"
+            "first and second must both be for images or both for volumes, "
+            f"got {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    for ours, theirs in zip(first.shape[-3::-1], second.shape[-3::-1], strict=False):
+    for ours, theirs in zip(outer.shape[-3::-1], inner.shape[-3::-1], strict=False):
         if ours != theirs and 1 not in (ours, theirs):
             raise ValueError(
                 f"first and second must have leading axes that broadcast, got {tuple(first.shape)} and "
                 f"{tuple(second.shape)}"
             )
-    outer, inner = _wide("first", first), _wide("second", second)
-    product = _times(outer[..., :-1], inner)
-    return torch.cat((product[..., :-1], product[..., -1:] + outer[..., -1:]), -1)
+    if transform == "attention":
+        (outer, shift), (inner, offset) = map(_scale_and_shift, (outer, inner))
+        return torch.cat((outer * inner, outer * offset + shift), -1)
+    return composed(outer, inner)
 
 
-def invert(theta: Tensor) -> Tensor:
-    """The affine theta that undoes theta: it maps source coordinates to output coordinates.
+def invert(theta: Tensor, *, transform: str = "affine") -> Tensor:
+    """The theta that undoes theta: it maps source coordinates to output coordinates.
 
-    Shapes: theta (..., 2, 3) or (..., 3, 4) -> the same. Entries are not finite where theta is singular.
+    Usage: `st_sample(crop, invert(theta), (H, W))` pastes the crop `st_sample(image, theta, (h, w))` back to its place.
+
+    Shapes: "affine": (..., 2, 3) or (..., 3, 4) -> the same. "attention": (..., 3) or (..., 4) -> the same.
+        "projective": (..., 8) or (..., 3, 3) -> (..., 3, 3), the inverse of the matrix, whose h33 may be of any size
+        and sign, or 0. Entries are not finite where theta is singular.
 
     Raises:
         TypeError: not a tensor of a float dtype.
-        ValueError: not affine.
+        ValueError: a wrong shape, a transform that has no matrix.
     """
-    _check_affine("theta", theta)
-    wide = _wide("theta", theta)
-    inverse = _inverse(wide[..., :-1])
-    return torch.cat((inverse, -_times(inverse, wide[..., -1:])), -1)
-
-
-def box_to_theta(boxes: Tensor, image_size: Sequence[int]) -> Tensor:
-    """The affine theta that crops a box and stretches it to the output, whatever the output's size.
-
-    Convention: x and y in pixels from the outer edge of the first pixel: 0 and W are the image's edges, pixel i covers
-        [i, i + 1]: a theta for `align_corners=False`. A box with x0 > x1 mirrors.
-    Shapes: boxes (..., 4) = (x0, y0, x1, y1), image_size (H, W) -> (..., 2, 3); for volumes (..., 6) =
-        (x0, y0, z0, x1, y1, z1), (D, H, W) -> (..., 3, 4).
-
-    Raises:
-        TypeError: boxes not a tensor of a float dtype; image_size not a sequence of ints.
-        ValueError: a wrong shape or size.
-    """
-    size = checked_size(image_size, "image_size")
-    ndim = len(size)
-    wide = _wide("boxes", boxes)
-    if boxes.shape[-1:] != (2 * ndim,):
-        raise ValueError(
-            f"boxes must be (..., {2 * ndim}) for image_size {size}, got shape {tuple(boxes.shape)}"
-        )
-    low, high = (wide / vector_like(size[::-1] * 2, wide)).unflatten(-1, (2, ndim)).unbind(-2)
-    return torch.cat((torch.diag_embed(high - low), (low + high - 1).unsqueeze(-1)), -1)
-
-
-def theta_to_box(theta: Tensor, image_size: Sequence[int]) -> Tensor:
-    """The box of an axis-aligned affine theta, the inverse of `box_to_theta`; of any other, the box around its frame.
-
-    Convention: as in `box_to_theta`, pixels from the outer edge; x0 > x1 where theta mirrors x (theta[0, 0] < 0).
-    Shapes: theta (..., 2, 3), image_size (H, W) -> (..., 4) = (x0, y0, x1, y1); for volumes (..., 3, 4), (D, H, W) ->
-        (..., 6) = (x0, y0, z0, x1, y1, z1).
-
-    Raises:
-        TypeError: theta not a tensor of a float dtype; image_size not a sequence of ints.
-        ValueError: a wrong shape or size.
-    """
-    size = checked_size(image_size, "image_size")
-    ndim = len(size)
-    wide = _wide("theta", theta)
-    if theta.shape[-2:] != (ndim, ndim + 1):
-        raise ValueError(
-            f"theta must be (..., {ndim}, {ndim + 1}) for image_size {size}, got shape {tuple(theta.shape)}"
-        )
-    reach, middle = wide[..., :-1].abs().sum(-1), wide[..., -1]
-    reach = reach.copysign(wide.diagonal(dim1=-2, dim2=-1))
-    edges = torch.cat((middle - reach, middle + reach), -1)
-    return (edges + 1) / 2 * vector_like(size[::-1] * 2, wide)
-
-
-def pixel_matrix_to_theta(
-    matrix: Tensor,
-    image_size: Sequence[int],
-    out_size: Sequence[int],
-    *,
-    align_corners: bool = False,
-) -> Tensor:
-    """The theta of a matrix as `cv2.warpAffine`, `cv2.warpPerspective` and kornia take it.
-
-    Convention: matrix maps SOURCE pixels to OUTPUT pixels, (x, y) with pixel centres at whole numbers. Sampled with the
-        same `align_corners`, theta gives what those functions give; kornia's own default is True.
-    Shapes: matrix (..., 2, 3), image_size (H, W), out_size (h, w) -> affine theta (..., 2, 3); (..., 3, 3) ->
-        projective theta (..., 3, 3); for volumes (..., 3, 4), (D, H, W), (d, h, w) -> (..., 3, 4).
-        Entries are not finite where the matrix is singular.
-
-    Raises:
-        TypeError: matrix not a tensor of a float dtype; a size not a sequence of ints.
-        ValueError: a wrong shape or size.
-    """
-    sizes = checked_size(image_size, "image_size"), checked_size(out_size)
-    ndim = len(sizes[0])
-    wide = _wide("matrix", matrix)
-    perspective = ndim == 2 and matrix.shape[-2:] == (3, 3)
-    if len(sizes[1]) != ndim or not (perspective or matrix.shape[-2:] == (ndim, ndim + 1)):
-        wanted = "(..., 2, 3) or (..., 3, 3)" if ndim == 2 else "(..., 3, 4)"
-        raise ValueError(
-            f"matrix must be {wanted} and out_size have {ndim} entries for image_size {sizes[0]}, "
-            f"got shape {tuple(matrix.shape)} and out_size {sizes[1]}"
-        )
-    of_image, of_output = (_to_pixels(size, align_corners, wide) for size in sizes)
-    if perspective:
-        last = torch.eye(3, dtype=wide.dtype, device=wide.device)[2:]
-        of_image, of_output = (torch.cat((each, last)) for each in (of_image, of_output))
-        return _times(_inverse(_times(wide, of_image)), of_output)
-    return compose(invert(compose(wide, of_image)), of_output)
+    check_name("transform", transform, WITH_MATRIX)
+    matrix = as_matrix("theta", theta, transform)
+    if transform == "attention":
+        scale, shift = _scale_and_shift(matrix)
+        return torch.cat((torch.ones_like(scale), -shift), -1) / scale
+    return inverted(matrix)
 
 
 def outside_penalty(theta: Tensor, *, transform: str = "affine") -> Tensor:
@@ -221,7 +170,7 @@ def outside_penalty(theta: Tensor, *, transform: str = "affine") -> Tensor:
         ValueError: a wrong shape, an unknown transform.
     """
     check_name("transform", transform, tuple(TRANSFORMS))
-    wide = _wide("theta", theta)
+    wide = widened("theta", theta)
     ndim = theta_ndim(theta, transform)
     check_theta(theta, transform, ndim)
     entry = TRANSFORMS[transform]
@@ -232,7 +181,7 @@ def outside_penalty(theta: Tensor, *, transform: str = "affine") -> Tensor:
         matrix = homography(wide) if entry.matrix is None else entry.matrix(wide, ndim)
         ends = torch.linspace(-1, 1, 2, dtype=wide.dtype, device=wide.device)
         corners = torch.cartesian_prod(*[ends] * ndim, ends[1:])  # homogeneous, (2**ndim, ndim + 1)
-        points = _times(corners, matrix.mT)
+        points = product(corners, matrix.mT)
         if entry.matrix is None:
             points = points / matrix[..., 2:, 2:]
             points, reach = points[..., :2], points[..., 2:]
@@ -244,44 +193,26 @@ def theta_ndim(theta: Tensor, transform: str) -> int:
     return 3 if theta.shape[-1:] == (4,) and 3 in TRANSFORMS[transform].ndims else 2
 
 
-def _wide(name: str, tensor: Tensor) -> Tensor:
-    check_float(name, tensor)
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def as_matrix(name: str, theta: Tensor, transform: str, ndim: int | None = None) -> Tensor:
+    """The matrix of a theta (..., *theta shape) for images or volumes, or for `ndim` axes: float32 or wider.
+
+    (..., 2, 3) or (..., 3, 4) where it is affine, (..., 3, 3) where it is a homography. Refuses another shape.
+    """
+    wide = widened(name, theta)
+    entry = TRANSFORMS[transform]
+    shapes = [shape for n in entry.ndims if ndim in (None, n) for shape in entry.shapes(n)]
+    with comparing_shapes():
+        if not any(tuple(theta.shape[-len(shape) :]) == shape for shape in shapes):
+            wanted = " or ".join(f"(..., {', '.join(map(str, shape))})" for shape in shapes)
+            size = "" if ndim is None else f" and image_size of {ndim} entries"
+            raise ValueError(
+                f"{name} must be {wanted} for transform {transform!r}{size}, got shape {tuple(theta.shape)}"
+            )
+    if entry.matrix is None:
+        return homography(wide)
+    return entry.matrix(wide, theta_ndim(theta, transform))
 
 
-def _check_affine(name: str, theta: Tensor) -> None:
-    check_float(name, theta)
-    if theta.shape[-2:] not in ((2, 3), (3, 4)):
-        raise ValueError(
-            f"{name} must be affine, (..., 2, 3) or (..., 3, 4), got shape {tuple(theta.shape)}"
-        )
-
-
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product in full precision."""
-    return (left.unsqueeze(-1) * right.unsqueeze(-3)).sum(-2)
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """The adjugate over the determinant, of (..., 2, 2) or (..., 3, 3)."""
-    # Very large and small entries are brought near 1 first: their determinant would leave the range of float32.
-    largest = matrix.detach().abs().amax((-2, -1), keepdim=True)
-    unit = torch.where((largest > 1e-6) & (largest < 1e6), 1.0, largest)
-    matrix = matrix / unit
-    if matrix.shape[-1] == 2:
-        (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
-        adjugate = torch.stack((d, -b, -c, a), -1).unflatten(-1, (2, 2))
-        determinant = a * d - b * c
-    else:
-        x, y, z = matrix.unbind(-2)
-        columns = [torch.linalg.cross(*pair) for pair in ((y, z), (z, x), (x, y))]
-        adjugate = torch.stack(columns, -1)
-        determinant = (x * columns[0]).sum(-1)
-    return adjugate / determinant[..., None, None] / unit
-
-
-def _to_pixels(size: tuple[int, ...], align_corners: bool, like: Tensor) -> Tensor:
-    """The affine matrix from normalised coordinates to pixels, (ndim, ndim + 1)."""
-    extents = [max(length - 1, 1) if align_corners else length for length in size[::-1]]
-    middle = vector_like([length - 1 for length in size[::-1]], like)
-    return torch.cat((vector_like(extents, like).diag(), middle.unsqueeze(-1)), -1) / 2
+def _scale_and_shift(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention theta of a matrix [s I, t]: s (..., 1) and t (..., ndim)."""
+    return matrix[..., 0, :1], matrix[..., -1]

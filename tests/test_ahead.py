@@ -61,6 +61,7 @@ def test_the_kernels_of_a_call_are_compiled(
 @pytest.mark.skipif(not INTERPRET, reason="with a GPU there is something to compile")
 def test_nothing_to_compile() -> None:
     assert warmup((2, 3, 8, 8), (8, 8)) == 0
+    assert warmup((2, 3, 8, 8)) == 0, "to the same size"
     assert warmup((2, 3, 8, 8), (8, 8), device="cpu") == 0
 
 

@@ -38,7 +38,7 @@ class Calls(nn.Module):
         self.out_size, self.calls = out_size, calls
 
     def forward(self, u: Tensor, theta: Tensor) -> list[Tensor]:
-        return [st_sample(u, theta, self.out_size or u.shape[2:], **call) for call in self.calls]
+        return [st_sample(u, theta, self.out_size, **call) for call in self.calls]
 
 
 def export(model: Any, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None) -> Any:
