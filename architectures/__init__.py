@@ -1,6 +1,7 @@
 """The networks of the spatial transformer paper, and blocks to build others from."""
 
 from .checkpoint import load_model
+from .drawing import draw
 from .optim import parameter_groups
 from .parallel import ParallelSTN
 from .registry import create_model, list_models, model_input
@@ -12,6 +13,7 @@ __all__ = [
     "SerialSTN",
     "StackedSTN",
     "create_model",
+    "draw",
     "list_models",
     "load_model",
     "model_input",

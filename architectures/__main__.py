@@ -1,4 +1,4 @@
-"""`python -m architectures`: train, evaluate and draw the paper's networks."""
+"""`python -m architectures`: train, evaluate, draw and export the paper's networks."""
 
 import sys
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from stn_triton.modules import SpatialTransformer
 
+from .parallel import ParallelSTN
+
 
 def parameter_groups(
     model: nn.Module,
@@ -19,7 +21,8 @@ def parameter_groups(
     """Sort a model's parameters into groups for any torch optimiser.
 
     The groups, each with "params", "lr", "weight_decay" and a "name": "regression" (the regression
-    layers of all `SpatialTransformer`s), "localisation" (the rest of their parameters) and "rest".
+    layers of all `SpatialTransformer`s), "localisation" (the rest of their parameters, and what those of a
+    `ParallelSTN` share) and "rest".
     The first two have the learning rate lr * localisation_lr_multiplier; regression layers are not
     decayed, since decay would pull their bias away from the initial theta. A parameter that occurs
     twice is in the first of these groups that it fits; groups without parameters are left out.
@@ -39,10 +42,15 @@ def parameter_groups(
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
     transformers = [module for module in model.modules() if isinstance(module, SpatialTransformer)]
+    shared = [
+        module.localisation
+        for module in model.modules()
+        if isinstance(module, ParallelSTN) and module.localisation is not None
+    ]
     localisation_lr = lr * localisation_lr_multiplier
     candidates = (
         ("regression", [t.regression for t in transformers], localisation_lr, 0.0),
-        ("localisation", transformers, localisation_lr, weight_decay),
+        ("localisation", [*transformers, *shared], localisation_lr, weight_decay),
         ("rest", [model], lr, weight_decay),
     )
     groups: list[dict[str, Any]] = []

@@ -9,9 +9,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from stn_triton import identity_theta
+from stn_triton.functional import checked_size
 from stn_triton.modules import SpatialTransformer, check_at_least
 
-from .serial import checked_module
+from .serial import check_thetas, checked_module
+
+Thetas = Tensor | list[Tensor]
+Maps = Tensor | list[Tensor]
 
 
 class ParallelSTN(nn.Module):
@@ -23,20 +28,29 @@ class ParallelSTN(nn.Module):
     Arguments:
         localisation: one module whose features give all K thetas, or a list of K modules, one for
             each theta.
-        streams: one module for the maps of all transformers (all K maps as one batch, so that its
-            weights are shared), or a list of K modules.
+        streams: one module for the maps of all transformers (all K maps as one batch, or one after the other
+            where they are a list; its weights are shared), or a list of K modules.
         head: reads the flattened features of all streams, side by side in the transformers' order.
         in_features: the number of features that each localisation gives.
-        out_size: as in `SpatialTransformer`, the size of each transformer's map.
+        out_size: the size of each transformer's map, as in `SpatialTransformer`, or a list of K of them. None is
+            the size of what it samples.
         num_transformers: K.
-        options: those of `SpatialTransformer`; `initial_theta` broadcasts to (K, *theta shape).
+        options: those of `SpatialTransformer`. `transform`, `fixed_scale` and `antialias` may be a list of K, too.
+            `initial_theta` broadcasts to (K, *theta shape), or is a list of K, or None, where `transform` is a list.
 
     Shapes: x (N, C, H, W) -> maps (N, K, C, h, w) -> features (N, K * F) -> whatever `head` makes
-    of them; theta (N, K, *theta shape), float32. Volumes (N, C, D, H, W) likewise.
+    of them; theta (N, K, *theta shape), float32. Volumes (N, C, D, H, W) likewise. If `out_size` or
+    `antialias` is a list, maps are a list of K, (N, C, h, w) each; if `transform` is one, thetas
+    are a list of K, (N, *theta shape) each. Transformers of one transform, size and antialias
+    sample in one launch.
+
+    Usage: `forward(x, source=large)` finds the thetas on x and gives the streams `large`, sampled at them. To put
+        something in between, call the three parts that `forward` consists of: `theta = network.localise(x)`,
+        `maps = network.sample(source, theta)`, `network.classify(maps)`.
 
     Raises:
         TypeError: neither a module nor a list of modules; and as `SpatialTransformer`.
-        ValueError: a list of other than K modules; and as `SpatialTransformer`.
+        ValueError: a list of other than K; some for images and some for volumes; and as `SpatialTransformer`.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 3.4, and for maps joined side by side
     appendix A.1.
@@ -49,7 +63,7 @@ class ParallelSTN(nn.Module):
         head: nn.Module,
         *,
         in_features: int,
-        out_size: Sequence[int] | None,
+        out_size: Sequence[int] | Sequence[Sequence[int] | None] | None = None,
         num_transformers: int,
         **options: Any,
     ) -> None:
@@ -57,55 +71,168 @@ class ParallelSTN(nn.Module):
         check_at_least("num_transformers", num_transformers, 1)
         k = num_transformers
         localisations = _one_or_each("localisation", localisation, k)
-        options["in_features"] = in_features
-        each = [options | {"num_transformers": k}]
-        if len(localisations) > 1:
-            joint = SpatialTransformer(nn.Identity(), out_size, **each[0])
-            each = [
-                options | {"initial_theta": theta} for theta in joint.initial_theta or [None] * k
-            ]
+        given = {"out_size": out_size, "in_features": in_features, **options}
+        varied = {name: given[name] for name in _VARIED if _is_list(name, given.get(name))}
         self.num_transformers = k
-        self.transformers = nn.ModuleList(
-            SpatialTransformer(module, out_size, **its_options)
-            for module, its_options in zip(localisations, each, strict=True)
-        )
+        self.separate_maps = bool(varied.keys() & {"out_size", "antialias"})
+        self.separate_thetas = "transform" in varied
+        self.localisation: nn.Module | None = None
+        """What the transformers share where each of them is one of its own; it gives their features."""
+        if len(localisations) == 1 and not varied:
+            each = [SpatialTransformer(localisations[0], **given, num_transformers=k)]
+        else:
+            if len(localisations) == 1 < k:
+                self.localisation = localisations[0]
+                localisations = [nn.Identity() for _ in range(k)]
+            each = [
+                SpatialTransformer(module, **its_own)
+                for module, its_own in zip(localisations, _options_of_each(given, k), strict=True)
+            ]
+        self.transformers = nn.ModuleList(each)
+        _check_axes(each)
+        self._launches = _launches(each, k)
         self.streams = nn.ModuleList(_one_or_each("streams", streams, k))
         self.head = checked_module("head", head)
 
-    def localise(self, x: Tensor) -> Tensor:
-        """The thetas of all transformers: x (N, C, [D,] H, W) -> (N, K, *theta shape)."""
-        thetas = [cast(SpatialTransformer, each).localise(x) for each in self.transformers]
-        return thetas[0] if len(thetas) == 1 else torch.stack(thetas, 1)
+    def localise(self, x: Tensor) -> Thetas:
+        """The thetas of all transformers: x (N, C, [D,] H, W) -> (N, K, *theta shape), or a list of K."""
+        features = x if self.localisation is None else self.localisation(x)
+        thetas = [cast(SpatialTransformer, each).localise(features) for each in self.transformers]
+        if self.separate_thetas:
+            return thetas
+        alone = cast(SpatialTransformer, self.transformers[0]).num_transformers is None
+        return torch.stack(thetas, 1) if alone else thetas[0]
 
-    def sample(self, source: Tensor, theta: Tensor) -> Tensor:
-        """What the transformers see at these thetas: (N, C, [D,] H, W) -> (N, K, C, [d,] h, w)."""
-        # Separate transformers differ in their localisation alone: one samples for all.
-        return cast(SpatialTransformer, self.transformers[0]).sample(source, theta)
+    def sample(self, source: Tensor, theta: Tensor | Sequence[Tensor]) -> Maps:
+        """What the transformers see at these thetas: (N, C, [D,] H, W) -> (N, K, C, [d,] h, w), or a list of K.
 
-    def classify(self, maps: Tensor) -> Tensor:
-        """Streams and head: (N, K, C, [d,] h, w) -> what `head` gives."""
-        if len(self.streams) == 1:
+        Raises:
+            ValueError: other than K thetas; and as `SpatialTransformer.sample`.
+        """
+        thetas = theta.unbind(1) if isinstance(theta, Tensor) else theta
+        check_thetas(self.num_transformers, thetas)
+        maps: dict[int, Tensor] = {}
+        for numbers in self._launches:
+            # Transformers that sample alike differ in their localisation alone: the first of them samples for all.
+            one = cast(SpatialTransformer, self.transformers[numbers[0]])
+            whole = isinstance(theta, Tensor) and len(numbers) == self.num_transformers
+            joint = theta if whole else torch.stack([thetas[number] for number in numbers], 1)
+            seen = one.sample(source, cast(Tensor, joint))
+            if whole and not self.separate_maps:
+                return seen
+            maps |= zip(numbers, seen.unbind(1), strict=True)
+        ordered = [maps[number] for number in range(self.num_transformers)]
+        return ordered if self.separate_maps else torch.stack(ordered, 1)
+
+    def classify(self, maps: Tensor | Sequence[Tensor]) -> Tensor:
+        """Streams and head: (N, K, C, [d,] h, w), or a list of K maps (N, C, [d,] h, w) -> what `head` gives.
+
+        Raises:
+            ValueError: other than K maps.
+        """
+        if isinstance(maps, Tensor) and len(self.streams) == 1:
             features = self.streams[0](rearrange(maps, "n k ... -> (n k) ..."))
             features = rearrange(features.flatten(1), "(n k) f -> n (k f)", k=self.num_transformers)
         else:
+            each = maps.unbind(1) if isinstance(maps, Tensor) else maps
+            if len(each) != self.num_transformers:
+                raise ValueError(
+                    f"maps must be one for each of {self.num_transformers} transformers, got {len(each)}"
+                )
+            streams = list(self.streams) * (self.num_transformers // len(self.streams))
             # Copies, which most first layers would make anyway: a stream that begins in place must not write into
             # what another one reads, nor into a tensor that autograd watches together with all the others.
-            per_map = zip(self.streams, maps.unbind(1), strict=True)
-            features = torch.cat([stream(one.clone()).flatten(1) for stream, one in per_map], 1)
+            features = torch.cat(
+                [stream(one.clone()).flatten(1) for stream, one in zip(streams, each, strict=True)],
+                1,
+            )
         logits: Tensor = self.head(features)
         return logits
 
     @overload
-    def forward(self, x: Tensor, return_theta: Literal[False] = False) -> Tensor: ...
+    def forward(
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[False] = False
+    ) -> Tensor: ...
 
     @overload
-    def forward(self, x: Tensor, return_theta: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[True]
+    ) -> tuple[Tensor, Thetas]: ...
 
-    def forward(self, x: Tensor, return_theta: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits, or (logits, thetas (N, K, *theta shape))."""
+    def forward(
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: bool = False
+    ) -> Tensor | tuple[Tensor, Thetas]:
+        """Logits, or (logits, thetas (N, K, *theta shape), or a list of K).
+
+        With `source` the thetas are those of `forward(x)`, and the streams read `source`, sampled at them.
+        """
         theta = self.localise(x)
-        logits = self.classify(self.sample(x, theta))
+        logits = self.classify(self.sample(x if source is None else source, theta))
         return (logits, theta) if return_theta else logits
+
+
+_VARIED = ("out_size", "transform", "fixed_scale", "antialias")
+"""The options that each transformer may have its own of."""
+
+
+def _is_list(name: str, value: object) -> bool:
+    """Whether an option is given for each transformer; a size is a list itself, but not of sizes."""
+    if not isinstance(value, list | tuple):
+        return False
+    return name != "out_size" or any(one is None or isinstance(one, Sequence) for one in value)
+
+
+def _options_of_each(given: dict[str, Any], k: int) -> list[dict[str, Any]]:
+    """The options of K transformers, each of which is one of its own."""
+    varied = [*filter(lambda name: _is_list(name, given.get(name)), _VARIED)]
+    for name in varied:
+        if len(given[name]) != k:
+            raise ValueError(
+                f"{name} must be one value or a list of num_transformers = {k} of them, "
+                f"got {len(given[name])}: {given[name]!r}"
+            )
+    each = [{**given, **{name: given[name][i] for name in varied}} for i in range(k)]
+    sizes = [checked_size(one["out_size"]) for one in each if one["out_size"] is not None]
+    initial = given.get("initial_theta")
+    if "transform" in varied:
+        starts = [None] * k if initial is None else initial
+        if isinstance(starts, Tensor) or not isinstance(starts, Sequence) or len(starts) != k:
+            raise ValueError(
+                f"initial_theta must be a list of num_transformers = {k} where transform is one, got {initial!r}"
+            )
+    elif initial is None:
+        starts = [None] * k
+    else:
+        usual = {**given, "fixed_scale": None, "antialias": False}
+        usual["out_size"] = sizes[0] if sizes else None
+        joint = SpatialTransformer(nn.Identity(), **usual, num_transformers=k)
+        starts = joint.initial_theta
+    for one, start in zip(each, starts, strict=True):
+        if start is None and one["out_size"] is None and sizes and len(sizes[0]) == 3:
+            # Beside volumes it is for volumes, too, which nothing else tells.
+            start = identity_theta(one.get("transform", "affine"), ndim=3)
+        one["initial_theta"] = start
+    return each
+
+
+def _check_axes(transformers: Sequence[SpatialTransformer]) -> None:
+    axes = [each.ndim for each in transformers]
+    if len(set(axes)) > 1:
+        raise ValueError(
+            f"transformers must all be for images or all for volumes, got {axes} spatial axes"
+        )
+
+
+def _launches(transformers: Sequence[SpatialTransformer], k: int) -> list[list[int]]:
+    """The numbers of those that sample alike, which one launch does together."""
+    if len(transformers) < k:
+        return [list(range(k))]
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for number, each in enumerate(transformers):
+        # antialias=True is not 1, though it equals it
+        key = (each.transform, each.out_size, each.antialias is True, each.antialias)
+        alike.setdefault(key, []).append(number)
+    return list(alike.values())
 
 
 def _one_or_each(name: str, given: nn.Module | Iterable[nn.Module], k: int) -> list[nn.Module]:

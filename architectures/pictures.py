@@ -1,197 +1,205 @@
-"""What transformers look at, drawn."""
+"""What transformers look at, drawn by matplotlib."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stn_triton import SpatialTransformer, st_sample
-from stn_triton.transforms import TRANSFORMS
-
-from .colocalisation import CoLocaliser
+from .calls import Call, recorded_calls
 from .figures import Figure, mpl
-from .parallel import ParallelSTN
-from .serial import SerialSTN
-from .stacked import StackedSTN
 
 BACKGROUND = "#15171c"
-COLOURS = ("#ff9d2e", "#35c4f0", "#7ddf64", "#f062c0")
+COLOURS = (
+    "#ff9d2e", "#35c4f0", "#7ddf64", "#f062c0", "#ffe14d", "#b48cff", "#4de0b8", "#ff8a80",
+)  # fmt: skip
 RIGHT, WRONG = "#8fe388", "#ff6b6b"
-_LINES = 5
-"""Lines of the lattice drawn into frames whose inside bends, along each side, the edges among them."""
+_EDGE, _TEXT, _OUTSIDE = "#3a3f4b", "#aab0bd", "#262a33"
+_FARTHEST = 4
+"""How many image sizes beyond the image frames are shown."""
+_SIDE, _GAP = 1.55, 0.25
+"""Inches of a picture's side, and between pictures of two images."""
+_HEADING, _LABEL, _TITLE = 0.55, 0.5, 0.3
+"""Inches that the lines of text take."""
+
+Titles = Sequence[tuple[str, bool]]
+_Range = tuple[float, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """What one transformer sees of a batch: the lines of its frames, the outline first, and what it sampled there.
-
-    Shapes: lines (N, P, 2) each, x and y in pixels of the input; maps (N, C, h, w), or (N, C, d, h, w) of volumes.
-    """
-
-    lines: list[Tensor]
-    maps: Tensor
-
-
-def frame_corners(theta: Tensor, size: tuple[int, int], transform: str) -> Tensor:
-    """The closed outline of a transformer's frame on its input.
-
-    Convention: theta maps output to input coordinates, normalised, (x, y); pixel centres lie on whole numbers.
-    Shapes: theta (..., *theta shape), size (H, W) of the input -> (..., P, 2), x and y in pixels; P is 5, the corners
-    and the first one again, where straight lines stay straight, and more for the transforms that bend them.
-    """
-    entry = TRANSFORMS[transform]
-    side = torch.linspace(-1, 1, 2 if entry.lattice is None else 33, device=theta.device)
-    points = _pixels(entry.grid(theta.float(), (side, side)), size)
-    edges = (
-        points[..., 0, :-1, :],
-        points[..., :-1, -1, :],
-        points[..., -1, 1:, :].flip(-2),
-        points[..., :, 0, :].flip(-2),
-    )
-    return torch.cat(edges, -2)
-
-
-def frame_lines(theta: Tensor, size: Sequence[int], transform: str) -> list[Tensor]:
-    """The outline of a transformer's frame on its input, and the lines of a lattice in it where the inside bends.
-
-    Convention: as `frame_corners`; of volumes, the edges of the frame as they look along the depth.
-    Shapes: theta (N, *theta shape), size ([D,] H, W) -> lines (N, P, 2).
-    """
-    if len(size) == 3:
-        return _box_edges(theta, (size[1], size[2]))
-    height, width = size
-    lines = [frame_corners(theta, (height, width), transform)]
-    if transform in ("affine", "attention"):
-        return lines
-    fine, coarse = torch.linspace(-1, 1, 33), torch.linspace(-1, 1, _LINES)[1:-1]
-    for sides, axis in (((coarse, fine), -3), ((fine, coarse), -2)):
-        y, x = (side.to(theta.device) for side in sides)
-        at = TRANSFORMS[transform].grid(theta.float(), (x, y))  # (N, rows, columns, 2)
-        lines += _pixels(at, (height, width)).unbind(axis)
-    return lines
-
-
-def _pixels(at: Tensor, size: tuple[int, int]) -> Tensor:
-    """Normalised (x, y) on an image of size (H, W), (..., 2), in pixels."""
-    height, width = size
-    return ((at + 1) * at.new_tensor((width, height)) - 1) / 2
-
-
-def _box_edges(theta: Tensor, size: tuple[int, int]) -> list[Tensor]:
-    """The edges of 3-D frames, theta (N, 3, 4), in x and y: the near face, the far one, and what joins them."""
-    face = theta.new_tensor(((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)))
-    near, far = (torch.cat((face, face.new_tensor((z, 1)).expand(5, 2)), 1) for z in (-1.0, 1.0))
-
-    def place(corners: Tensor) -> Tensor:
-        at = (theta.unsqueeze(1) @ corners.unsqueeze(-1)).squeeze(-1)[..., :2]
-        return _pixels(at, size)
-
-    joins = [torch.stack((near[i], far[i])) for i in range(4)]
-    return [place(corners) for corners in (near, far, *joins)]
-
-
-@torch.no_grad()
-def views(network: nn.Module, images: Tensor) -> list[View]:
-    """What each transformer of a network sees of the images; in a row, by the product of the thetas so far.
-
-    Empty for networks without transformers. Of several transformers in a row that have no matrices, the first only.
-    """
-    size = tuple(images.shape[2:])
-    if isinstance(network, CoLocaliser):
-        crops, theta = network(images)
-        return [View(lines=frame_lines(theta, size, "attention"), maps=crops)]
-    if isinstance(network, ParallelSTN):
-        theta = network.localise(images)
-        maps = network.sample(images, theta)
-        transform = cast(SpatialTransformer, network.transformers[0]).transform
-        each = zip(theta.unbind(1), maps.unbind(1), strict=True)
-        return [View(lines=frame_lines(one, size, transform), maps=seen) for one, seen in each]
-    if not isinstance(network, SerialSTN | StackedSTN):
-        return []
-    row = [cast(SpatialTransformer, module) for module in network.transformers]
-    thetas = network(images, return_theta=True)[1]
-    if any(TRANSFORMS[one.transform].matrix is None for one in row):
-        lines = frame_lines(thetas[0], size, row[0].transform)
-        return [View(lines=lines, maps=row[0].sample(images, thetas[0]))]
-    return [
-        View(lines=frame_lines(theta, size, "affine"), maps=st_sample(images, theta, size))
-        for theta in network.composed_theta(thetas)
-    ]
-
-
-def attention_figure(
+def calls_figure(
     images: Tensor,
-    seen: Sequence[View],
-    titles: Sequence[tuple[str, bool]],
-    heading: str,
+    calls: Sequence[Call],
     *,
+    heading: str,
+    titles: Titles = (),
     boxes: Tensor | None = None,
 ) -> Figure:
-    """Each image with the frames of all transformers, and below what each of them sampled.
+    """A strip for each call: every image with the frames, and what is sampled in them; without calls, the images.
 
-    Shapes: images (N, C, [D,] H, W) in [0, 1]; titles: N texts and whether they are good news; boxes (N, 4), the truth
+    Shapes: images (N, C, [D,] H, W); titles: N texts and whether they are good news; boxes (N, 4), the truth
     in pixels (x0, y0, x1, y1), dashed.
     """
-    n, k = len(images), len(seen)
-    height, width = images.shape[-2:]
-    ratios = [2.0] + [1.0] * ((k + 1) // 2)
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 11}):
-        figure = Figure(
-            figsize=(2.3 * n, 2.3 * sum(ratios) / 2 + 1.0), facecolor=BACKGROUND, dpi=130
+    n, rows = len(images), max(len(calls), 1)
+    beside = len(calls) > 1  # many strips are low, one is narrow
+    wide = 2 * _SIDE if beside else _SIDE
+    high = _SIDE if beside or not calls else _SIDE + _SIDE * max(map(_crops_height, calls))
+    above = [_TITLE if titles else 0.0] + [0.0] * (rows - 1)
+    words = [heading, *(line for call in calls for line in _label(call).splitlines())]
+    width = max(n * (wide + _GAP) + _GAP, 0.08 * max(map(len, words)) + 2 * _GAP)
+    height = (
+        _HEADING + rows * (high + (_LABEL if calls else 0.0) + _GAP / 2) + sum(above) + _GAP / 2
+    )
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(width, height), facecolor=BACKGROUND, dpi=130)
+        top = height - _HEADING
+        figure.text(
+            _GAP / width, (top + 0.15) / height, heading, color="white", fontsize=13, va="bottom"
         )
-        columns = figure.add_gridspec(
-            1, n, left=0.02, right=0.98, top=0.80, bottom=0.03, wspace=0.14
-        )
-        figure.suptitle(heading, color="white", y=0.965, fontsize=14)
-        for i in range(n):
-            cells = columns[i].subgridspec(
-                len(ratios), 2, height_ratios=ratios, hspace=0.08, wspace=0.08
-            )
-            canvas = figure.add_subplot(cells[0, :])
-            canvas.imshow(picture(images[i]))
-            for j, view in enumerate(seen):
-                for line, points in enumerate(view.lines):
-                    (drawn,) = canvas.plot(
-                        *points[i].cpu().numpy().T,
-                        color=COLOURS[j % len(COLOURS)],
-                        linewidth=0.7 if line else 2.2,
-                        alpha=0.8 if line else 1.0,
-                    )
-                    drawn.set_clip_path(
-                        None
-                    )  # a little beyond the edge, but not into the neighbours
-                    drawn.set_clip_box(canvas.bbox.padded(12))
-            if boxes is not None:
-                x0, y0, x1, y1 = (boxes[i] - 0.5).tolist()
-                canvas.plot(
-                    (x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), color="white", linestyle="--"
+        for row in range(rows):
+            call = calls[row] if calls else None
+            if call is not None:
+                figure.text(
+                    _GAP / width, top / height, _label(call), color=_TEXT, va="top", linespacing=1.4
                 )
-            canvas.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-            text, good = titles[i]
-            canvas.set_title(text, color=RIGHT if good else WRONG, fontsize=15, pad=7)
-            _frame(canvas, "#3a3f4b", 1.0)
-            for j, view in enumerate(seen):
-                crop = figure.add_subplot(cells[1 + j // 2, j % 2 if k > 1 else slice(None)])
-                crop.imshow(picture(view.maps[i]))
-                _frame(crop, COLOURS[j % len(COLOURS)], 2.5)
+                top -= _LABEL
+            top -= above[row] + high
+            lines = call.lines(images) if call is not None else []
+            for i in range(n):
+                at = (_GAP + i * (wide + _GAP), top, wide, high)
+                title = titles[i] if above[row] else None
+                on_image = call is None or call.frame != "source"
+                box = boxes[i] if boxes is not None and on_image else None
+                _draw_one(figure, at, images, call, lines, i, title, box)
+            top -= _GAP / 2
     return figure
 
 
+def _draw_one(
+    figure: Figure, at: tuple[float, float, float, float], images: Tensor, call: Call | None,
+    lines: Sequence[Sequence[Tensor]], i: int, title: tuple[str, bool] | None, box: Tensor | None,
+) -> None:  # fmt: skip
+    """One image of a strip, in a rectangle (x, y, width, height) in inches: its frames, and what they hold."""
+    x, y, wide, high = at
+    side = _SIDE - 0.06
+    shown = images[i] if call is None or call.frame != "source" else call.source[i]
+    canvas = _axes(figure, (x, y + high - side, side, side))
+    canvas.set_facecolor(_OUTSIDE)
+    canvas.imshow(picture(shown, value_range(shown)))
+    height, width = shown.shape[-2:]
+    _draw_frames(canvas, [[line[i] for line in one] for one in lines], (height, width))
+    _frame(canvas, _EDGE, 1.0)
+    if box is not None:
+        x0, y0, x1, y1 = (box - 0.5).tolist()
+        canvas.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), color="white", linestyle="--")
+    if title is not None:
+        text, good = title
+        canvas.set_title(text, color=RIGHT if good else WRONG, fontsize=12, pad=4)
+    if call is None:
+        return
+    k = call.maps.shape[1]
+    columns = _columns(k)
+    cell = _SIDE / columns
+    right, upper = (x + _SIDE, y + high) if wide > high else (x, y + high - _SIDE)
+    scale = value_range(call.source[i])
+    for j in range(k):
+        down, across = divmod(j, columns)
+        corner = (right + across * cell, upper - (down + 1) * cell + 0.06, cell - 0.06, cell - 0.06)
+        crop = _axes(figure, corner)
+        crop.imshow(picture(call.maps[i, j], scale))
+        _frame(crop, COLOURS[j % len(COLOURS)], 2.0)
+        _mark(crop, crop.get_xlim()[0], crop.get_ylim()[1], COLOURS[j % len(COLOURS)])
+
+
+def _draw_frames(
+    canvas: mpl.axes.Axes, frames: Sequence[Sequence[Tensor]], size: tuple[int, int]
+) -> None:
+    """Frames on an image of this size (H, W), whole: the view grows until they fit."""
+    height, width = size
+    ends = [[-0.5, width - 0.5], [-0.5, height - 0.5]]
+    for j, lines in enumerate(frames):
+        colour = COLOURS[j % len(COLOURS)]
+        for number, points in enumerate(lines):
+            inside = number and points.shape[0] > 2
+            xy = points.float().cpu().numpy()
+            canvas.plot(
+                *xy.T, color=colour, linewidth=0.6 if inside else 1.8, alpha=0.8 if inside else 1.0,
+                solid_joinstyle="round",
+            )  # fmt: skip
+            for axis in (0, 1):
+                known = xy[np.isfinite(xy).all(1), axis]
+                if len(known):
+                    ends[axis] += [float(known.min()), float(known.max())]
+        x, y = lines[0][0].tolist()
+        _mark(canvas, x, y, colour)
+    spans = []
+    for length, values in zip((width, height), ends, strict=True):
+        farthest = _FARTHEST * length
+        spans.append((max(min(values), -farthest), min(max(values), length + farthest)))
+    margin = 0.04 * max(last - first for first, last in spans) if frames else 0.0
+    (x0, x1), (y0, y1) = spans
+    canvas.set(xlim=(x0 - margin, x1 + margin), ylim=(y1 + margin, y0 - margin))
+
+
+def _mark(axes: mpl.axes.Axes, x: float, y: float, colour: str) -> None:
+    """The output's upper left corner."""
+    axes.plot(
+        [x], [y], marker="o", markersize=5, color=colour, markeredgecolor=BACKGROUND,
+        markeredgewidth=0.8, clip_on=False, zorder=5,
+    )  # fmt: skip
+
+
+def _axes(figure: Figure, at: tuple[float, float, float, float]) -> mpl.axes.Axes:
+    """Axes in a rectangle (x, y, width, height) in inches from the figure's lower left corner."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((at[0] / width, at[1] / height, at[2] / width, at[3] / height))
+
+
+def _columns(k: int) -> int:
+    """How many of K pictures stand side by side in a square."""
+    return math.isqrt(k - 1) + 1
+
+
+def _crops_height(call: Call) -> float:
+    """How high the pictures of what it sees stand, as a share of their width together."""
+    k = call.maps.shape[1]
+    return -(-k // _columns(k)) / _columns(k)
+
+
+def _label(call: Call) -> str:
+    """What a strip shows, in two lines."""
+    k = call.maps.shape[1]
+    several = f" × {k}" if k > 1 else ""
+    sizes = [" × ".join(map(str, shape)) for shape in (call.source.shape[1:], call.maps.shape[2:])]
+    where = {
+        "image": "frames on the image",
+        "composed": "frames composed onto the image",
+        "source": f"frames on what it samples{_shown(call.source)}",
+    }[call.frame]
+    sees = f"and what {'they see' if k > 1 else 'it sees'}{_shown(call.maps[:, 0])}"
+    return f"{call.name}: {call.transform}{several}, {sizes[0]} → {sizes[1]}\n{where}, {sees}"
+
+
+def _shown(maps: Tensor) -> str:
+    """What is shown of maps that are no picture."""
+    notes = ["along the depth"] if maps.dim() == 5 else []
+    notes += [f"mean of {maps.shape[1]} channels"] if maps.shape[1] > 3 else []
+    return f" ({', '.join(notes)})" if notes else ""
+
+
 @torch.no_grad()
-def draw_frames(network: ParallelSTN, images: Tensor, sums: Tensor, path: Path) -> None:
+def draw_frames(network: nn.Module, images: Tensor, sums: Tensor, path: Path) -> None:
     """Draw each image with the frames of all transformers, and below what each of them sampled.
 
     Shapes: images (N, 1, H, W) in [0, 1], sums (N,), the true labels. Writes a PNG.
     """
-    titles = class_titles(network(images), sums)
+    calls, logits = recorded_calls(network, images)
     heading = "Two transformers find two digits, told nothing but the sum"
-    figure = attention_figure(images, views(network, images), titles, heading)
+    figure = calls_figure(images, calls, heading=heading, titles=class_titles(logits, sums))
     figure.savefig(path, format="png")
 
 
@@ -214,20 +222,38 @@ def _text(label: int | list[int]) -> str:
     return "".join("" if digit == 10 else str(digit) for digit in label) or "–"
 
 
-def picture(image: Tensor) -> np.ndarray[Any, Any]:
-    """An image (C, H, W) in [0, 1] as RGB (H, W, 3): grey, colours, or two channels as light of two colours.
+def value_range(image: Tensor) -> _Range:
+    """What is black and what is white in a picture of (C, [D,] H, W): 0 and 1, or its extremes if it goes beyond."""
+    flat = _flat(image)
+    known = flat[flat.isfinite()]
+    if not len(known):
+        return 0.0, 1.0
+    least, most = float(known.min()), float(known.max())
+    within = len(image) <= 3 and least >= 0 and most <= 1
+    return (0.0, 1.0) if within or least == most else (least, most)
 
-    A volume (C, D, H, W) is seen along its depth, where its brightest voxels are.
+
+def picture(image: Tensor, values: _Range = (0.0, 1.0)) -> np.ndarray[Any, Any]:
+    """An image (C, H, W) as RGB (H, W, 3): grey, colours, two channels as light of two colours, the mean of more.
+
+    A volume (C, D, H, W) is seen along its depth, where its brightest voxels are. values: what is black and white.
     """
-    flat = image.detach().float().cpu()
-    if flat.dim() == 4:
-        flat = flat.amax(1)
+    flat = (_flat(image) - values[0]) / (values[1] - values[0])
+    flat = flat.nan_to_num(0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
     if len(flat) == 2:
         light = torch.tensor([mpl.colors.to_rgb(colour) for colour in COLOURS[:2]])
         rgb = torch.einsum("chw,cr->hwr", flat, light)
     else:
-        rgb = flat[:3].expand(3, -1, -1).movedim(0, -1)
+        rgb = flat.expand(3, -1, -1).movedim(0, -1)
     return rgb.clamp(0, 1).numpy()
+
+
+def _flat(image: Tensor) -> Tensor:
+    """(C, [D,] H, W) -> (1 to 3, H, W)."""
+    flat = image.detach().float().cpu()
+    if flat.dim() == 4:
+        flat = flat.amax(1)
+    return flat if len(flat) <= 3 else flat.mean(0, keepdim=True)
 
 
 def style_axes(axes: mpl.axes.Axes) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Literal, cast, overload
 from torch import Tensor, nn
 
 from stn_triton import compose as product
-from stn_triton import st_sample
 from stn_triton.modules import SpatialTransformer
 from stn_triton.transforms import TRANSFORMS
 
@@ -34,6 +33,11 @@ class SerialSTN(nn.Module):
             that map, is resampled by the product of all thetas so far, with this transformer's
             size, mode and padding. Nothing is blurred step by step, and what left the frame can
             come back. For affine and attention, with one `align_corners` for all.
+
+    Usage: `forward(x, source=large)` finds the thetas on x and gives the head `large`, resampled by them; apart from
+        the size of its maps, what a transformer with `out_size` None keeps, x and `source` may differ in channels
+        and pixels. To put something in between, call the three parts that `forward` consists of:
+        `thetas = network.localise(x)`, `seen = network.sample(source, thetas)`, `network.classify(seen)`.
 
     Shapes: x (N, C, H, W) -> what `head` makes of the last map (N, C, h, w); a list of one theta
     (N, *theta shape) for each transformer, in float32. Volumes (N, C, D, H, W) likewise.
@@ -60,31 +64,63 @@ class SerialSTN(nn.Module):
         self.head = checked_module("head", head)
         self.compose = compose
 
+    def localise(self, x: Tensor) -> list[Tensor]:
+        """The thetas of all transformers: x (N, C, [D,] H, W) -> [theta (N, *theta shape), ...].
+
+        Every transformer after the first looks at x as it is resampled so far.
+        """
+        return self._localised(x)[1]
+
+    def sample(self, source: Tensor, thetas: Sequence[Tensor]) -> Tensor:
+        """What the head reads at these thetas: source (N, C, [D,] H, W) -> map (N, C, [d,] h, w).
+
+        Raises:
+            ValueError: another number of thetas than transformers.
+        """
+        check_thetas(len(self.transformers), thetas)
+        if self.compose:
+            return self._composed_map(source, thetas)
+        for transformer, theta in zip(self.transformers, thetas, strict=True):
+            source = cast(SpatialTransformer, transformer).sample(source, theta)
+        return source
+
+    def classify(self, seen: Tensor) -> Tensor:
+        """The head: map (N, C, [d,] h, w) -> what `head` makes of it."""
+        logits: Tensor = self.head(seen)
+        return logits
+
     def resample(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the head reads, and the thetas: x -> (map (N, C, [d,] h, w), [theta, ...])."""
+        """`localise` and `sample` of one x, in one pass: (map (N, C, [d,] h, w), [theta, ...])."""
+        seen, thetas = self._localised(x)
+        return self._next_map(seen, x, thetas), thetas
+
+    def _localised(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the last transformer looks at, and all thetas."""
         seen = x
-        frame: Tensor | None = None  # the product of the thetas so far
         thetas: list[Tensor] = []
-        for module in self.transformers:
-            transformer = cast(SpatialTransformer, module)
-            theta = transformer.localise(seen)
-            thetas.append(theta)
-            if not self.compose:
-                seen = transformer.sample(seen, theta)
-                continue
-            own = _affine(transformer, theta)
-            frame = own if frame is None else product(frame, own)
-            seen = st_sample(
-                x,
-                frame,
-                tuple(seen.shape[2:]) if transformer.out_size is None else transformer.out_size,
-                mode=transformer.mode,
-                padding_mode=transformer.padding_mode,
-                align_corners=transformer.align_corners,
-                antialias=transformer.antialias,
-                backend=transformer.backend,
-            )
+        for transformer in self.transformers:
+            if thetas:
+                seen = self._next_map(seen, x, thetas)
+            thetas.append(cast(SpatialTransformer, transformer).localise(seen))
         return seen, thetas
+
+    def _next_map(self, seen: Tensor, first: Tensor, thetas: Sequence[Tensor]) -> Tensor:
+        """The map of the transformer that gave the last of these thetas; it looked at `seen`."""
+        if self.compose:
+            return self._composed_map(first, thetas)
+        transformer = cast(SpatialTransformer, self.transformers[len(thetas) - 1])
+        return transformer.sample(seen, thetas[-1])
+
+    def _composed_map(self, first: Tensor, thetas: Sequence[Tensor]) -> Tensor:
+        """What came first, sampled once by the product of the first transformers' thetas."""
+        row = [cast(SpatialTransformer, each) for each in self.transformers][: len(thetas)]
+        sizes = [each.out_size for each in row if each.out_size is not None]
+        return row[-1].sample(
+            first,
+            composed(row, thetas)[-1],
+            transform="affine",
+            out_size=sizes[-1] if sizes else None,  # the size of a map is kept until one changes it
+        )
 
     def composed_theta(self, thetas: Sequence[Tensor]) -> list[Tensor]:
         """For each transformer the affine theta (N, 2, 3) from its output to the input.
@@ -98,17 +134,28 @@ class SerialSTN(nn.Module):
         return composed(self.transformers, thetas)
 
     @overload
-    def forward(self, x: Tensor, return_theta: Literal[False] = False) -> Tensor: ...
+    def forward(
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[False] = False
+    ) -> Tensor: ...
 
     @overload
-    def forward(self, x: Tensor, return_theta: Literal[True]) -> tuple[Tensor, list[Tensor]]: ...
+    def forward(
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[True]
+    ) -> tuple[Tensor, list[Tensor]]: ...
 
     def forward(
-        self, x: Tensor, return_theta: bool = False
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Logits, or (logits, list of thetas (N, *theta shape))."""
-        seen, thetas = self.resample(x)
-        logits: Tensor = self.head(seen)
+        """Logits, or (logits, list of thetas (N, *theta shape)).
+
+        With `source` the thetas are those of `forward(x)`, and the head reads `source`, resampled by them.
+        """
+        if source is None:
+            seen, thetas = self.resample(x)
+        else:
+            thetas = self.localise(x)
+            seen = self.sample(source, thetas)
+        logits = self.classify(seen)
         return (logits, thetas) if return_theta else logits
 
     def extra_repr(self) -> str:
@@ -119,11 +166,16 @@ class SerialSTN(nn.Module):
 def composed(transformers: Iterable[nn.Module], thetas: Sequence[Tensor]) -> list[Tensor]:
     """The product of the first theta, of the first two, ... as affine thetas to the first input."""
     row = [cast(SpatialTransformer, module) for module in transformers]
-    if len(row) != len(thetas):
-        raise ValueError(
-            f"thetas must be one for each of {len(row)} transformers, got {len(thetas)}"
-        )
+    check_thetas(len(row), thetas)
     return list(accumulate(map(_affine, row, thetas), product))
+
+
+def check_thetas(transformers: int, thetas: Sequence[Tensor]) -> None:
+    """Refuse another number of thetas than of transformers."""
+    if len(thetas) != transformers:
+        raise ValueError(
+            f"thetas must be one for each of {transformers} transformers, got {len(thetas)}"
+        )
 
 
 def as_list(name: str, given: Iterable[Any]) -> list[Any]:

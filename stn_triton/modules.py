@@ -187,8 +187,18 @@ class SpatialTransformer(nn.Module):
         scale = torch.full_like(predicted[..., :1], self.fixed_scale)
         return torch.cat((scale, predicted), -1)
 
-    def sample(self, source: Tensor, theta: Tensor) -> Tensor:
-        """Sample source (N, C, [D,] H, W) at a given theta (N, [K,] *theta shape)."""
+    def sample(
+        self,
+        source: Tensor,
+        theta: Tensor,
+        *,
+        transform: str | None = None,
+        out_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Sample source (N, C, [D,] H, W) at a given theta (N, [K,] *theta shape).
+
+        transform, out_size: in place of the module's own; a product of thetas is "affine", whatever made them.
+        """
         if source.dim() != 2 + self.ndim:
             raise ValueError(
                 f"source must have {self.ndim} spatial axes, got shape {tuple(source.shape)}; "
@@ -204,8 +214,8 @@ class SpatialTransformer(nn.Module):
         return st_sample(
             source,
             theta,
-            tuple(source.shape[2:]) if self.out_size is None else self.out_size,
-            transform=self.transform,
+            out_size or self.out_size or tuple(source.shape[2:]),
+            transform=transform or self.transform,
             mode=self.mode,
             padding_mode=self.padding_mode,
             align_corners=self.align_corners,

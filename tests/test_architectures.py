@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures import ParallelSTN, create_model, list_models, parameter_groups
+from architectures.frames import frame_corners
 from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
 
@@ -175,7 +176,6 @@ def test_streams_may_begin_in_place(memory_format: torch.memory_format) -> None:
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_outline_of_a_frame(transform: str) -> None:
-    frame_corners = pytest.importorskip("architectures.pictures").frame_corners
     theta = identity_theta(transform, (2, K))
     outline = frame_corners(theta + 0.1 * torch.randn_like(theta), (H, W), transform)
     assert torch.equal(outline[..., 0, :], outline[..., -1, :]), "closed"

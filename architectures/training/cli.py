@@ -1,4 +1,4 @@
-"""The command line: `python -m architectures list | train | evaluate | show | reproduce | data`."""
+"""The command line: `python -m architectures list | train | evaluate | show | export | reproduce | data`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from architectures.checkpoint import CheckpointError
 from architectures.data import DataError
 from architectures.errors import first_line, machine_trouble
 
-from .errors import Diverged, UsageError
+from .errors import Diverged, ExportError, UsageError
 from .experiments import EXPERIMENTS, SCHEDULES
 from .files import check_writable, path_argument
 from .tables import TABLES
@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(chosen.run(chosen))
     except UsageError as error:
         return _fail(command, error, 2)
-    except (CheckpointError, DataError, Diverged, OSError) as error:
+    except (CheckpointError, DataError, Diverged, ExportError, OSError) as error:
         if isinstance(error, Diverged) and not error.args:
             return 1
         return _fail(command, error, 1)
     except ModuleNotFoundError as error:
-        return _fail(command, f"{error.name} is not installed: pip install 'stn-triton[train]'", 1)
+        return _fail(command, f"{error.name} is not installed: {_install(error.name)}", 1)
     except KeyboardInterrupt:
         return 130
     except (MemoryError, RuntimeError) as error:
@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "train" and trouble.startswith("out of memory"):
             trouble += "; try a smaller --batch-size"
         return _fail(command, trouble, 1)
+
+
+def _install(name: str | None) -> str:
+    """How to get a package that is missing."""
+    extra = "onnx" if (name or "").startswith("onnx") else "train"
+    return f"pip install 'stn-triton[{extra}]'"
 
 
 def _fail(command: str, error: object, status: int) -> int:
@@ -113,7 +119,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _OneLine(
-        prog=PROGRAM, description="Train, evaluate and draw the networks of the STN paper."
+        prog=PROGRAM, description="Train, evaluate, draw and export the networks of the STN paper."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = partial(_add_command, commands)
@@ -137,6 +143,21 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--out", type=partial(_file, suffix=".png"), required=True, metavar="PNG")
     _add_data_dir(show)
     show.add_argument("--examples", type=_count, default=6, help="images in it (%(default)s)")
+
+    export = add("export", _export, "a trained network as an ONNX model or an AOTInductor package")
+    export.add_argument("checkpoint", type=path_argument, metavar="CHECKPOINT")
+    form = export.add_mutually_exclusive_group(required=True)
+    form.add_argument(
+        "--onnx", type=partial(_file, suffix=".onnx"), metavar="FILE", help="as an ONNX model"
+    )
+    form.add_argument(
+        "--aoti", type=partial(_file, suffix=".pt2"), metavar="FILE",
+        help="as a package that AOTInductor compiles; needs a C++ compiler",
+    )  # fmt: skip
+    export.add_argument(
+        "--dynamic-batch", action="store_true", help="for any number of images (default: one)"
+    )
+    _add_data_dir(export)
 
     reproduce = add("reproduce", _reproduce, "train and evaluate a whole table of the paper")
     reproduce.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
@@ -300,6 +321,22 @@ def _show(chosen: argparse.Namespace) -> int:
     )
     _note(chosen.command, note)
     print(chosen.out)
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from .export import export_aoti, export_onnx
+
+    export = export_onnx if chosen.onnx else export_aoti
+    print(
+        export(
+            chosen.checkpoint,
+            chosen.onnx or chosen.aoti,
+            chosen.data_dir,
+            dynamic_batch=chosen.dynamic_batch,
+            workers=chosen.num_workers,
+        )
+    )
     return 0
 
 

@@ -9,3 +9,7 @@ class UsageError(Exception):
 
 class Diverged(Exception):
     """Training that makes no sense to go on with: exit status 1. Without a message where another process tells it."""
+
+
+class ExportError(Exception):
+    """A network that cannot be exported, or whose export gives something else: exit status 1."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from architectures.calls import recorded_calls
 from architectures.checkpoint import restored_network
 from architectures.figures import Figure
-from architectures.pictures import attention_figure, class_titles, views
+from architectures.pictures import calls_figure, class_titles
 
 from .datamodule import make_data
 from .evaluate import device, note_on_data, read_run
@@ -19,7 +19,6 @@ from .files import replacing
 from .scores import box_iou, theta_boxes
 
 
-@torch.no_grad()
 def network_figure(
     network: nn.Module, settings: dict[str, Any], data: ExperimentData, examples: int
 ) -> Figure:
@@ -27,23 +26,17 @@ def network_figure(
 
     settings: the hyperparameters of its training.
     """
-    was_training = network.training
-    network.eval()
     weight = next(network.parameters())
     images, labels = (part[:examples] for part in next(iter(data.test_batches(weight.device))))
     images = images.to(weight.dtype)
+    calls, outputs = recorded_calls(network, images)
     heading = f"{settings['experiment']}: {settings['model']}"
-    seen = views(network, images)
     if settings["experiment"] == "colocalisation":
-        _, theta = network(images)
+        _, theta = outputs
         overlaps = box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), labels).tolist()
         titles = [(f"IoU {overlap:.2f}", overlap > 0.5) for overlap in overlaps]
-        figure = attention_figure(images, seen, titles, heading, boxes=labels)
-    else:
-        titles = class_titles(network(images), labels)
-        figure = attention_figure(images, seen, titles, heading)
-    network.train(was_training)
-    return figure
+        return calls_figure(images, calls, heading=heading, titles=titles, boxes=labels)
+    return calls_figure(images, calls, heading=heading, titles=class_titles(outputs, labels))
 
 
 def show(

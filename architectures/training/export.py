@@ -1,0 +1,244 @@
+"""A trained network as a file that runs without this program, written only after it was found to give the same."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures.checkpoint import restored_network
+from architectures.colocalisation import CoLocaliser
+from architectures.data import load_digits
+from architectures.errors import first_line, machine_trouble
+from architectures.registry import model_input
+from stn_triton import onnx_translations
+
+from .datamodule import make_data
+from .errors import ExportError
+from .evaluate import device, read_run
+from .experiments import EXPERIMENTS
+from .files import replacing
+
+_IMAGES = 8
+"""Images that the file is checked on."""
+_ROUNDED = 16
+"""How many times the rounding of float32, as PyTorch itself has it, the file may be off."""
+_SAMPLED = 1e-6
+"""What sampling in float32 may be off for each pixel of the longer side, relative to the largest value."""
+
+Run = Callable[[Tensor], list[Tensor]]
+
+
+def export_onnx(
+    checkpoint: Path,
+    out: Path,
+    data_dir: Path | None = None,
+    *,
+    dynamic_batch: bool = False,
+    workers: int | None = None,
+) -> str:
+    """Write the network of a checkpoint as an ONNX model, float32, and give what it was found to be in one line.
+
+    Its input is "images", (1, C, ...), or (batch, C, ...) with dynamic_batch; its output "logits", or for
+    co-localisation "crop" and "theta". Before the file is there it was run by onnxruntime on images of the
+    experiment, from data_dir or the embedded digits, and compared with the network.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `read_run`.
+        DataError, UsageError: as `make_data`.
+        ExportError: what the exporter refuses, results that differ.
+        ModuleNotFoundError: one of the packages of the extra `onnx` is missing.
+        OSError: the file cannot be written.
+    """
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        importlib.import_module(needed)
+    network, images, settings = _network_and_images(checkpoint, data_dir, workers)
+    example, shapes = _example(images, dynamic_batch)
+    names = ["crop", "theta"] if isinstance(network, CoLocaliser) else ["logits"]
+    with _quiet(), _refusals(checkpoint, "ONNX, with stn_triton.onnx_translations()"):
+        program = torch.onnx.export(
+            network, (example,), dynamo=True, custom_translation_table=onnx_translations(),
+            input_names=["images"], output_names=names, dynamic_shapes=shapes, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        content = program.model_proto.SerializeToString()
+    with _refusals(checkpoint, "ONNX, and run by onnxruntime"):
+        outputs = _batches(_onnx_runner(content), images, dynamic_batch)
+    found = _compared(network, images, outputs, checkpoint, "onnxruntime")
+    with replacing(out) as part:
+        part.write_bytes(content)
+    return f"{out}: {settings['model']} as ONNX, {_described(example, dynamic_batch)}; {found}"
+
+
+def export_aoti(
+    checkpoint: Path,
+    out: Path,
+    data_dir: Path | None = None,
+    *,
+    dynamic_batch: bool = False,
+    workers: int | None = None,
+) -> str:
+    """Write the network of a checkpoint as an AOTInductor package, for the device that there is; as `export_onnx`.
+
+    Whoever loads it, by `torch._inductor.aoti_load_package`, imports stn_triton before, whose operator it calls.
+
+    Raises:
+        RuntimeError: no C++ compiler, and the others of `export_onnx`.
+    """
+    _check_compiler()
+    network, images, settings = _network_and_images(checkpoint, data_dir, workers)
+    where = device()
+    network, images = network.to(where), images.to(where)
+    example, shapes = _example(images, dynamic_batch)
+    with tempfile.TemporaryDirectory() as folder:
+        with _quiet(), _refusals(checkpoint, "AOTInductor"), torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+            package = torch._inductor.aoti_compile_and_package(
+                program, package_path=str(Path(folder) / "network.pt2")
+            )
+            loaded = torch._inductor.aoti_load_package(package)
+            outputs = _batches(lambda batch: _listed(loaded(batch)), images, dynamic_batch)
+        found = _compared(network, images, outputs, checkpoint, "the package")
+        with replacing(out) as part:
+            part.write_bytes(Path(package).read_bytes())
+    kind = f"an AOTInductor package for {where.type}"
+    return f"{out}: {settings['model']} as {kind}, {_described(example, dynamic_batch)}; {found}"
+
+
+def _network_and_images(
+    checkpoint: Path, data_dir: Path | None, workers: int | None
+) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    """The network, images of its experiment to compare on, and the settings of its training."""
+    found = read_run(checkpoint)
+    settings = found["hyper_parameters"]
+    network = restored_network(found, checkpoint)
+    if data_dir is None and EXPERIMENTS[settings["experiment"]].batch is None:
+        shape = model_input(settings["model"], **settings["model_options"])
+        return network, _embedded_digits(shape), settings
+    data = make_data(settings, data_dir, num_workers=workers)
+    images, _ = next(iter(data.test_batches(torch.device("cpu"))))
+    return network, images[:_IMAGES].float(), settings
+
+
+def _embedded_digits(shape: tuple[int, ...]) -> Tensor:
+    """Embedded digits as pictures of this shape (C, H, W): what there is of an experiment whose data are files."""
+    _, test = load_digits(None)
+    digits = (
+        test.images[:: len(test) // _IMAGES][:_IMAGES].float().reshape(_IMAGES, 1, 28, 28) / 255
+    )
+    enlarged = F.interpolate(digits, shape[1:], mode="bilinear")
+    return enlarged.expand(-1, shape[0], -1, -1).contiguous()
+
+
+def _example(images: Tensor, dynamic_batch: bool) -> tuple[Tensor, Any]:
+    """Images to trace with, and what may change of their shape."""
+    if dynamic_batch:
+        return images[:2], ({0: torch.export.Dim("batch", min=1)},)
+    return images[:1], None
+
+
+def _batches(run: Run, images: Tensor, dynamic_batch: bool) -> list[Tensor]:
+    """The outputs for all images: one by one, or one alone and the others together."""
+    sizes = [1, len(images) - 1] if dynamic_batch else [1] * len(images)
+    each = [run(batch) for batch in images.split([size for size in sizes if size])]
+    return [torch.cat(parts) for parts in zip(*each, strict=True)]
+
+
+def _onnx_runner(content: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(each) for each in session.run(None, {"images": images.numpy()})]
+
+    return run
+
+
+@torch.no_grad()
+def _compared(
+    network: nn.Module, images: Tensor, outputs: list[Tensor], checkpoint: Path, runner: str
+) -> str:
+    """What is said of outputs that are the network's own, up to the rounding of float32.
+
+    Raises:
+        ExportError: they are not.
+    """
+    own = _listed(network(images))
+    exact = _listed(copy.deepcopy(network).double()(images.double()))
+    side = max(images.shape[2:])
+    farthest = 0.0
+    for ours, theirs, true in zip(own, outputs, exact, strict=True):
+        largest = float(true.abs().max())
+        budget = _ROUNDED * float((ours - true).abs().max()) + _SAMPLED * side * largest
+        off = float((theirs - true).abs().max()) if theirs.shape == true.shape else float("inf")
+        if not off <= budget:  # also where it is no number
+            raise ExportError(
+                f"{checkpoint}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
+                f"{budget:.1e}, got {tuple(theirs.shape)} with a difference of {off:.1e}"
+            )
+        farthest = max(farthest, float((theirs - ours).abs().max()))
+    return f"on {len(images)} images {runner} gives what PyTorch gives, within {farthest:.1e}"
+
+
+def _listed(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _described(example: Tensor, dynamic_batch: bool) -> str:
+    batch = "batch" if dynamic_batch else "1"
+    return f"images ({', '.join([batch, *map(str, example.shape[1:])])})"
+
+
+def _check_compiler() -> None:
+    """Refuse to begin without a C++ compiler, which is missed only after minutes."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ExportError(
+            "--aoti: wanted a C++ compiler, such as g++, got none; --onnx needs none, but the extra: "
+            "pip install 'stn-triton[onnx]'"
+        ) from error
+
+
+@contextmanager
+def _refusals(checkpoint: Path, form: str) -> Iterator[None]:
+    """Say what an exporter refuses in one line, the first cause of it."""
+    try:
+        yield
+    except Exception as error:  # exporters fail in ways of their own
+        if machine_trouble(error):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ExportError(
+            f"{checkpoint}: cannot be exported as {form}: {first_line(cause)}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters say of their own insides."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
