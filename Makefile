@@ -11,6 +11,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
+WHEELS := $(VENV)/.installed-wheels
 NATIVE := stn_triton/native/$(if $(filter Darwin,$(shell uname -s)),stn_native.dylib,stn_native.so)
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
@@ -44,11 +45,14 @@ native: $(NATIVE) ## Build the native CPU library beside its sources
 $(NATIVE): $(wildcard stn_triton/native/*.h stn_triton/native/*.cc stn_triton/native/build.py) | $(PY)
 	$(PY) stn_triton/native/build.py
 
-# Wheels for systems on which nothing need be compiled; ziglang builds all of them on Linux.
-wheels: | $(PY) ## Wheels for Linux, macOS and Windows, and the one without a library
+# One command on one Linux machine, for a release: ziglang compiles for every system.
+wheels: $(WHEELS) ## Wheels for Linux, macOS and Windows, one without a library, and the sdist
+	rm -rf dist
+	$(PY) -m hatchling build -t sdist -d dist
 	for target in x86_64-linux-gnu.2.17 aarch64-linux-gnu.2.17 aarch64-macos.11.0 x86_64-windows-gnu 0; do \
-	  STN_TRITON_NATIVE=$$target $(PY) -m pip wheel --quiet --no-deps -w dist . || exit 1; \
+	  STN_TRITON_NATIVE=$$target $(PY) -m hatchling build -t wheel -d dist || exit 1; \
 	done
+	$(PY) tests/wheels.py dist
 
 sanitize: | $(PY) ## Random shapes through the native library under AddressSanitizer and UBSan
 	$(PY) tests/native_fuzz/run.py $(ARGS)
@@ -85,4 +89,10 @@ $(TRAIN): EXTRA := train
 $(DEV) $(TRAIN): pyproject.toml constraints.txt | $(PY)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
+	@touch $@
+
+# Neither torch nor the package itself is needed to build it.
+$(WHEELS): constraints.txt | $(PY)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling lief ziglang
 	@touch $@

@@ -1,7 +1,8 @@
-"""`python -m bench.cpu`: ours against eager PyTorch on the CPU, timed in turn within one run.
+"""`python -m bench.cpu`: ours against PyTorch and other peers on the CPU, timed in turn within one run.
 
-The aims are those of `AIMS`, for the native library on one thread. Other work on the machine meets
-both alike, and what counts is the median ratio of neighbouring calls.
+The aims are those of `AIMS`, against eager PyTorch, for the native library on one thread. Other work on the machine
+meets both alike, and what counts is the median ratio of neighbouring calls. JAX keeps the number of threads that it
+began with: each number of threads is a run of its own.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from .cases import Case, Direction, Grads, expand
+from .cases import OPTION_CASES, Case, Direction, Grads, expand
 from .check import expect, run, verdict
+from .growth import GROWTH_CASES
 from .inputs import make_inputs
-from .providers import PROVIDERS
+from .providers import PROVIDERS, Provider
 from .results import RESULTS, as_file_name, save_rows
 from .timing import interleaved, make_steps
 
@@ -34,99 +38,184 @@ ACCEPTANCE_CASES: tuple[Case, ...] = (
     Case(name="map-16x64x56", shape=(16, 64, 56, 56), out_size=(56, 56)),
     Case(name="crops-32x3x448-k2", shape=(32, 3, 448, 448), out_size=(224, 224), k=2),
 )
+_OPTIONS = ("projective-128x1x60", "tps-128x1x60", "volume-2x8x32", "bicubic-128x3x64")
+FURTHER_CASES: tuple[Case, ...] = (
+    *(replace(case, grads=("both",)) for case in OPTION_CASES if case.name in _OPTIONS),
+    Case(name="call-4x1x28", shape=(4, 1, 28, 28), out_size=(28, 28)),
+)
+"""Other transformations and modes, and what a call itself costs."""
+PEERS = ("torch_eager", "torch_compile", "kornia", "opencv", "onnxruntime", "jax")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """Times eager's speed: in the geometric mean of each direction, and in every case."""
+    """Times eager's speed: in the geometric mean of each kind of pass, and in every case."""
 
     forward: float
     both: float
+    theta: float | None = None
+    input: float | None = None
     least: float
+
+    def of(self, row: Comparison) -> float | None:
+        """The aim of the mean that a row is part of."""
+        if row.direction == "fwd":
+            return self.forward
+        return {"both": self.both, "theta": self.theta, "input": self.input}[row.grads or "both"]
 
 
 AIMS = {
-    "float32": Aim(forward=4.8, both=4.2, least=2.0),
+    "float32": Aim(forward=4.8, both=4.2, theta=4.2, input=5.0, least=2.0),
     "bfloat16": Aim(forward=4.0, both=3.5, least=1.5),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One row: the speed of ours as a multiple of eager's; `wrong` says why there is none."""
+    """One row: the speed of ours as a multiple of a peer's; `wrong` says why there is none."""
 
     case: str
     dtype: str
     memory_format: str
     direction: Direction
-    eager_ms: float | None
+    grads: Grads | None
+    peer: str
+    elements: int
+    peer_ms: float | None
     ours_ms: float | None
     ratio: float | None
     wrong: str | None
 
 
-def compare(case: Case, direction: Direction, grads: Grads | None, seconds: float) -> Comparison:
-    """Check ours against the definition, then time it and eager in turn."""
-    ours, eager = (
-        next(p for p in PROVIDERS if p.name == name) for name in ("stn_triton", "torch_eager")
-    )
+def compare(
+    case: Case,
+    direction: Direction,
+    grads: Grads | None,
+    peers: tuple[Provider, ...],
+    seconds: float,
+) -> Iterator[Comparison]:
+    """Check ours and each peer against the definition, then time the two in turn."""
+    ours = _named("stn_triton")
     inputs = make_inputs(case)
-    wrong = verdict(case, run(ours.on_theta(case), inputs, grads), expect(case, inputs, grads))
-    pair = None
-    if wrong is None:
-        steps = [make_steps(provider, case, grads, [inputs])[0] for provider in (eager, ours)]
-        pair = interleaved(*steps, seconds=seconds)
-    return Comparison(
-        case=case.name,
-        dtype=case.dtype_name,
-        memory_format=case.memory_format,
-        direction=direction,
-        eager_ms=pair.first_ms if pair else None,
-        ours_ms=pair.second_ms if pair else None,
-        ratio=pair.ratio if pair else None,
-        wrong=wrong,
-    )
+    wrong = _checked(case, grads, (ours, *peers))
+    for peer in peers:
+        pair, complaint = None, wrong[ours.name] or wrong[peer.name]
+        if complaint is None:
+            steps = [make_steps(provider, case, grads, [inputs])[0] for provider in (peer, ours)]
+            pair = interleaved(*steps, seconds=seconds)
+        yield Comparison(
+            case=case.name,
+            dtype=case.dtype_name,
+            memory_format=case.memory_format,
+            direction=direction,
+            grads=grads,
+            peer=peer.name,
+            elements=case.output_elements(),
+            peer_ms=pair.first_ms if pair else None,
+            ours_ms=pair.second_ms if pair else None,
+            ratio=pair.ratio if pair else None,
+            wrong=complaint,
+        )
+
+
+_MOST_CHECKED = 2**24
+"""Elements that are checked at most: the definition in float64 needs some twenty times as much memory."""
+
+
+def _checked(
+    case: Case, grads: Grads | None, providers: tuple[Provider, ...]
+) -> dict[str, str | None]:
+    """What is wrong with each provider on a case, of which only the first images are sampled if they are large."""
+    images = max(1, case.shape[0] * _MOST_CHECKED // max(case.output_elements(), _MOST_CHECKED))
+    case = replace(case, shape=(images, *case.shape[1:]))
+    inputs = make_inputs(case)
+    expected = expect(case, inputs, grads)
+    found: dict[str, str | None] = {}
+    for provider in providers:
+        try:
+            actual = run(provider.on_theta(case), inputs, grads)
+        except Exception as error:  # whatever a peer raises is said in its row
+            found[provider.name] = f"{provider.name} failed: {type(error).__name__}: {error}"
+            continue
+        complaint = verdict(case, actual, expected, provider.rounding)
+        found[provider.name] = complaint and f"{provider.name}: {complaint}"
+    return found
+
+
+def _named(name: str) -> Provider:
+    return next(provider for provider in PROVIDERS if provider.name == name)
+
+
+def installed(names: tuple[str, ...] = PEERS) -> tuple[Provider, ...]:
+    """The peers of that name that are there; torch.compile is, wherever Inductor finds a compiler."""
+    peers = map(_named, names)
+    return tuple(peer for peer in peers if peer.name == "torch_compile" or peer.available("cpu"))
 
 
 def comparisons(
     cases: tuple[Case, ...] = ACCEPTANCE_CASES,
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
     *,
+    peers: tuple[str, ...] = ("torch_eager",),
     seconds: float = 0.5,
 ) -> Iterator[Comparison]:
-    """Every case, forward and forward + backward, in both memory formats."""
+    """Every case in every direction, in both memory formats, beside every peer that takes it."""
+    present = installed(peers)
     for case in expand(cases, dtypes):
         for direction, grads in case.directions():
-            yield compare(case, direction, grads, seconds)
+            able = tuple(peer for peer in present if peer.can(case, direction, grads))
+            yield from compare(case, direction, grads, able, seconds)
 
 
-def summary(rows: list[Comparison], dtype: str = "float32") -> str:
-    """Smallest ratio and geometric means of the rows of one dtype, against the aims."""
-    timed = [row for row in rows if row.dtype == dtype and row.ratio is not None]
-    unchecked = sum(row.dtype == dtype and row.ratio is None for row in rows)
+def summary(rows: list[Comparison], dtype: str = "float32", peer: str = "torch_eager") -> str:
+    """Smallest ratio and geometric means of the rows of one dtype beside a peer, against the aims if that is eager."""
+    of = [row for row in rows if row.dtype == dtype and row.peer == peer]
+    timed = [row for row in of if row.ratio is not None]
+    unchecked = len(of) - len(timed)
+    start = f"{dtype}, {peer}"
     if not timed:
-        return f"{dtype}: nothing timed, {unchecked} not passing the check"
-    aim = AIMS[dtype]
+        return f"{start}: nothing timed, {unchecked} not passing the check"
+    aim = AIMS.get(dtype) if peer == "torch_eager" else None
     parts, reached = [], not unchecked
-    for direction, wanted in (("fwd", aim.forward), ("fwd+bwd", aim.both)):
-        ratios = [row.ratio for row in timed if row.direction == direction and row.ratio]
-        if ratios:
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            reached &= mean >= wanted
-            parts.append(f"{direction} {mean:.2f}x in the geometric mean (aim {wanted}x)")
+    for kind in dict.fromkeys((row.direction, row.grads) for row in timed):
+        group = [row for row in timed if (row.direction, row.grads) == kind]
+        mean = math.exp(sum(math.log(row.ratio) for row in group if row.ratio) / len(group))
+        name = kind[0] if kind[1] in (None, "both") else f"{kind[0]} ({kind[1]})"
+        wanted = aim.of(group[0]) if aim else None
+        reached &= wanted is None or mean >= wanted
+        aimed = f" (aim {wanted}x)" if wanted else ""
+        parts.append(f"{name} {mean:.2f}x in the geometric mean{aimed}")
     lowest = min(row.ratio for row in timed if row.ratio)
-    reached &= lowest >= aim.least
-    parts.append(f"lowest {lowest:.2f}x of {len(timed)} cases (aim {aim.least}x)")
+    reached &= aim is None or lowest >= aim.least
+    parts.append(
+        f"lowest {lowest:.2f}x of {len(timed)} cases{f' (aim {aim.least}x)' if aim else ''}"
+    )
     parts += [f"{unchecked} not passing the check"] if unchecked else []
-    return f"{dtype}: {', '.join(parts)}: {'reached' if reached else 'missed'}"
+    end = f": {'reached' if reached else 'missed'}" if aim else ""
+    return f"{start}: {', '.join(parts)}{end}"
 
 
-def save(rows: list[Comparison], threads: int) -> Path:
+def save(rows: list[Comparison], threads: int, kind: str = "") -> Path:
     """Write the rows, with processor, versions and commit, to the folder of such results."""
     processor = _processor()
-    version = torch.__version__.split("+")[0]
-    path = RESULTS / "cpu" / f"{as_file_name(processor)}-{threads}-torch{version}.json"
-    return save_rows(path, {"processor": processor, "threads": threads}, rows)
+    torch_version = torch.__version__.split("+")[0]
+    name = f"{as_file_name(processor)}-{threads}-torch{torch_version}{kind}.json"
+    about = {"processor": processor, "threads": threads, "versions": _versions(rows)}
+    return save_rows(RESULTS / "cpu" / name, about, rows)
+
+
+_PACKAGES = {"opencv": ("opencv-python-headless", "opencv-python")}
+"""Of peers that are not named like their package."""
+
+
+def _versions(rows: list[Comparison]) -> dict[str, str]:
+    """Of the peers that the rows name."""
+    found: dict[str, str] = {}
+    for peer in dict.fromkeys(row.peer for row in rows if not row.peer.startswith("torch")):
+        for package in _PACKAGES.get(peer, (peer,)):
+            with suppress(PackageNotFoundError):
+                found.setdefault(peer, version(package))
+    return found
 
 
 def _processor() -> str:
@@ -139,45 +228,75 @@ def _processor() -> str:
 
 
 HEADING = (
-    f"{'case':16} {'dtype':9} {'memory format':14} {'direction':8}"
-    f" {'eager ms':>9} {'ours ms':>9} {'speed':>7}"
+    f"{'case':20} {'dtype':9} {'memory format':14} {'pass':16} {'peer':14}"
+    f" {'peer ms':>9} {'ours ms':>9} {'ns/element':>10} {'speed':>7}"
 )
 
 
 def line(row: Comparison) -> str:
-    """One row of the table."""
-    start = f"{row.case:16} {row.dtype:9} {row.memory_format:14} {row.direction:8}"
-    if row.ratio is None or row.eager_ms is None or row.ours_ms is None:
+    """One row of the table; the time for each element of the result is ours."""
+    what = row.direction if row.grads in (None, "both") else f"{row.direction} ({row.grads})"
+    start = f"{row.case:20} {row.dtype:9} {row.memory_format:14} {what:16} {row.peer:14}"
+    if row.ratio is None or row.peer_ms is None or row.ours_ms is None:
         return f"{start} not timed: {row.wrong}"
-    return f"{start} {row.eager_ms:9.3f} {row.ours_ms:9.3f} {row.ratio:6.2f}x"
+    each = row.ours_ms * 1e6 / row.elements
+    return f"{start} {row.peer_ms:9.3f} {row.ours_ms:9.3f} {each:10.2f} {row.ratio:6.2f}x"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: print the table, write it as JSON if asked to; never fails for being slow."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.cpu", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument(
         "--save", action="store_true", help="write the rows to bench/results/cpu/, too"
     )
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each case (default 0.5)")
-    parser.add_argument("--threads", type=int, help="of PyTorch; 1 is steadier on a busy machine")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each row (default 0.5)")
+    parser.add_argument(
+        "--threads", type=int, help="of every peer; 1 is steadier on a busy machine"
+    )
     parser.add_argument("--float32", action="store_true", help="leave out bfloat16")
+    parser.add_argument(
+        "--peers", action="store_true", help=f"beside {', '.join(PEERS)} where installed"
+    )
+    parser.add_argument(
+        "--grads", nargs="+", choices=("both", "theta", "input"), default=["both"],
+        help="which gradients the backward passes compute (default both)",
+    )  # fmt: skip
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--further", action="store_true", help="other transformations and modes")
+    which.add_argument("--growth", action="store_true", help="from 8² to 2048², and over K and C")
+    parser.add_argument("--cases", default="*", metavar="PATTERN", help="names, as in 'svhn-*'")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: print the table, write it as JSON if asked to; never fails for being slow."""
+    parser = _parser()
     chosen = parser.parse_args(arguments)
+    kind = "-growth" if chosen.growth else "-further" if chosen.further else ""
+    every = {"": ACCEPTANCE_CASES, "-further": FURTHER_CASES, "-growth": GROWTH_CASES}[kind]
+    cases = tuple(
+        replace(case, grads=tuple(chosen.grads))
+        for case in every
+        if fnmatch(case.name, chosen.cases)
+    )
+    if not cases:
+        parser.error(f"no case {chosen.cases!r}; there are {', '.join(c.name for c in every)}")
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print(HEADING)
     rows: list[Comparison] = []
     dtypes = (torch.float32,) if chosen.float32 else (torch.float32, torch.bfloat16)
-    for row in comparisons(dtypes=dtypes, seconds=chosen.seconds):
+    peers = PEERS if chosen.peers else PEERS[:1]
+    for row in comparisons(cases, dtypes, peers=peers, seconds=chosen.seconds):
         rows.append(row)
         print(line(row), flush=True)
-    for dtype in dtypes:
-        print(summary(rows, str(dtype).removeprefix("torch.")))
+    for dtype, peer in dict.fromkeys((row.dtype, row.peer) for row in rows if not kind):
+        print(summary(rows, dtype, peer))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if chosen.save:
-        print(save(rows, torch.get_num_threads()))
+        print(save(rows, torch.get_num_threads(), kind))
     return 0
 
 

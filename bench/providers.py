@@ -19,6 +19,7 @@ from torch import Tensor
 
 import stn_triton
 
+from . import cpu_peers
 from .cases import Case, Direction, Grads
 from .check import Sample, mean_of_samples, native, per_map
 from .grids import control_points, parameters, sampling_grid, solved_spline
@@ -49,8 +50,8 @@ class Provider:
         return lambda x, theta: sample(x, self.parameters(case, theta))
 
 
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+def _installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def _wide(case: Case, x: Tensor) -> Tensor:
@@ -260,6 +261,16 @@ def _anything(case: Case, direction: Direction, grads: Grads | None) -> str | No
     return None
 
 
+def _finished(peer: Callable[[Case], Sample]) -> Callable[[Case], Sample]:
+    """A peer whose results are brought into the form of the case."""
+
+    def sample(case: Case) -> Sample:
+        call = peer(case)
+        return lambda x, maps: _finish(case, call(x, maps))
+
+    return sample
+
+
 def _own_theta(case: Case, theta: Tensor) -> Tensor:
     return theta
 
@@ -300,6 +311,28 @@ PROVIDERS: tuple[Provider, ...] = (
         refuses=_kornia_refuses,
         parameters=_kornia_parameters,
         sample=_kornia,
+    ),
+    Provider(
+        name="opencv",
+        rounding=2.0,
+        available=lambda device: device == "cpu" and _installed("cv2"),
+        refuses=cpu_peers.opencv_refuses,
+        parameters=lambda case, theta: cpu_peers.source_matrices(case, parameters(case, theta)),
+        sample=_finished(cpu_peers.opencv),
+    ),
+    Provider(
+        name="onnxruntime",
+        available=lambda device: device == "cpu" and _installed("onnxruntime", "onnx"),
+        refuses=cpu_peers.onnxruntime_refuses,
+        parameters=lambda case, theta: sampling_grid(case, parameters(case, theta)),
+        sample=_finished(cpu_peers.onnxruntime),
+    ),
+    Provider(
+        name="jax",
+        available=lambda device: device == "cpu" and _installed("jax"),
+        refuses=cpu_peers.jax_refuses,
+        parameters=parameters,
+        sample=_finished(cpu_peers.jax),
     ),
     Provider(
         name="torchvision_roi_align",

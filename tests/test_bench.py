@@ -289,11 +289,12 @@ def test_cpu_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(content["rows"]) == 3
     text = cpu.summary(fixed)
     assert "fwd 1.00x in the geometric mean (aim 4.8x), lowest 0.50x of 2 cases" in text
+    assert content["rows"][0]["peer"] == "torch_eager"
     assert text.endswith("missed")
     fast = [replace(row, ratio=5.0) for row in rows]
     assert cpu.summary(fast).endswith("reached")
     assert cpu.summary([*fast, replace(rows[0], ratio=None)]).endswith("missed")
-    wrong = replace(rows[0], ratio=None, eager_ms=None, ours_ms=None, wrong="off by one")
+    wrong = replace(rows[0], ratio=None, peer_ms=None, ours_ms=None, wrong="off by one")
     assert "not timed: off by one" in cpu.line(wrong)
     assert "1 not passing the check" in cpu.summary([fixed[0], wrong])
 

@@ -289,15 +289,14 @@ def looked_at(around: str, run: Run, u: Tensor, theta: Tensor) -> Tensor:
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize(
     "around",
-    ["nobody", "slices", "vmap", "jvp", pytest.param("compile", marks=pytest.mark.slow)],
+    ["nobody", "unread", "vmap", "jvp", pytest.param("compile", marks=pytest.mark.slow)],
 )
 def test_each_image_asks_for_its_own_samples(
     around: str, padding_mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Backend "torch": an image in a batch gives what it gives alone, and its gradients do."""
     torch._dynamo.reset()
-    if around == "slices":  # as where values cannot be read without waiting for a device
-        monkeypatch.setattr(antialias, "may_read_values", lambda *_: False)
+    if around == "unread":  # as where values cannot be read without waiting for a device
         monkeypatch.setattr(antialias, "under_transforms", lambda _: None)
     u = torch.randn(5, 3, 9, 8)
     u[2, :, 4, 4] = math.nan

@@ -128,13 +128,26 @@ def compile_library(
         ]
         for each in running:
             _finish(each)
-        built = folder / "built"
-        how = [*([] if main else ["-shared"]), *([] if windows else ["-pthread"])]
+        built = folder / to.name
+        how = [] if main else _as_library(system, folder, to.name)
+        how += [] if windows else ["-pthread"]
         objects = [f"{folder}/{number}.o" for number in range(len(units))]
         _finish(_start([*compiler, *flags, *how, "-o", str(built), *objects]))
         beside = to.with_name(f"{to.name}.{os.getpid()}")
         shutil.copy(built, beside)
         beside.replace(to)
+
+
+def _as_library(system: str, folder: Path, name: str) -> list[str]:
+    """How to link a library that exports our functions alone and keeps no path of the machine that built it."""
+    if "linux" in system:
+        # A C++ runtime that is linked statically would export its `operator new`, too.
+        script = folder / "exports"
+        script.write_text("{ global: stn_*; local: *; };\n")
+        return ["-shared", "-s", f"-Wl,--version-script={script}"]
+    if "macos" in system or "darwin" in system:
+        return ["-shared", f"-Wl,-install_name,@rpath/{name}"]
+    return ["-shared", "-s"]
 
 
 def _units(system: str, digest: str, by_zig: bool) -> list[tuple[str, list[str]]]:

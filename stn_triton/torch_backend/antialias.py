@@ -1,8 +1,8 @@
 """Antialiasing in torch operations: an output pixel is the mean of S samples along each axis.
 
 With a fixed S these are the pixels of a finer output. With `antialias=True` every transformation has an S of its own,
-and gets what it would get alone: on a CPU transformations of equal S are sampled together; where values cannot be read,
-sample after sample is taken, and left out for those that do not ask for it.
+and gets what it would get alone: sample after sample is taken, and left out for those that do not ask for it. So memory
+holds one sample of each output pixel at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from stn_triton.tracing import (
     is_gradient_wanted,
     is_jit_traced,
     is_transformed,
-    may_read_values,
     under_transforms,
 )
 from stn_triton.transforms import AUTO, MOST_SAMPLES, TRANSFORMS, Options, output_axes
@@ -29,35 +28,22 @@ from stn_triton.transforms import AUTO, MOST_SAMPLES, TRANSFORMS, Options, outpu
 _Size = tuple[int, ...]
 Sampler = Callable[[Tensor, Tensor, Options], Tensor]
 """image (N, C, *size), normalised grid (N, K, *out_size, ndim) -> (N, C, K * out_size[0], *out_size[1:])."""
-SampleOnce = Callable[[Tensor, Tensor, _Size, Options], Tensor]
-"""image (N, C, *size), theta (N, K, *shape), out_size, options -> the same, one sample a pixel."""
 
 
 def mean_of_samples(
-    image: Tensor,
-    theta: Tensor,
-    out_size: _Size,
-    options: Options,
-    once: SampleOnce,
-    sampler: Sampler,
+    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: Sampler
 ) -> Tensor:
     """Every output pixel as the mean of its samples: (N, C, K * out_size[0], *out_size[1:])."""
-    if options.samples != AUTO:
-        return _mean_of_finer(image, theta, out_size, options, once)
-    asked = samples_asked(theta, tuple(image.shape[2:]), out_size, options)
-    if may_read_values(image, theta):
-        return _by_groups(image, theta, out_size, options, once, asked)
-    return _by_slices(image, theta, out_size, options, sampler, asked)
-
-
-def _mean_of_finer(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, once: SampleOnce
-) -> Tensor:
     samples = options.samples
+    if samples == AUTO:
+        asked = samples_asked(theta, tuple(image.shape[2:]), out_size, options)
+        return _by_slices(image, theta, out_size, options, sampler, asked)
+    finer = tuple(samples * length for length in out_size)
+    axes = output_axes(finer, options.align_corners, theta)
+    output = sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
     if samples == 1:
-        return once(image, theta, out_size, options)
-    finer = once(image, theta, tuple(samples * length for length in out_size), options)
-    return (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(finer, samples)
+        return output
+    return (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(output, samples)
 
 
 def samples_asked(theta: Tensor, in_size: _Size, out_size: _Size, options: Options) -> Tensor:
@@ -72,41 +58,6 @@ def samples_asked(theta: Tensor, in_size: _Size, out_size: _Size, options: Optio
     ]
     most = (torch.stack(steps).amax(0) - 1e-3).ceil()
     return most.nan_to_num(1, 1, 1).clamp(1, MOST_SAMPLES)
-
-
-def _by_groups(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, once: SampleOnce, asked: Tensor
-) -> Tensor:
-    """Transformer after transformer, the images that ask for the same number together."""
-    counts = asked.unique().tolist()
-    if len(counts) == 1:
-        options = options._replace(samples=int(counts[0]))
-        return _mean_of_finer(image, theta, out_size, options, once)
-    columns = [
-        _one_transformer(image, theta[:, k : k + 1], out_size, options, once, asked[:, k])
-        for k in range(theta.shape[1])
-    ]
-    return torch.cat(columns, 2)
-
-
-def _one_transformer(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, once: SampleOnce, asked: Tensor
-) -> Tensor:
-    parts, numbers = [], []
-    for count in asked.unique().tolist():
-        chosen = (asked == count).nonzero().squeeze(1)
-        everything = len(chosen) == len(image)
-        parts.append(
-            _mean_of_finer(
-                image if everything else image[chosen],
-                theta if everything else theta[chosen],
-                out_size,
-                options._replace(samples=int(count)),
-                once,
-            )
-        )
-        numbers.append(chosen)
-    return torch.cat(parts)[torch.cat(numbers).argsort()] if len(parts) > 1 else parts[0]
 
 
 def _by_slices(

@@ -1,12 +1,11 @@
 """`st_sample` in plain torch operations: prepare, sample, bring into form.
 
-Three samplers of one shape: `grid_sampler`, rows of many channels, and index operations where other derivatives than
-the first are wanted. The K results of an image lie one above the other, so that the image is not copied K times.
+Two samplers of one shape: `grid_sampler`, and index operations where other derivatives than the first are wanted.
+The K results of an image lie one above the other, so that the image is not copied K times.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,10 @@ from stn_triton.tracing import (
     is_vectorized,
     may_read_values,
 )
-from stn_triton.transforms import TRANSFORMS, Options, output_axes, vector_like
+from stn_triton.transforms import Options, vector_like
 
 from .antialias import Sampler, mean_of_samples
 from .taps import sample_taps
-from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, is_finite, sample_rows
 
 _MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
@@ -65,23 +63,10 @@ def _sample(
         return like_output(_empty(input, theta, (n, *k, channels, *out_size)), input)
     image = _with_formatted_gradient(input).to(wide)
     theta = theta.reshape(n, -1, *trailing)
-    once = partial(_one_sample, sampler=sampler)
-    output = mean_of_samples(image, theta, out_size, options, once, sampler).to(input.dtype)
+    output = mean_of_samples(image, theta, out_size, options, sampler).to(input.dtype)
     if k:
         output = output.unflatten(2, (-1, out_size[0])).movedim(2, 1)
     return like_output(output, input)
-
-
-def _one_sample(
-    image: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: Sampler
-) -> Tensor:
-    matrix_of = TRANSFORMS[options.transform].matrix
-    if matrix_of and len(out_size) == 2 and sampler is _by_grid_sampler:
-        matrix = matrix_of(theta, 2)
-        if _tame(matrix):
-            return _by_separable_grid(image, matrix, out_size, options)
-    axes = output_axes(out_size, options.align_corners, theta)
-    return sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
 
 
 def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
@@ -95,37 +80,7 @@ def _taps_on_grid(image: Tensor, grid: Tensor, options: Options) -> Tensor:
 
 
 def _by_grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
-    """Or by rows of channels, where they are many."""
-    if not _tame(grid):
-        grid = _finite(grid, image.shape[2:], options)
-    grid = grid.flatten(1, 2)
-    if _has_rows(image, grid.shape[1:-1].numel()):
-        return _rows(image, _in_pixels(grid, image.shape[2:], options), grid.shape[1:-1], options)
-    return _grid_sampler(image, grid, options)
-
-
-def _by_separable_grid(image: Tensor, matrix: Tensor, out_size: _Size, options: Options) -> Tensor:
-    """What x gives to a coordinate and what y gives are two small tensors, and one broadcast sum makes the grid.
-
-    Theta's gradient then is two sums over the grid's, by autograd.
-    """
-    columns, rows = _separate(matrix, out_size, options.align_corners)
-    if _has_rows(image, matrix.shape[1] * math.prod(out_size)):
-        ends, middle = _pixel_scale(image.shape[2:], matrix, options)
-        columns, rows = (columns * ends).movedim(-1, 0), (rows * ends + middle).movedim(-1, 0)
-        source = (columns.unsqueeze(3) + rows.unsqueeze(4)).flatten(2)  # (2, N, K h w)
-        return _rows(image, source, (-1, out_size[1]), options)
-    # As complex numbers x + iy, the sum and the two sums of its derivative run over whole rows of memory.
-    columns, rows = (torch.view_as_complex(part.contiguous()) for part in (columns, rows))
-    grid = torch.view_as_real(columns.unsqueeze(2) + rows.unsqueeze(3))  # (N, K, h, w, 2)
-    return _grid_sampler(image, grid.flatten(1, 2), options)
-
-
-def _separate(matrix: Tensor, out_size: _Size, align_corners: bool) -> tuple[Tensor, Tensor]:
-    """(N, K, 2, 3) -> what x and what y give to the normalised source (x, y): (N, K, w, 2) and (N, K, h, 2)."""
-    x, y = output_axes(out_size, align_corners, matrix)
-    by_x, by_y, offset = matrix.unsqueeze(2).unbind(-1)  # (N, K, 1, 2)
-    return by_x * x.unsqueeze(1), torch.addcmul(offset, by_y, y.unsqueeze(1))
+    return _grid_sampler(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
 
 
 def _finite(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
@@ -147,22 +102,6 @@ def _in_pixels(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
     """(N, *out_size, ndim) -> (ndim, N, P)."""
     ends, middle = _pixel_scale(in_size, grid, options)
     return (grid * ends + middle).movedim(-1, 0).flatten(2)
-
-
-def _rows(image: Tensor, source: Tensor, out_size: _Size, options: Options) -> Tensor:
-    output = sample_rows(image, source, options)
-    return output.unflatten(1, out_size).movedim(-1, 1)
-
-
-def _has_rows(image: Tensor, samples: int) -> bool:
-    """Whether to sample whole pixels instead of channel by channel, `samples` of every image."""
-    turned = not is_channels_last(image)
-    return (
-        image.shape[1] >= (FEWEST_CHANNELS_TO_TURN if turned else FEWEST_CHANNELS)
-        and samples >= image.shape[2:].numel() // (2 if turned else 32)
-        and image.dtype == torch.float32
-        and may_read_values(image)
-    )
 
 
 def _grid_sampler(image: Tensor, grid: Tensor, options: Options) -> Tensor:
@@ -206,7 +145,7 @@ class _GridSampler(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, grid = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad, image, grid) or not is_finite(grad):
+        if torch.is_grad_enabled() or is_transformed(grad, image, grid) or not _is_finite(grad):
             pull = torch.func.vjp(partial(_taps_on_grid, options=ctx.options), image, grid)[1]
             return *pull(grad), None
         backward = _BACKWARDS[grid.shape[-1]]
@@ -239,12 +178,9 @@ def _empty(input: Tensor, theta: Tensor, shape: _Size) -> Tensor:
     return input.new_empty(shape) + 0 * (input.sum() + theta.sum().to(input.dtype))
 
 
-def _tame(coordinates: Tensor) -> bool:
-    """Whether no coordinate can overflow, as far as values may be read."""
-    if not may_read_values(coordinates):
-        return False
-    least, most = torch.aminmax(coordinates.detach())
-    return least.item() > -1e5 and most.item() < 1e5  # False if NaN
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are known to be finite; True where nobody may look. Very large ones may count as infinite."""
+    return not may_read_values(tensor) or bool(tensor.sum().isfinite())
 
 
 def gradients_by_taps(
