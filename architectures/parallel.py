@@ -206,7 +206,7 @@ def _options_of_each(given: dict[str, Any], k: int) -> list[dict[str, Any]]:
         usual = {**given, "fixed_scale": None, "antialias": False}
         usual["out_size"] = sizes[0] if sizes else None
         joint = SpatialTransformer(nn.Identity(), **usual, num_transformers=k)
-        starts = joint.initial_theta
+        starts = joint.initial_theta or [None] * k  # which a parametrisation refuses
     for one, start in zip(each, starts, strict=True):
         if start is None and one["out_size"] is None and sizes and len(sizes[0]) == 3:
             # Beside volumes it is for volumes, too, which nothing else tells.

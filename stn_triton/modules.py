@@ -214,7 +214,7 @@ class SpatialTransformer(nn.Module):
         return st_sample(
             source,
             theta,
-            out_size or self.out_size or tuple(source.shape[2:]),
+            out_size or self.out_size,
             transform=transform or self.transform,
             mode=self.mode,
             padding_mode=self.padding_mode,
