@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_triton import SpatialTransformer, st_sample
+from stn_triton.control_points import ControlPoints, checked_points
 from stn_triton.transforms import TRANSFORMS
 
 from .colocalisation import CoLocaliser
@@ -38,7 +39,9 @@ class View:
     maps: Tensor
 
 
-def frame_corners(theta: Tensor, size: tuple[int, int], transform: str) -> Tensor:
+def frame_corners(
+    theta: Tensor, size: tuple[int, int], transform: str, control_points: ControlPoints = None
+) -> Tensor:
     """The closed outline of a transformer's frame on its input.
 
     Convention: theta maps output to input coordinates, normalised, (x, y); pixel centres lie on whole numbers.
@@ -47,7 +50,8 @@ def frame_corners(theta: Tensor, size: tuple[int, int], transform: str) -> Tenso
     """
     entry = TRANSFORMS[transform]
     side = torch.linspace(-1, 1, 2 if entry.lattice is None else 33, device=theta.device)
-    points = _pixels(entry.grid(theta.float(), (side, side)), size)
+    given = checked_points(control_points, transform, entry.lattice)
+    points = _pixels(entry.grid(theta.float(), (side, side), given), size)
     edges = (
         points[..., 0, :-1, :],
         points[..., :-1, -1, :],
@@ -57,7 +61,9 @@ def frame_corners(theta: Tensor, size: tuple[int, int], transform: str) -> Tenso
     return torch.cat(edges, -2)
 
 
-def frame_lines(theta: Tensor, size: Sequence[int], transform: str) -> list[Tensor]:
+def frame_lines(
+    theta: Tensor, size: Sequence[int], transform: str, control_points: ControlPoints = None
+) -> list[Tensor]:
     """The outline of a transformer's frame on its input, and the lines of a lattice in it where the inside bends.
 
     Convention: as `frame_corners`; of volumes, the edges of the frame as they look along the depth.
@@ -66,13 +72,15 @@ def frame_lines(theta: Tensor, size: Sequence[int], transform: str) -> list[Tens
     if len(size) == 3:
         return _box_edges(theta, (size[1], size[2]))
     height, width = size
-    lines = [frame_corners(theta, (height, width), transform)]
+    lines = [frame_corners(theta, (height, width), transform, control_points)]
     if transform in ("affine", "attention"):
         return lines
+    entry = TRANSFORMS[transform]
+    given = checked_points(control_points, transform, entry.lattice)
     fine, coarse = torch.linspace(-1, 1, 33), torch.linspace(-1, 1, _LINES)[1:-1]
     for sides, axis in (((coarse, fine), -3), ((fine, coarse), -2)):
         y, x = (side.to(theta.device) for side in sides)
-        at = TRANSFORMS[transform].grid(theta.float(), (x, y))  # (N, rows, columns, 2)
+        at = entry.grid(theta.float(), (x, y), given)  # (N, rows, columns, 2)
         lines += _pixels(at, (height, width)).unbind(axis)
     return lines
 
@@ -109,15 +117,16 @@ def views(network: nn.Module, images: Tensor) -> list[View]:
     if isinstance(network, ParallelSTN):
         theta = network.localise(images)
         maps = network.sample(images, theta)
-        transform = cast(SpatialTransformer, network.transformers[0]).transform
+        first = cast(SpatialTransformer, network.transformers[0])
+        how = first.transform, first.control_points
         each = zip(theta.unbind(1), maps.unbind(1), strict=True)
-        return [View(lines=frame_lines(one, size, transform), maps=seen) for one, seen in each]
+        return [View(lines=frame_lines(one, size, *how), maps=seen) for one, seen in each]
     if not isinstance(network, SerialSTN | StackedSTN):
         return []
     row = [cast(SpatialTransformer, module) for module in network.transformers]
     thetas = network(images, return_theta=True)[1]
     if any(TRANSFORMS[one.transform].matrix is None for one in row):
-        lines = frame_lines(thetas[0], size, row[0].transform)
+        lines = frame_lines(thetas[0], size, row[0].transform, row[0].control_points)
         return [View(lines=lines, maps=row[0].sample(images, thetas[0]))]
     return [
         View(lines=frame_lines(theta, size, "affine"), maps=st_sample(images, theta, size))

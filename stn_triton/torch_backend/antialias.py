@@ -150,7 +150,7 @@ def _slice(
         )
         taken.append((number < count).repeat(1, 1, centre.shape[0]))  # (N, K, length * numbers)
     there = _over_the_grid(taken)  # (N, K, *sizes)
-    grid = TRANSFORMS[options.transform].grid(theta, tuple(axes))
+    grid = TRANSFORMS[options.transform].grid(theta, tuple(axes), options.control_points)
     # The inner `where` stops gradients, the outer one values: a sample left out may lie on a pixel that is not finite.
     output = sampler(image, torch.where(there.unsqueeze(-1), grid, 0.0), options)
     output = torch.where(there.flatten(1, 2).unsqueeze(1), output, 0.0)

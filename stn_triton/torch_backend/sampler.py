@@ -81,7 +81,8 @@ def _one_sample(
         if _tame(matrix):
             return _by_separable_grid(image, matrix, out_size, options)
     axes = output_axes(out_size, options.align_corners, theta)
-    return sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
+    grid = TRANSFORMS[options.transform].grid(theta, axes, options.control_points)
+    return sampler(image, grid, options)
 
 
 def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
