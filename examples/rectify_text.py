@@ -150,8 +150,8 @@ def picture(straighten: SpatialTransformer, images: Tensor, path: str | Path, sa
         above.imshow(images[i, 0], cmap="gray", vmin=0, vmax=1)
         for edge, colour in zip(points[i].view(2, 10, 2), ("#ffb000", "#3fd0ff"), strict=True):
             above.plot(*edge.T, color=colour, marker="o", markersize=4, linewidth=1.3)
-        above.set_xlim(-4.5, width + 3.5)
-        above.set_ylim(height + 1.5, -2.5)
+        above.set_xlim(-6.5, width + 5.5)
+        above.set_ylim(height + 5.5, -6.5)
         below.imshow(lines[i, 0], cmap="gray", vmin=0, vmax=1)
         above.set_axis_off()
         below.set_axis_off()
