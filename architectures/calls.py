@@ -105,7 +105,7 @@ class _Record:
             self.last[module] = (composed[:, 0], module.align_corners)
         self.kept += [source, maps]
         options: dict[str, Any] = {"align_corners": module.align_corners}
-        if TRANSFORMS[transform].lattice is not None and hasattr(module, "control_points"):
+        if TRANSFORMS[transform].lattice is not None:
             options["control_points"] = module.control_points
         self.calls.append(
             Call(

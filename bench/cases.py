@@ -30,6 +30,7 @@ class Case:
     padding_mode: str = "zeros"
     align_corners: bool = False
     antialias: bool | int = False
+    control_points: tuple[tuple[float, float], ...] | None = None  # of a spline; None: 4 x 4
     dtype: torch.dtype = torch.float32
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     grads: tuple[Grads, ...] = ("both",)
@@ -124,6 +125,9 @@ BASE_CASES: tuple[Case, ...] = (
     ),
 )
 
+FIDUCIALS = tuple((x / 10, y) for y in (-0.8, 0.8) for x in range(-9, 10, 2))
+"""The 2 x 10 control points of text rectifiers, slightly inside the upper and the lower edge."""
+
 OPTION_CASES: tuple[Case, ...] = (
     Case(
         name="projective-128x1x60",
@@ -151,6 +155,14 @@ OPTION_CASES: tuple[Case, ...] = (
         shape=(8, 3, 512, 512),
         out_size=(512, 512),
         transform="tps",
+        grads=_IMAGE,
+    ),
+    Case(
+        name="fiducials-256x1x32x100",
+        shape=(256, 1, 32, 100),
+        out_size=(32, 100),
+        transform="tps",
+        control_points=FIDUCIALS,
         grads=_IMAGE,
     ),
     Case(name="volume-16x1x60", shape=(16, 1, 60, 60, 60), out_size=(60, 60, 60), grads=_IMAGE),
@@ -204,6 +216,13 @@ TINY_CASES: tuple[Case, ...] = (
     Case(name="tiny-projective", shape=(2, 3, 9, 12), out_size=(10, 7), transform="projective"),
     Case(name="tiny-tps", shape=(2, 1, 9, 12), out_size=(9, 12), transform="tps"),
     Case(
+        name="tiny-fiducials",
+        shape=(2, 1, 9, 12),
+        out_size=(6, 14),
+        transform="tps",
+        control_points=FIDUCIALS,
+    ),
+    Case(
         name="tiny-piecewise",
         shape=(2, 3, 9, 12),
         out_size=(10, 7),
@@ -245,6 +264,13 @@ CPU_CASES: tuple[Case, ...] = (
         transform="projective",
     ),
     Case(name="cpu-tps-16x1x60", shape=(16, 1, 60, 60), out_size=(60, 60), transform="tps"),
+    Case(
+        name="cpu-fiducials-16x1x32x100",
+        shape=(16, 1, 32, 100),
+        out_size=(32, 100),
+        transform="tps",
+        control_points=FIDUCIALS,
+    ),
     Case(
         name="cpu-piecewise-16x1x60",
         shape=(16, 1, 60, 60),

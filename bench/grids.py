@@ -14,10 +14,11 @@ from torch import Tensor
 from .cases import Case
 
 CONTROL_POINTS = 4
-"""Along each side of the lattice of "tps" and "piecewise_affine"."""
+"""Along each side of the lattice of "tps" and "piecewise_affine", unless a case has points of its own."""
 LATTICES = ("tps", "piecewise_affine")
 
 Size = tuple[int, ...]
+Points = tuple[tuple[float, float], ...] | None
 
 
 def parameters(case: Case, theta: Tensor) -> Tensor:
@@ -36,7 +37,12 @@ def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
     size = tuple(samples * length for length in case.out_size)
     if case.transform in LATTICES:
         weights = _lattice_weights(
-            case.transform, size, case.align_corners, parameters.dtype, parameters.device
+            case.transform,
+            case.control_points,
+            size,
+            case.align_corners,
+            parameters.dtype,
+            parameters.device,
         )
         return (weights @ parameters).unflatten(1, size)
     if case.transform != "projective":
@@ -70,8 +76,12 @@ def sample_groups(case: Case, parameters: Tensor) -> list[tuple[Tensor, int]]:
 
 
 @lru_cache
-def control_points(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """The lattice itself, (P, 2) as (x, y), y slow."""
+def control_points(
+    points: Points, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Tensor:
+    """A case's points, or the lattice itself, (P, 2) as (x, y), y slow."""
+    if points is not None:
+        return torch.tensor(points, dtype=torch.float64).to(device, dtype)
     side = torch.linspace(-1, 1, CONTROL_POINTS, dtype=torch.float64)
     return torch.cartesian_prod(side, side).flip(1).to(device, dtype)
 
@@ -85,40 +95,41 @@ def _points(size: Size, align_corners: bool, like: Tensor) -> Tensor:
 # A constant, as in any network that uses splines: not part of what is timed, compiled or not.
 @torch.compiler.assume_constant_result
 def _lattice_weights(
-    transform: str, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    return _solved_weights(transform, size, align_corners, dtype, device)
+    transform: str, control: Points, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:  # fmt: skip
+    return _solved_weights(transform, control, size, align_corners, dtype, device)
 
 
 @lru_cache(maxsize=4)
 def _solved_weights(
-    transform: str, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+    transform: str, control: Points, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:  # fmt: skip
     """By how much each pixel follows each control point, (h * w, P)."""
     points = _points(size, align_corners, torch.empty((), dtype=torch.float64))
-    weights = _spline_weights(points) if transform == "tps" else _triangle_weights(points)
+    spline = transform == "tps"
+    weights = _spline_weights(points, control) if spline else _triangle_weights(points)
     return weights.to(device, dtype)
 
 
-def _spline_weights(points: Tensor) -> Tensor:
-    return _spline_terms(points) @ solved_spline()
+def _spline_weights(points: Tensor, control: Points) -> Tensor:
+    return _spline_terms(points, control) @ solved_spline(control)
 
 
-def solved_spline() -> Tensor:
+def solved_spline(control: Points = None) -> Tensor:
     """(P + 3, P) float64: from control points to the (w_k, a0, a1, a2) of the thin-plate spline through them,
     a0 + a1 x + a2 y + sum of w_k phi(r_k).
     """
-    lattice = control_points(torch.float64)
+    lattice = control_points(control, torch.float64)
     count = len(lattice)
     system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
-    system[:count] = _spline_terms(lattice)
+    system[:count] = _spline_terms(lattice, control)
     system[count:, :count] = system[:count, count:].mT
     return torch.linalg.inv(system)[:, :count]
 
 
-def _spline_terms(points: Tensor) -> Tensor:
+def _spline_terms(points: Tensor, control: Points) -> Tensor:
     r = torch.cdist(
-        points, control_points(torch.float64), compute_mode="donot_use_mm_for_euclid_dist"
+        points, control_points(control, torch.float64), compute_mode="donot_use_mm_for_euclid_dist"
     )
     return torch.cat((torch.xlogy(r**2, r), torch.ones_like(points[:, :1]), points), 1)
 

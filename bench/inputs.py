@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .cases import Case
 from .grids import (
-    CONTROL_POINTS,
     LATTICES,
     control_points,
     parameters,
@@ -58,7 +57,8 @@ def make_theta(case: Case, *, seed: int = 0) -> Tensor:
         linear = linear @ _rotation(plane, uniform(-torch.pi, torch.pi), ndim)
     shift = uniform(-0.2, 0.2, ndim)
     if case.transform in LATTICES:
-        bent = control_points(torch.float32) + uniform(-0.1, 0.1, CONTROL_POINTS**2, 2)
+        points = control_points(case.control_points, torch.float32)
+        bent = points + uniform(-0.1, 0.1, len(points), 2)
         return bent @ linear.mT + shift.unsqueeze(-2)
     matrix = torch.cat((linear, shift.unsqueeze(-1)), -1)
     if case.transform == "affine":

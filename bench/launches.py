@@ -4,6 +4,7 @@ their signatures.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -26,7 +27,10 @@ KINDS: tuple[Kind, ...] = ("fwd", "theta", "input", "both")
 def options_of(case: Case) -> Options:
     """The options of a case as the launchers take them."""
     samples = AUTO if case.antialias is True else case.antialias or 1
-    return Options(case.transform, case.mode, case.padding_mode, case.align_corners, samples)
+    points = tuple(chain.from_iterable(case.control_points or ()))
+    return Options(
+        case.transform, case.mode, case.padding_mode, case.align_corners, samples, points
+    )  # fmt: skip
 
 
 def variant_of(case: Case, kind: Kind) -> Variant:
@@ -39,6 +43,7 @@ def variant_of(case: Case, kind: Kind) -> Variant:
         mode=case.mode,
         padding_mode=case.padding_mode,
         samples=options_of(case).samples,
+        control_points=options_of(case).control_points,
         dtype=case.dtype,
         memory_format=case.memory_format,
         grads=None if kind == "fwd" else kind,
@@ -85,7 +90,7 @@ def without_storage(variant: Variant) -> Inputs:
     lead = (variant.shape[0],) if variant.k is None else (variant.shape[0], variant.k)
     ndim = len(variant.out_size)
     wide = torch.promote_types(variant.dtype, torch.float32)
-    identity = TRANSFORMS[variant.transform].identity(ndim, 4)
+    identity = TRANSFORMS[variant.transform].identity(ndim, variant.control_points or 4)
     shape = (*lead, variant.shape[1], *variant.out_size)
     return Inputs(
         _meta(variant.shape, variant.dtype, ndim, variant.memory_format),
@@ -97,7 +102,10 @@ def without_storage(variant: Variant) -> Inputs:
 def launches(variant: Variant) -> list[Launch]:
     """What the launchers of this variant would start, recorded on tensors without storage."""
     inputs = without_storage(variant)
-    options = Options(variant.transform, variant.mode, variant.padding_mode, False, variant.samples)
+    options = Options(
+        variant.transform, variant.mode, variant.padding_mode, False, variant.samples,
+        variant.control_points,
+    )  # fmt: skip
     kind: Grads | Literal["fwd"] = variant.grads or "fwd"
     with recorded() as found:
         call(kind, inputs, variant.out_size, options, inputs.theta if variant.tangent else None)

@@ -80,6 +80,7 @@ def ours(case: Case, backend: str | None = None) -> Sample:
             padding_mode=case.padding_mode,
             align_corners=case.align_corners,
             antialias=case.antialias,
+            control_points=case.control_points,
             backend=backend,
         )
 
@@ -172,7 +173,7 @@ def _kornia_parameters(case: Case, theta: Tensor) -> Tensor:
     """What kornia's warps take, N * K each: pixel matrices (2, 3), homographies (3, 3), or splines (P + 3, 2)."""
     maps = parameters(case, theta)
     if case.transform == "tps":
-        return (solved_spline().to(theta.device) @ maps.double()).to(theta.dtype)
+        return (solved_spline(case.control_points).to(theta.device) @ maps.double()).to(theta.dtype)
     return maps if case.transform == "projective" else _pixel_matrix(case, maps)
 
 
@@ -201,7 +202,8 @@ def _kornia(case: Case) -> Sample:
 
     def warp(x: Tensor, maps: Tensor) -> Tensor:
         if case.transform == "tps":
-            lattice = control_points(maps.dtype, maps.device).expand(len(maps), -1, -1)
+            lattice = control_points(case.control_points, maps.dtype, maps.device)
+            lattice = lattice.expand(len(maps), -1, -1)
             bends, lines = maps[:, :-3], maps[:, -3:]
             return kornia.warp_image_tps(x, lattice, bends, lines, *options[:0:-1])
         if case.transform == "projective":

@@ -17,7 +17,7 @@ import torch
 from stn_triton.functional import MODES, PADDING_MODES
 from stn_triton.transforms import AUTO, TRANSFORMS
 
-from .cases import Grads
+from .cases import FIDUCIALS, Grads
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,6 +35,7 @@ class Variant:
     mode: str = "bilinear"
     padding_mode: str = "zeros"
     samples: int = 1
+    control_points: tuple[float, ...] = ()  # as in `Options`
     tangent: bool = False  # the change of the result, or of a gradient, along a change of theta
     dtype: torch.dtype = torch.float32
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
@@ -58,6 +59,7 @@ class Variant:
         parts += [] if self.grads is None else [f"grads={self.grads}"]
         parts += [] if self.k is None else [f"K={self.k}"]
         parts += ["tangent"] if self.tangent else []
+        parts += [f"points={len(self.control_points) // 2}"] if self.control_points else []
         if self.samples != 1:
             parts.append("antialias" if self.samples == AUTO else f"antialias={self.samples}")
         return " ".join(parts)
@@ -160,8 +162,17 @@ def covering_set() -> tuple[Variant, ...]:
         for grads in _FORWARD_AND_BOTH:
             yield Variant(shape=(32, 3, 448, 448), out_size=(224, 224), k=2, grads=grads)
             yield Variant(shape=(128, 128, 16, 16), out_size=(16, 16), grads=grads)
+        yield from _of_points_anywhere()
 
     return tuple(v for v in _unique(variants()) if _allowed(v))
+
+
+def _of_points_anywhere() -> Iterator[Variant]:
+    """The kernels that read their control points: forward, gradients, and what changes along a tangent."""
+    narrow, wide = _LAYOUTS[1], _LAYOUTS[4]
+    for turn, (grads, tangent) in enumerate(product(_OF_A_TANGENT, (False, True))):
+        usual = Variant(**(narrow, wide)[turn // 2 % 2], grads=grads, tangent=tangent)
+        yield replace(usual, transform="tps", control_points=tuple(sum(FIDUCIALS, ())))
 
 
 def every_variant() -> tuple[Variant, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .control_points import ControlPoints, as_given, points_or_usual
 from .functional import checked
 from .modules import check_at_least
 from .ops import HAS_TRITON, INTERPRET
@@ -17,7 +18,7 @@ def warmup(
     out_size: Sequence[int] | None = None,
     *,
     num_transformers: int | None = None,
-    grid: int = 4,
+    control_points: ControlPoints = 4,
     dtype: torch.dtype = torch.float32,
     theta_dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
@@ -38,7 +39,7 @@ def warmup(
         input_shape: (N, C, H, W) or (N, C, D, H, W).
         out_size: (h, w), or (d, h, w); None: that of the input.
         num_transformers: K, or None for a theta without that axis.
-        grid: points along each side of the lattice of "tps" and "piecewise_affine".
+        control_points: of "tps" and "piecewise_affine", as in `st_sample` (None: 4); the others ignore them.
         dtype, theta_dtype, channels_last: of the tensors that will come.
         gradients: those that will be asked for: "input", "theta", both, or none for the forward pass alone.
         device: the GPU to compile for; None is the current one.
@@ -63,18 +64,19 @@ def warmup(
         raise TypeError(f"channels_last must be a bool, got {channels_last!r}")
     if num_transformers is not None:
         check_at_least("num_transformers", num_transformers, 1)
-    check_at_least("grid", grid, 2)
     lead = input_shape[:1] if num_transformers is None else (input_shape[0], num_transformers)
     x = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
     if channels_last:
         x = x.to(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
     entry = TRANSFORMS.get(transform, TRANSFORMS["affine"])
+    points = points_or_usual(control_points, transform, entry.lattice)
     theta = torch.empty(
-        (*lead, *entry.identity(x.dim() - 2, grid).shape), dtype=theta_dtype, device="meta"
+        (*lead, *entry.identity(x.dim() - 2, points).shape), dtype=theta_dtype, device="meta"
     )
     size, options = checked(
-        x, theta, out_size, transform, mode, padding_mode, align_corners, antialias
-    )
+        x, theta, out_size, transform, mode, padding_mode, align_corners, antialias,
+        as_given(points) if points else None,
+    )  # fmt: skip
     where = torch.device("cuda" if device is None else device)
     if not HAS_TRITON or INTERPRET or where.type != "cuda" or not torch.cuda.is_available():
         return 0

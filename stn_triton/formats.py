@@ -22,7 +22,9 @@ def is_channels_last(input: Tensor) -> bool:
 
 def theta_shape(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
     """The trailing shape of a valid theta: that of one transformation of `ndim` axes."""
-    shape = TRANSFORMS[options.transform].trailing_shape(tuple(theta.shape), ndim)
+    shape = TRANSFORMS[options.transform].trailing_shape(
+        tuple(theta.shape), ndim, options.control_points
+    )
     assert shape is not None
     return shape
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import native
+from .control_points import ControlPoints, Points, checked_points, count_of, described
 from .ops import (
     HAS_TRITON,
     INTERPRET,
@@ -38,6 +39,7 @@ def st_sample(
     padding_mode: str = "zeros",
     align_corners: bool = False,
     antialias: bool | int = False,
+    control_points: ControlPoints = None,
     backend: str | None = None,
 ) -> Tensor:
     """Resample images by the transformations theta: grid and sampling in one operation.
@@ -56,9 +58,10 @@ def st_sample(
             "attention": (N, 3) = (s, tx, ty), for 5-D input (N, 4) = (s, tx, ty, tz).
             "projective": (N, 8), row-major with h33 = 1, or (N, 3, 3) of any scale; divided by the third coordinate
                 whatever its sign; where that is 0, outside, as +inf in x and y.
-            "tps", "piecewise_affine": (N, P, 2) with P = G * G, the source (x, y) of the points of a regular G x G
-                lattice over the output, y slow; the lattice itself is the identity. In between a thin-plate spline, or
-                linear in the two triangles of each cell, split from its (x0, y0) to its (x1, y1) corner.
+            "tps", "piecewise_affine": (N, P, 2), the source (x, y) of P control points of the output, by default with
+                P = G * G those of a regular G x G lattice over it, y slow; the points themselves are the identity. In
+                between a thin-plate spline, or linear in the two triangles of each cell, split from its (x0, y0) to its
+                (x1, y1) corner.
         out_size: (h, w) of the result, or (d, h, w); None: the size of input.
         Returns (N, C, *out_size), or (N, K, C, *out_size); the input's dtype; channels_last if the input is that and
         not also contiguous, else contiguous. Coordinates, weights and sums are float32, float64 if input or theta is.
@@ -71,6 +74,9 @@ def st_sample(
         antialias: False: one sample an output pixel. An int S: the mean of S x S samples inside it (S x S x S for 5-D
             input). True, for affine and attention: S = 1 to 8 as theta shrinks the input, chosen for each theta.
             Needs align_corners=False.
+        control_points: of "tps" and "piecewise_affine", in the output: G, or (rows, columns) of a regular lattice over
+            [-1, 1]², y slow; for "tps" also points (x, y) anywhere, at least three and not all on one line, as a nested
+            sequence or a CPU tensor (P, 2). They are a constant without gradient, in recorded graphs too. None: G x G.
         backend: "triton", "native" or "torch"; None takes Triton for tensors on a GPU, the native library for those on
             a CPU where it was built (see `show_config`), else torch.
 
@@ -90,18 +96,21 @@ def st_sample(
     if has_torch_function_variadic(input, theta):  # of `torch.fx` or of a tensor subclass
         return handle_torch_function(
             st_sample, (input, theta), input, theta, out_size, transform=transform, mode=mode,
-            padding_mode=padding_mode, align_corners=align_corners, antialias=antialias, backend=backend,
+            padding_mode=padding_mode, align_corners=align_corners, antialias=antialias,
+            control_points=control_points, backend=backend,
         )  # fmt: skip
     if is_jit_traced():
         with comparing_shapes():
             size, options = checked(
-                input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
+                input, theta, out_size, transform, mode, padding_mode, align_corners, antialias,
+                control_points, backend,
             )  # fmt: skip
             _chosen(backend, input)
             return st_sample_torch(input, theta, size, options)
     size, options = checked(
-        input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
-    )
+        input, theta, out_size, transform, mode, padding_mode, align_corners, antialias,
+        control_points, backend,
+    )  # fmt: skip
     if backend is None and _is_a_node(input, theta):
         return st_sample_registered(input, theta, size, options)
     run = _RUNS[_chosen(backend, input)]
@@ -133,14 +142,15 @@ def checked(
     padding_mode: str,
     align_corners: bool,
     antialias: bool | int,
+    control_points: ControlPoints = None,
     backend: str | None = None,
 ) -> tuple[tuple[int, ...], Options]:
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
     size = _size_of(input) if out_size is None else checked_size(out_size)
     options = checked_options(
-        len(size), transform, mode, padding_mode, align_corners, antialias, backend
+        len(size), transform, mode, padding_mode, align_corners, antialias, control_points, backend
     )
-    _check_tensors(input, theta, size, transform)
+    _check_tensors(input, theta, size, options)
     return size, options
 
 
@@ -157,6 +167,7 @@ def checked_options(
     padding_mode: str,
     align_corners: bool,
     antialias: bool | int,
+    control_points: ControlPoints = None,
     backend: str | None = None,
 ) -> Options:
     """The options of a call for images of `ndim` spatial axes; refuses what excludes each other."""
@@ -166,7 +177,8 @@ def checked_options(
     if mode == "bicubic" and ndim != 2:
         raise ValueError("mode 'bicubic' is for input (N, C, H, W), not (N, C, D, H, W)")
     samples = _checked_samples(antialias, transform, align_corners)
-    return Options(transform, mode, padding_mode, align_corners, samples)
+    points = checked_points(control_points, transform, TRANSFORMS[transform].lattice)
+    return Options(transform, mode, padding_mode, align_corners, samples, points)
 
 
 def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, ...]:
@@ -232,7 +244,7 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
     return AUTO if antialias is True else samples
 
 
-def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transform: str) -> None:
+def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], options: Options) -> None:
     for name, tensor in (("input", input), ("theta", theta)):
         check_float(name, tensor)
     _check_images(input)
@@ -242,7 +254,7 @@ def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transfor
         raise ValueError(
             f"out_size must have {wanted} for input of shape {tuple(input.shape)}, got {len(size)}: {size!r}"
         )
-    check_theta(theta, transform, ndim)
+    check_theta(theta, options.transform, ndim, options.control_points)
     if theta.shape[0] != input.shape[0]:
         raise ValueError(
             f"theta must have the batch size of input, N = {input.shape[0]}, got {theta.shape[0]}; "
@@ -276,18 +288,23 @@ def check_float(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got one that is {what}")
 
 
-def check_theta(theta: Tensor, transform: str, ndim: int) -> None:
+def check_theta(theta: Tensor, transform: str, ndim: int, points: Points = ()) -> None:
     """Refuse a theta that is not (N, [K,] *shape) for `transform` over `ndim` spatial axes."""
     entry = TRANSFORMS[transform]
     if ndim not in entry.ndims:
         raise ValueError(f"transform {transform!r} is for input (N, C, H, W), not (N, C, D, H, W)")
-    if entry.trailing_shape(tuple(theta.shape), ndim) is not None:
+    if entry.trailing_shape(tuple(theta.shape), ndim, points) is not None:
         return
-    shapes = [", ".join(map(str, shape)) for shape in entry.shapes(ndim)]
+    count = count_of(points) or "P"
+    shapes = [
+        ", ".join(str(count if each == "P" else each) for each in shape)
+        for shape in entry.shapes(ndim)
+    ]
     wanted = " or ".join(f"({lead}, {shape})" for shape in shapes for lead in ("N", "N, K"))
-    squared = " with P = G * G, G >= 2," if entry.lattice else ""
+    squared = " with P = G * G, G >= 2," if entry.lattice and not points else ""
     raise ValueError(
-        f"theta must be {wanted}{squared} for transform {transform!r}, got shape {tuple(theta.shape)}"
+        f"theta must be {wanted}{squared} for transform {transform!r}{described(points)}, "
+        f"got shape {tuple(theta.shape)}"
     )
 
 

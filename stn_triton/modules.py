@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .control_points import ControlPoints, as_given, points_or_usual
 from .functional import check_name, check_theta, checked_options, checked_size, st_sample
 from .theta import theta_ndim
 from .tracing import comparing_shapes
@@ -66,10 +67,11 @@ class SpatialTransformer(nn.Module):
             has 12 numbers).
         in_features: the number of features that `localisation` gives.
         transform: "affine", theta (2, 3) or for volumes (3, 4); "attention", (s, tx, ty[, tz]);
-            "projective", (8,); "tps" or "piecewise_affine", (grid * grid, 2).
+            "projective", (8,); "tps" or "piecewise_affine", (P, 2).
         num_transformers: K thetas for each image, which sample one source in one call;
             None: one theta and no K axis.
-        grid: control points along each side for "tps" and "piecewise_affine"; the others ignore it.
+        control_points: for "tps" and "piecewise_affine", as in `st_sample` (None: 4); kept as numbers,
+            not as a buffer. The others ignore them.
         fixed_scale: attention only: s is this constant and only (tx, ty[, tz]) are predicted.
         initial_theta: tensor or nested sequence that broadcasts to ([K,] *theta shape), or a flat
             one of as many numbers as one theta or all K have; None: the identity. With
@@ -91,8 +93,9 @@ class SpatialTransformer(nn.Module):
     Raises:
         TypeError: an option of the wrong type, such as an int for `out_size` or a `parametrisation` without the two
             attributes.
-        ValueError: an unknown transform or one that is not for volumes, a size below 1, a `grid`
-            below 2, `fixed_scale` without attention, an `initial_theta` that does not broadcast, a
+        ValueError: an unknown transform or one that is not for volumes, a size below 1,
+            `control_points` that the transform cannot follow, `fixed_scale` without attention, an
+            `initial_theta` that does not broadcast, a
             `parametrisation` with one of these two, with another `transform` or for volumes,
             features that are not (N, in_features), images for volumes or volumes for images.
 
@@ -108,7 +111,7 @@ class SpatialTransformer(nn.Module):
         in_features: int,
         transform: str = _AFFINE,
         num_transformers: int | None = None,
-        grid: int = 4,
+        control_points: ControlPoints = 4,
         fixed_scale: float | None = None,
         initial_theta: Tensor | Sequence[object] | None = None,
         parametrisation: nn.Module | None = None,
@@ -127,14 +130,15 @@ class SpatialTransformer(nn.Module):
             )
         check_name("transform", transform, tuple(TRANSFORMS))
         check_at_least("in_features", in_features, 1)
-        check_at_least("grid", grid, 2)
         if num_transformers is not None:
             check_at_least("num_transformers", num_transformers, 1)
         self.out_size = None if out_size is None else checked_size(out_size)
         self.in_features = in_features
         self.transform = str(transform)
         self.num_transformers = num_transformers
-        self.grid = grid
+        lattice = TRANSFORMS[transform].lattice
+        points = points_or_usual(control_points, transform, lattice)
+        self.control_points = as_given(points) if points else None
         self.fixed_scale = _checked_scale(fixed_scale, transform)
         self.mode = mode
         self.padding_mode = padding_mode
@@ -145,9 +149,18 @@ class SpatialTransformer(nn.Module):
         lead = () if num_transformers is None else (num_transformers,)
         given = _detached(initial_theta)
         self.ndim = _ndim(self.out_size, given, transform, num_transformers)
-        checked_options(self.ndim, transform, mode, padding_mode, align_corners, antialias, backend)
-        identity = TRANSFORMS[transform].identity(self.ndim, grid)
-        check_theta(identity.unsqueeze(0), transform, self.ndim)
+        checked_options(
+            self.ndim,
+            transform,
+            mode,
+            padding_mode,
+            align_corners,
+            antialias,
+            self.control_points,
+            backend,
+        )
+        identity = TRANSFORMS[transform].identity(self.ndim, points)
+        check_theta(identity.unsqueeze(0), transform, self.ndim, points)
         self.theta_shape = (*lead, *identity.shape)
         initial = _broadcast(
             identity if given is None else given, self.theta_shape, tuple(identity.shape)
@@ -220,6 +233,7 @@ class SpatialTransformer(nn.Module):
             padding_mode=self.padding_mode,
             align_corners=self.align_corners,
             antialias=self.antialias,
+            control_points=self.control_points,
             backend=self.backend,
         )
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .transforms import AUTO, TRANSFORMS, lattice_side, output_axes
+from .control_points import Points, coordinates, points_of
+from .transforms import AUTO, TRANSFORMS, output_axes
 
 _MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
 _OUTSIDE = 1e6
@@ -55,6 +56,7 @@ def lacks_translation() -> bool:
 def _sample(
     input: Any, theta: Any, out_size: Any,
     transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    control_points: Sequence[float],
 ) -> Any:  # fmt: skip
     """The operator's own arguments, tensors and symbolic lengths as values of the graph -> the result, such a value."""
     from onnxscript import ir
@@ -65,7 +67,8 @@ def _sample(
             "antialias=True, as many samples as theta asks for, has no ONNX operator; give an int"
         )
     ndim = len(out_size)
-    trailing = TRANSFORMS[transform].trailing_shape(tuple(theta.shape), ndim)
+    points = tuple(control_points)
+    trailing = TRANSFORMS[transform].trailing_shape(tuple(theta.shape), ndim, points)
     assert trailing is not None
     several = len(theta.shape) == 2 + len(trailing)
     double = ir.DataType.DOUBLE in (input.dtype, theta.dtype)
@@ -78,7 +81,7 @@ def _sample(
     theta = op.Cast(theta, to=wide)
     if several:
         theta = op.Reshape(theta, _shape(-1, *trailing))
-    grid = _grid(theta, trailing, size, transform, align_corners)
+    grid = _grid(theta, trailing, size, transform, align_corners, points)
     if several:  # K results one above the other, so that the image is not copied K times
         grid = op.Reshape(grid, _shape(op.Shape(input, end=1), -1, *size[1:], ndim))
     output = op.GridSample(
@@ -94,17 +97,18 @@ def _sample(
 
 
 def _grid(
-    theta: Any, trailing: tuple[int, ...], size: Sequence[Any], transform: str, align_corners: bool
-) -> Any:
+    theta: Any, trailing: tuple[int, ...], size: Sequence[Any], transform: str, align_corners: bool,
+    points: Points,
+) -> Any:  # fmt: skip
     """theta (B, *trailing) -> the sampling grid, (B, *size, ndim)."""
     from onnxscript import opset20 as op
 
     ndim, entry = len(size), TRANSFORMS[transform]
     if entry.lattice is not None:
-        basis, lattice, straight = _lattice_constants(trailing[0], size, transform, align_corners)
-        moved = op.MatMul(_constant(basis, theta), op.Sub(theta, _constant(lattice, theta)))
-        points = op.Add(moved, _constant(straight, theta))
-        return op.Reshape(points, _shape(-1, *size, 2))
+        points = points_of(points, trailing[0])
+        basis, at, straight = _lattice_constants(points, size, transform, align_corners)
+        moved = op.MatMul(_constant(basis, theta), op.Sub(theta, _constant(at, theta)))
+        return op.Reshape(op.Add(moved, _constant(straight, theta)), _shape(-1, *size, 2))
     if entry.matrix is not None:
         if transform != "affine":  # the matrix is linear in theta
             entries = entry.matrix(torch.eye(*trailing, device="cpu"), ndim).flatten(1)
@@ -115,16 +119,16 @@ def _grid(
     if trailing == (8,):
         theta = op.Reshape(op.Pad(theta, _shape(0, 0, 0, 1), one), _shape(-1, 3, 3))
     identity = _constant(torch.eye(2, 3, device="cpu").unsqueeze(0), theta)
-    points = op.Reshape(_affine_grid(identity, size, align_corners), _shape(1, -1, 2))
-    points = op.Pad(points, _shape(0, 0, 0, 0, 0, 1), one)
-    sums = op.MatMul(points, op.Transpose(theta, perm=[0, 2, 1]))
+    pixels = op.Reshape(_affine_grid(identity, size, align_corners), _shape(1, -1, 2))
+    pixels = op.Pad(pixels, _shape(0, 0, 0, 0, 0, 1), one)
+    sums = op.MatMul(pixels, op.Transpose(theta, perm=[0, 2, 1]))
     above = op.Slice(sums, _shape(0), _shape(2), _shape(2))
     below = op.Slice(sums, _shape(2), _shape(3), _shape(2))
     nowhere = op.Equal(below, _constant(torch.zeros((), device="cpu"), theta))
-    points = op.Where(
+    source = op.Where(
         nowhere, _constant(torch.tensor(_OUTSIDE, device="cpu"), theta), op.Div(above, below)
     )
-    return op.Reshape(points, _shape(-1, *size, 2))
+    return op.Reshape(source, _shape(-1, *size, 2))
 
 
 def _affine_grid(theta: Any, size: Sequence[Any], align_corners: bool) -> Any:
@@ -141,17 +145,16 @@ def _affine_grid(theta: Any, size: Sequence[Any], align_corners: bool) -> Any:
 
 
 def _lattice_constants(
-    points: int, size: Sequence[Any], transform: str, align_corners: bool
+    points: Points, size: Sequence[Any], transform: str, align_corners: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """basis (h * w, P), lattice (P, 2), straight (h * w, 2): the grid is straight + basis (theta - lattice)."""
+    """basis (h * w, P), the points (P, 2), straight (h * w, 2): the grid is straight + basis (theta - points)."""
     if not all(isinstance(length, int) for length in size):
         raise ValueError(f"ONNX export of {transform!r} needs an out_size of numbers, got {size}")
-    entry, side = TRANSFORMS[transform], lattice_side(points)
+    entry, at = TRANSFORMS[transform], coordinates(points)
     assert entry.lattice is not None
-    lattice = entry.identity(2, side)
-    x, y = output_axes(tuple(size), align_corners, lattice)
-    basis = entry.lattice.basis(x, y.unsqueeze(-1), side) @ entry.lattice.weights(side)
-    return basis.flatten(0, 1), lattice, entry.grid(lattice, (x, y)).flatten(0, 1)
+    x, y = output_axes(tuple(size), align_corners, at)
+    basis = entry.lattice.basis(x, y.unsqueeze(-1), points) @ entry.lattice.weights(points)
+    return basis.flatten(0, 1), at, entry.grid(at, (x, y), points).flatten(0, 1)
 
 
 def _constant(tensor: Tensor, like: Any) -> Any:

@@ -79,9 +79,12 @@ def _natively(input: Tensor) -> bool:
 def sample(
     input: Tensor, theta: Tensor, out_size: Sequence[int],
     transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    control_points: Sequence[float],
 ) -> Tensor:  # fmt: skip
     """`st_sample`, arguments validated."""
-    options = Options(transform, mode, padding_mode, align_corners, samples)
+    options = Options(
+        transform, mode, padding_mode, align_corners, samples, tuple(control_points)
+    )  # fmt: skip
     natively = native.sampler.sample_forward if _natively(input) else st_sample_torch
     run: _Run = sample_forward if _by_kernels(input) else natively
     return run(input, theta, tuple(out_size), options)
@@ -91,13 +94,16 @@ def sample(
 def _(
     input: Tensor, theta: Tensor, out_size: Sequence[int],
     transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    control_points: Sequence[float],
 ) -> Tensor:  # fmt: skip
     if lacks_translation():
         raise RuntimeError(
             "ONNX has no operator stn_triton::sample: give torch.onnx.export "
             "custom_translation_table=stn_triton.onnx_translations()"
         )
-    options = Options(transform, mode, padding_mode, align_corners, samples)
+    options = Options(
+        transform, mode, padding_mode, align_corners, samples, tuple(control_points)
+    )  # fmt: skip
     outer = (input.shape[0], *transformers(theta, len(out_size), options))
     return empty_output(input, outer, tuple(out_size))
 
@@ -106,10 +112,12 @@ def _(
 def sample_backward_op(
     grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
     transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
-    input_wanted: bool, theta_wanted: bool,
+    control_points: Sequence[float], input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
-    options = Options(transform, mode, padding_mode, align_corners, samples)
+    options = Options(
+        transform, mode, padding_mode, align_corners, samples, tuple(control_points)
+    )  # fmt: skip
     natively = native.sampler.sample_backward if _natively(input) else _torch_backward
     run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
@@ -124,7 +132,7 @@ def sample_backward_op(
 def _(
     grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
     transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
-    input_wanted: bool, theta_wanted: bool,
+    control_points: Sequence[float], input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return (
         empty_input_gradient(input) if input_wanted else input.new_empty(0),
@@ -148,7 +156,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:2]
     grads = sample_backward_op(grad, *ctx.saved_tensors, *ctx.arguments, *wanted)
-    return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * 6
+    return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * len(
+        ctx.arguments
+    )
 
 
 sample.register_autograd(_backward, setup_context=_setup_context)

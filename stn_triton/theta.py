@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .control_points import ControlPoints, checked_points, points_or_usual
 from .functional import check_name, check_theta, checked_size
 from .matrices import composed, inverted, product, widened
 from .tracing import comparing_shapes
@@ -29,25 +30,28 @@ def sampling_grid(
     *,
     transform: str = "affine",
     align_corners: bool = False,
+    control_points: ControlPoints = None,
 ) -> Tensor:
     """Where `st_sample` samples: the source coordinates of every output pixel, as `affine_grid` gives them.
 
     Convention: normalised source coordinates, (x, y[, z]) in the last axis. -1 and 1 are the outer edges of the corner
         pixels, or with `align_corners=True` their centres.
-    Shapes: theta (N, [K,] *theta shape) as in `st_sample`, out_size (h, w) or (d, h, w)
+    Shapes: theta (N, [K,] *theta shape) and control_points as in `st_sample`, out_size (h, w) or (d, h, w)
         -> (N, [K,] *out_size, 2 or 3), float32 or float64. Infinite where a homography's third coordinate is 0.
 
     Raises:
         TypeError: theta not a tensor of a float dtype; out_size not a sequence of ints.
-        ValueError: a wrong shape or size, an unknown transform.
+        ValueError: a wrong shape or size, an unknown transform, `control_points` that it cannot follow.
 
     Source: Jaderberg et al. 2015, section 3.2 (equation 1).
     """
     size = checked_size(out_size)
     check_name("transform", transform, tuple(TRANSFORMS))
     wide = widened("theta", theta)
-    check_theta(theta, transform, len(size))
-    return TRANSFORMS[transform].grid(wide, output_axes(size, align_corners, wide))
+    entry = TRANSFORMS[transform]
+    points = checked_points(control_points, transform, entry.lattice)
+    check_theta(theta, transform, len(size), points)
+    return entry.grid(wide, output_axes(size, align_corners, wide), points)
 
 
 def identity_theta(
@@ -55,24 +59,25 @@ def identity_theta(
     batch_shape: Sequence[int] = (),
     *,
     ndim: int = 2,
-    grid: int = 4,
+    control_points: ControlPoints = 4,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """The theta that leaves an image as it is.
 
     Shapes: (*batch_shape, *theta shape): "affine" (ndim, ndim + 1), "attention" (1 + ndim,), "projective" (8,),
-        "tps" and "piecewise_affine" (grid * grid, 2). dtype None: torch's default dtype.
+        "tps" and "piecewise_affine" (P, 2), the control points themselves, given as in `st_sample` (None: 4). The other
+        transforms ignore `control_points`. dtype None: torch's default dtype.
 
     Raises:
         TypeError: a dtype that is not float; a batch_shape that is not a sequence.
-        ValueError: an unknown transform, an `ndim` that it is not for, a `grid` below 2, a negative size.
+        ValueError: an unknown transform, an `ndim` that it is not for, `control_points` that it cannot follow, a
+            negative size.
     """
     check_name("transform", transform, tuple(TRANSFORMS))
     entry = TRANSFORMS[transform]
     check_name(f"ndim of transform {transform!r}", ndim, entry.ndims)
-    if grid < 2:
-        raise ValueError(f"grid must be at least 2, got {grid}")
+    points = points_or_usual(control_points, transform, entry.lattice)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a float dtype, got {dtype}")
@@ -81,7 +86,7 @@ def identity_theta(
     if any(length < 0 for length in batch_shape):
         raise ValueError(f"batch_shape must not have negative sizes, got {tuple(batch_shape)}")
     device = torch.get_default_device() if device is None else device
-    theta = entry.identity(ndim, grid).to(device, dtype)
+    theta = entry.identity(ndim, points).to(device, dtype)
     return theta.repeat(*batch_shape, *[1] * theta.dim())
 
 
@@ -163,7 +168,8 @@ def outside_penalty(theta: Tensor, *, transform: str = "affine") -> Tensor:
     centre's, and a corner with one of the other sign counts as outside: then the penalty is finite for every theta
     whose centre is, and 0 only if the whole frame is inside.
 
-    Shapes: theta (N, [K,] *theta shape) as in `st_sample` -> (N, [K]), float32 or float64.
+    Shapes: theta (N, [K,] *theta shape) as in `st_sample`, with any number of control points -> (N, [K]), float32 or
+        float64.
 
     Raises:
         TypeError: theta not a tensor of a float dtype.
@@ -171,9 +177,13 @@ def outside_penalty(theta: Tensor, *, transform: str = "affine") -> Tensor:
     """
     check_name("transform", transform, tuple(TRANSFORMS))
     wide = widened("theta", theta)
-    ndim = theta_ndim(theta, transform)
-    check_theta(theta, transform, ndim)
-    entry = TRANSFORMS[transform]
+    ndim, entry = theta_ndim(theta, transform), TRANSFORMS[transform]
+    if entry.lattice is None:
+        check_theta(theta, transform, ndim)
+    elif theta.dim() not in (3, 4) or theta.shape[-1] != 2 or not theta.shape[-2]:
+        raise ValueError(
+            f"theta must be (N, P, 2) or (N, K, P, 2) for transform {transform!r}, got shape {tuple(theta.shape)}"
+        )
     reach: Tensor | int = 1
     if entry.lattice is not None:
         points = wide

@@ -93,6 +93,17 @@ def under_transforms(tensor: Tensor) -> Tensor | None:
     return tensor if _lie_here(tensor) else None
 
 
+def values_on_the_host(tensor: Tensor) -> Tensor | None:
+    """What lies under transforms that do not batch, a plain tensor; None where there is none."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return None
+        tensor = _functorch.get_unwrapped(tensor)
+    if _functorch.is_legacy_batchedtensor(tensor):
+        return None
+    return tensor if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ else None
+
+
 def _lie_here(*tensors: Tensor) -> bool:
     """Whether values lie in the memory of the CPU, and no graph that is being recorded would freeze a decision."""
     return (

@@ -98,21 +98,27 @@ def make_input(shape: Size, dtype: torch.dtype, layout: str, device: torch.devic
 
 
 def distance_to_kinks(
-    theta: Tensor, in_size: Size, out_size: Size, transform: str, mode: str, align: bool
-) -> float:
+    theta: Tensor, in_size: Size, out_size: Size, transform: str, mode: str, align: bool,
+    control_points: Any = None,
+) -> float:  # fmt: skip
     """How near, in pixels, a coordinate comes to where values (nearest) or slopes (bilinear) jump.
 
     Reflection adds no places, nor does "bicubic", whose second derivative jumps where the slope of "bilinear" does.
     """
-    found = definition.coordinates(theta.double(), in_size, out_size, transform, align)
+    where = transform, align, control_points
+    found = definition.coordinates(theta.double(), in_size, out_size, *where)
     # One pixel between aligned corners: whatever theta is, the coordinate is 0 without any rounding.
     movable = [s for s, size in zip(found, in_size[::-1], strict=True) if not (align and size == 1)]
     shifted = [s + (0.5 if mode == "nearest" else 0.0) for s in movable]
     return min((float((s - s.round()).abs().amin()) for s in shifted), default=1.0)
 
 
-def identity(transform: str, ndim: int = 2, form: Size | None = None) -> Tensor:
+def identity(
+    transform: str, ndim: int = 2, form: Size | None = None, control_points: Any = None
+) -> Tensor:
     """The identity theta in float64, of the trailing shape `form` where there are several."""
+    if control_points is not None:
+        return definition.points_of(torch.empty(0, 2), control_points)
     if transform == "affine":
         return torch.eye(ndim, ndim + 1, dtype=torch.float64)
     if transform == "attention":
@@ -131,10 +137,10 @@ def identity(transform: str, ndim: int = 2, form: Size | None = None) -> Tensor:
 def draw_theta(
     shape: Size, dtype: torch.dtype, device: torch.device, in_size: Size, out_size: Size,
     *, transform: str, mode: str, align: bool, spread: float = 0.4, form: Size | None = None,
-    antialias: bool | int = False,
+    antialias: bool | int = False, control_points: Any = None,
 ) -> Tensor:  # fmt: skip
     """Thetas around the identity, all coordinates at least 1e-3 pixels away from kinks, after rounding to dtype."""
-    start = identity(transform, len(in_size), form)
+    start = identity(transform, len(in_size), form, control_points)
     # What is divided by stays away from 0, and a spline between its points: its errors would be all that one sees.
     scale = torch.full_like(start, spread if transform in ("affine", "attention") else spread / 2)
     if transform == "projective":
@@ -149,7 +155,8 @@ def draw_theta(
         if antialias is True:
             samples = definition.samples(theta, in_size, out_size, transform)
         finer = tuple(samples * length for length in out_size)
-        if distance_to_kinks(theta[None], in_size, finer, transform, mode, align) > 1e-3:
+        where = in_size, finer, transform, mode, align, control_points
+        if distance_to_kinks(theta[None], *where) > 1e-3:
             thetas.append(theta)
     assert len(thetas) == count, "no theta away from kinks: use fewer output pixels"
     stacked = torch.stack(thetas) if thetas else start.new_empty((0, *start.shape)).to(dtype)
@@ -159,6 +166,7 @@ def draw_theta(
 def peer(
     u: Tensor, theta: Tensor, out_size: Size, *, transform: str = "affine", mode: str = "bilinear",
     padding_mode: str = "zeros", align_corners: bool = False, antialias: bool | int = False,
+    control_points: Any = None,
 ) -> Tensor:  # fmt: skip
     """`affine_grid`, or the definition's grid, and `grid_sample` in the dtype in which `st_sample` computes."""
     wide = compute_dtype(u, theta)
@@ -172,7 +180,7 @@ def peer(
         matrix = definition.matrix_of(theta, transform).flatten(0, -3)
         grid = F.affine_grid(matrix, [*images.shape[:2], *finer], align_corners)
     else:
-        found = definition.normalised(theta, finer, transform, align_corners)
+        found = definition.normalised(theta, finer, transform, align_corners, control_points)
         grid = torch.stack(found, -1).flatten(0, len(outer) - 1)
     out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
     if antialias:
@@ -224,9 +232,12 @@ def within_budget(
 
 def check(
     run: Runner, u: Tensor, theta: Tensor, out_size: Size,
-    *, reference: Runner = peer, **options: Any,
+    *, reference: Runner = peer, slack: int = 1, **options: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Result and both gradients of `run` against the definition in float64; returns them."""
+    """Result and both gradients of `run` against the definition in float64; returns them.
+
+    slack: times the rounding of the truth itself, which counts in double precision alone.
+    """
     trailing = definition.theta_dims(theta, options.get("transform", "affine"))
     k = theta.shape[1 : theta.dim() - trailing]
     cotangent = torch.randn((u.shape[0], *k, u.shape[1], *out_size), device=u.device).to(u.dtype)
@@ -237,7 +248,7 @@ def check(
         out_size, **options,
     )  # fmt: skip
     # The slope of a cubic changes faster with the coordinate.
-    pixels = max(*u.shape[2:], *out_size) * (4 if options.get("mode") == "bicubic" else 1)
+    pixels = slack * max(*u.shape[2:], *out_size) * (4 if options.get("mode") == "bicubic" else 1)
     for name in ours:
         within_budget(ours[name], low[name], true[name], name, pixels)
     return ours

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from functools import reduce
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,9 +69,25 @@ def projective(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def lattice(theta: Tensor) -> tuple[int, list[float]]:
-    side = math.isqrt(theta.shape[-2])
-    return side, [-1 + 2 * number / (side - 1) for number in range(side)]
+def sides_of(theta: Tensor, control_points: Any) -> tuple[int, int]:
+    """(rows, columns) of the lattice of control points."""
+    if isinstance(control_points, tuple | list):
+        return control_points[0], control_points[1]
+    side = control_points or math.isqrt(theta.shape[-2])
+    return side, side
+
+
+def points_of(theta: Tensor, control_points: Any) -> Tensor:
+    """The control points, (P, 2) as (x, y): those given, or of a lattice, y slow."""
+    if isinstance(control_points, Tensor):
+        return control_points.double()
+    if isinstance(control_points, tuple | list) and isinstance(control_points[0], tuple | list):
+        return torch.tensor(control_points, dtype=torch.float64)
+    down, across = (
+        [-1 + 2 * number / (count - 1) for number in range(count)]
+        for count in sides_of(theta, control_points)
+    )
+    return torch.tensor([(x, y) for y in down for x in across], dtype=torch.float64)
 
 
 def radial(x: Tensor, y: Tensor) -> Tensor:
@@ -79,15 +96,12 @@ def radial(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(r > 0, r**2 * torch.where(r > 0, r, 1.0).log(), 0.0)
 
 
-def tps(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
+def tps(theta: Tensor, at: list[Tensor], control_points: Any = None) -> list[Tensor]:
     """a0 + a1 x + a2 y + sum of w_k phi(r_k) through the control points, with sum of w_k (1, x, y) = 0.
 
     The system is solved in float64; the spline is evaluated in the dtype of theta.
     """
-    _, side = lattice(theta)
-    points = torch.tensor([(x, y) for y in side for x in side], dtype=torch.float64).to(
-        theta.device
-    )
+    points = points_of(theta, control_points).to(theta.device)
     px, py = points.unbind(-1)
     count = len(px)
     system = torch.zeros(count + 3, count + 3, dtype=torch.float64, device=theta.device)
@@ -102,12 +116,15 @@ def tps(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
     return list(moved.unbind(-1))
 
 
-def piecewise_affine(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
+def piecewise_affine(theta: Tensor, at: list[Tensor], control_points: Any = None) -> list[Tensor]:
     """Linear in each triangle; x0 <= x <= x1, y0 <= y <= y1 is the cell, cut from (x0, y0) to (x1, y1)."""
-    side, _ = lattice(theta)
-    corner = theta.unflatten(-2, (side, side))  # [..., y, x, :]
-    place = [(x + 1) / 2 * (side - 1) for x in at]
-    (i, j) = cell = [p.floor().clamp(0, side - 2).long() for p in place]
+    rows, columns = sides_of(theta, control_points)
+    corner = theta.unflatten(-2, (rows, columns))  # [..., y, x, :]
+    steps = columns - 1, rows - 1
+    place = [(x + 1) / 2 * step for x, step in zip(at, steps, strict=True)]
+    (i, j) = cell = [
+        p.floor().clamp(0, step - 1).long() for p, step in zip(place, steps, strict=True)
+    ]
     a, b = (p - c for p, c in zip(place, cell, strict=True))
     here, opposite = corner[..., j, i, :], corner[..., j + 1, i + 1, :]
     right, below = corner[..., j, i + 1, :], corner[..., j + 1, i, :]
@@ -120,20 +137,24 @@ def piecewise_affine(theta: Tensor, at: list[Tensor]) -> list[Tensor]:
     return list(moved.unbind(-1))
 
 
-def normalised(theta: Tensor, out_size: Size, transform: str, align: bool) -> list[Tensor]:
+def normalised(
+    theta: Tensor, out_size: Size, transform: str, align: bool, control_points: Any = None
+) -> list[Tensor]:
     """Source coordinates x, y[, z], each (N, [K,] *out_size)."""
     at = output_coordinates(theta, out_size, align)
     if transform in ("affine", "attention"):
         return linear(theta, transform, at)
-    maps = {"projective": projective, "tps": tps, "piecewise_affine": piecewise_affine}
-    return maps[transform](theta, at)
+    if transform == "projective":
+        return projective(theta, at)
+    return {"tps": tps, "piecewise_affine": piecewise_affine}[transform](theta, at, control_points)
 
 
 def coordinates(
-    theta: Tensor, in_size: Size, out_size: Size, transform: str, align: bool
-) -> tuple[Tensor, ...]:
+    theta: Tensor, in_size: Size, out_size: Size, transform: str, align: bool,
+    control_points: Any = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Source coordinates in pixel units, x, y[, z], each (N, [K,] *out_size)."""
-    found = normalised(theta, out_size, transform, align)
+    found = normalised(theta, out_size, transform, align, control_points)
     sizes = in_size[::-1]
     return tuple(
         s * ((size - 1 if align else size) / 2) + (size - 1) / 2
@@ -220,9 +241,10 @@ def sample(
     padding_mode: str = "zeros",
     align_corners: bool = False,
     antialias: bool | int = False,
+    control_points: Any = None,
 ) -> Tensor:
     """Equation 3: (N, [K,] C, *out_size), in the dtype of `u`, which is that of `theta`."""
-    options = {"transform": transform, "mode": mode, "padding_mode": padding_mode}
+    options: dict[str, Any] = {"transform": transform, "mode": mode, "padding_mode": padding_mode}
     if antialias is True:
         outer = theta.shape[: theta.dim() - theta_dims(theta, transform)]
         one_by_one = []
@@ -235,12 +257,14 @@ def sample(
         return torch.cat(one_by_one).unflatten(0, outer)
     if antialias:
         finer = tuple(antialias * length for length in out_size)
-        result = sample(u, theta, finer, align_corners=align_corners, **options)
+        options |= {"align_corners": align_corners, "control_points": control_points}
+        result = sample(u, theta, finer, **options)
         for axis in range(-len(out_size), 0):
             result = result.unflatten(axis, (-1, antialias)).mean(axis)
         return result
     n, channels, *in_size = u.shape
-    found = coordinates(theta, tuple(in_size), out_size, transform, align_corners)
+    where = transform, align_corners, control_points
+    found = coordinates(theta, tuple(in_size), out_size, *where)
     image = torch.arange(n, device=u.device).view(-1, *[1] * (found[0].dim() - 1))
     pixels = u.movedim(1, -1)
     result = u.new_zeros((*found[0].shape, channels))

@@ -10,13 +10,15 @@ import torch
 
 pytest.importorskip("triton")
 
-from stn_triton import ahead, st_sample, warmup
+from stn_triton import ahead, identity_theta, st_sample, warmup
 from stn_triton.kernels.launch import INTERPRET, Launch, recorded
 
 CASES: list[dict[str, Any]] = [
     {},
     {"dtype": torch.bfloat16, "channels_last": True, "num_transformers": 2},
-    {"transform": "tps", "grid": 3, "padding_mode": "reflection"},
+    {"transform": "tps", "control_points": 3, "padding_mode": "reflection"},
+    {"transform": "tps", "control_points": [(-1, -1), (1, -1), (0, 1), (0.5, 0)]},
+    {"transform": "piecewise_affine", "control_points": (2, 5), "gradients": ("theta",)},
     {"transform": "attention", "antialias": True, "theta_dtype": torch.float64},
     {"gradients": ()},
     {"gradients": ("theta",), "mode": "bicubic"},
@@ -40,10 +42,13 @@ def test_the_kernels_of_a_call_are_compiled(
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     count = warmup((2, 16, 5, 6), (3, 4), **case)
 
-    options = {k: case[k] for k in ("transform", "mode", "padding_mode", "antialias") if k in case}
+    named = ("transform", "mode", "padding_mode", "antialias", "control_points")
+    options = {k: case[k] for k in named if k in case}
     gradients = case.get("gradients", ("input", "theta"))
-    transform = ahead.TRANSFORMS[case.get("transform", "affine")]
-    one = transform.identity(2, case.get("grid", 4)).to(case.get("theta_dtype", torch.float32))
+    one = identity_theta(
+        case.get("transform", "affine"), control_points=case.get("control_points", 4),
+        dtype=case.get("theta_dtype", torch.float32),
+    )  # fmt: skip
     lead = (2, case["num_transformers"]) if "num_transformers" in case else (2,)
     u = torch.zeros(2, 16, 5, 6, dtype=case.get("dtype", torch.float32))
     if case.get("channels_last"):

@@ -77,6 +77,12 @@ def test_covering_set(arch: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+def test_control_points_anywhere(arch: str) -> None:
+    judge(tuple(v for v in covering_set() if v.control_points), arch)
+
+
+@pytest.mark.slow
 def test_rows_have_the_columns_of_the_report() -> None:
     variant = Variant(shape=(2, 1, 12, 12), out_size=(12, 12))
     (found,) = compile_all([variant], ["sm_90"])

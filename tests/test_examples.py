@@ -20,7 +20,7 @@ def _example(name: str) -> dict[str, Any]:
 
 def test_there_are_no_others() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        "finetune_backbone", "own_network", "register_images",
+        "finetune_backbone", "own_network", "rectify_text", "register_images",
     }  # fmt: skip
 
 
@@ -36,3 +36,16 @@ def test_finetuning_lowers_the_loss() -> None:
 def test_registration_finds_theta() -> None:
     found, truth = _example("register_images")["main"]()
     torch.testing.assert_close(found, truth, atol=2e-3, rtol=0)
+
+
+def test_the_text_rectifier_learns_from_letters_alone(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("PIL")
+    example = _example("rectify_text")
+    network = torch.nn.Sequential(example["rectifier"](), example["reader"]())
+    losses = example["train"](network, 25)
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert network[0].regression.weight.abs().amax() > 0
+    found = example["main"](steps=2, path=tmp_path / "lines.png")
+    assert set(found) == {"without", "with"}
+    assert (tmp_path / "lines.png").stat().st_size > 10_000

@@ -339,9 +339,9 @@ def test_no_more_samples_than_are_asked_for(around: str, monkeypatch: pytest.Mon
     """What is sampled in all, counted in output pixels: what each theta asks for, or the most of all."""
     counted = []
     finite = antialias.TRANSFORMS["affine"].grid
-    grid = lambda theta, axes: (
+    grid = lambda theta, axes, points: (
         counted.append(math.prod(len(a) if a.dim() == 1 else a.shape[-1] for a in axes))
-        or finite(theta, axes)
+        or finite(theta, axes, points)
     )
     entry = antialias.TRANSFORMS["affine"]
     monkeypatch.setitem(antialias.TRANSFORMS, "affine", dataclasses.replace(entry, grid=grid))

@@ -17,7 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 
 from stn_triton import SpatialTransformer, identity_theta, st_sample
-from stn_triton.transforms import TRANSFORMS, _solved_lattice
+from stn_triton.control_points import _solved_lattice
+from stn_triton.transforms import TRANSFORMS
 
 MAPS = list(TRANSFORMS)
 
@@ -254,7 +255,7 @@ def test_a_compiled_lattice_may_be_the_first_of_the_process(transform: str) -> N
 
 def test_the_first_trace_of_a_lattice_records_a_constant() -> None:
     side = 7  # of no other test: what is solved inside a trace must not be part of it
-    u, theta = torch.rand(1, 1, 5, 5), identity_theta("tps", (1,), grid=side)
+    u, theta = torch.rand(1, 1, 5, 5), identity_theta("tps", (1,), control_points=side)
     trace = traced(lambda u, theta: st_sample(u, theta, (5, 5), transform="tps"), u, theta)
     assert "linalg" not in str(trace.graph)
     torch.testing.assert_close(trace(u, theta), u, rtol=1e-4, atol=1e-4)

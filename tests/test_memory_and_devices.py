@@ -96,7 +96,7 @@ def test_a_default_device_moves_nothing(transform: str) -> None:
         assert direct.device.type == "cpu"
         assert identity_theta(transform, device="cpu").device.type == "cpu"
         assert identity_theta(transform).device.type == "meta"
-        assert identity_theta(transform, grid=5, device="cpu").isfinite().all()
+        assert identity_theta(transform, control_points=5, device="cpu").isfinite().all()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])
 

@@ -119,7 +119,7 @@ def test_identity_to_another_size_interpolates(
             [TILTED, AFFINE_IDENTITY],
         ),
         (
-            {"transform": "tps", "grid": 2},
+            {"transform": "tps", "control_points": 2},
             [-1.0, -1, 1, -1, -1, 1, 2, 1],
             [[-1.0, -1], [1, -1], [-1, 1], [2, 1]],
         ),
@@ -220,7 +220,7 @@ def test_float64_keeps_the_initial_theta_exact() -> None:
 )
 @pytest.mark.parametrize("k", [None, 1, 4])
 def test_axis_k(transform: str, shape: tuple[int, ...], k: int | None) -> None:
-    module = trained((4, 5), transform=transform, num_transformers=k, grid=3)
+    module = trained((4, 5), transform=transform, num_transformers=k, control_points=3)
     x = images()
     sampled, theta = module(x, return_theta=True)
     lead = (N,) if k is None else (N, k)
@@ -414,7 +414,11 @@ def test_every_sampling_option_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> 
         "backend": "torch",
     }
     transformer([4, 5], **options)(images())
-    assert seen == {**options, "out_size": (4, 5)}
+    assert seen == {**options, "control_points": None, "out_size": (4, 5)}
+    transformer(control_points=torch.tensor(((-1.0, -1), (1, -1), (0, 1))), transform="tps")(
+        images()
+    )
+    assert seen["control_points"] == ((-1, -1), (1, -1), (0, 1))
 
 
 def test_sample_takes_any_theta() -> None:
@@ -463,8 +467,12 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "num_transformers, zero": ({"num_transformers": 0}, ValueError, ["num_transformers", "at least 1", "got 0"]),
     "num_transformers, a bool": ({"num_transformers": True}, TypeError, ["num_transformers", "int", "True"]),
     "num_transformers, a float": ({"num_transformers": 2.0}, TypeError, ["num_transformers", "int", "2.0"]),
-    "grid, one": ({"grid": 1, "transform": "tps"}, ValueError, ["grid", "at least 2", "got 1"]),
-    "grid, a pair": ({"grid": (4, 4)}, TypeError, ["grid", "int", "(4, 4)"]),
+    "control_points, one": (
+        {"control_points": 1, "transform": "tps"}, ValueError, ["control_points", "at least 2", "1"]
+    ),
+    "control_points, a word": (
+        {"control_points": "4", "transform": "tps"}, TypeError, ["control_points", "int", "'4'"]
+    ),
     "fixed_scale, affine": ({"fixed_scale": 0.5}, ValueError, ["fixed_scale", "'attention'", "'affine'"]),
     "fixed_scale, text": (
         {"fixed_scale": "0.5", "transform": "attention"},

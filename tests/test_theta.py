@@ -112,7 +112,7 @@ def test_autocast_rounds_nothing(transform: str) -> None:
 @pytest.mark.parametrize(("transform", "ndim"), SPACES)
 def test_identity_leaves_the_image(transform: str, ndim: int) -> None:
     u = torch.randn(2, 3, *SIZE[ndim])
-    theta = identity_theta(transform, (2,), ndim=ndim, grid=3)
+    theta = identity_theta(transform, (2,), ndim=ndim, control_points=3)
     out = st_sample(u, theta, SIZE[ndim], transform=transform)
     torch.testing.assert_close(out, u, rtol=0, atol=4e-6 * float(u.abs().max()))
 
@@ -122,8 +122,8 @@ def test_identity_shapes() -> None:
     assert identity_theta("affine", (5, 2), ndim=3).shape == (5, 2, 3, 4)
     assert identity_theta("attention", ndim=3).tolist() == [1, 0, 0, 0]
     assert identity_theta("projective", (4,)).shape == (4, 8)
-    assert identity_theta("tps", (0,), grid=3).shape == (0, 9, 2)
-    corners = identity_theta("piecewise_affine", grid=2)
+    assert identity_theta("tps", (0,), control_points=3).shape == (0, 9, 2)
+    corners = identity_theta("piecewise_affine", control_points=2)
     assert corners.tolist() == [[-1, -1], [1, -1], [-1, 1], [1, 1]]
     assert identity_theta("tps", dtype=torch.float16).dtype == torch.float16
     own = identity_theta("affine", (2,))
@@ -271,7 +271,7 @@ def test_penalty_measures() -> None:
     assert outside_penalty(torch.stack((shifted, zoomed))).tolist() == [0.125, 2.0]
     volume = torch.tensor([[1.5, 0.0, 0.0, 0.0]])
     assert outside_penalty(volume, transform="attention").tolist() == [0.75]
-    points = identity_theta("tps", (1,), grid=2)
+    points = identity_theta("tps", (1,), control_points=2)
     points[0, 3] += torch.tensor([1.0, -0.5])  # one of four, to the right
     assert outside_penalty(points, transform="tps").tolist() == [0.25]
 
@@ -387,7 +387,7 @@ WRONG: dict[str, tuple[Any, type[Exception], list[str]]] = {
         lambda: compose(torch.ones(4, 2, 2, 3), torch.ones(4, 3, 2, 3)), ValueError,
         ["broadcast", "(4, 2, 2, 3)", "(4, 3, 2, 3)"],
     ),
-    "identity, grid": (lambda: identity_theta("tps", grid=1), ValueError, ["grid", "at least 2", "1"]),
+    "identity, points": (lambda: identity_theta("tps", control_points=1), ValueError, ["control_points", "2"]),
     "compose, a list": (lambda: compose([1.0], A), TypeError, ["first", "tensor", "list"]),
     "compose, attention": (
         lambda: compose(A, torch.ones(2, 3, 3)), ValueError, ["second", "(..., 2, 3)", "(2, 3, 3)"],

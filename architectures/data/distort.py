@@ -223,7 +223,7 @@ def elastic_theta(
     """
     _check_deviation("point_std", point_std)
     device = generator.device
-    lattice = identity_theta("tps", (n,), grid=grid, dtype=torch.float32, device=device)
+    lattice = identity_theta("tps", (n,), control_points=grid, dtype=torch.float32, device=device)
     ratio = torch.tensor(canvas[::-1], device=device) / torch.tensor(
         image_size[::-1], device=device
     )

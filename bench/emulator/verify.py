@@ -66,6 +66,10 @@ def small_case(variant: Variant) -> Case:
         mode=variant.mode,
         padding_mode=variant.padding_mode,
         antialias={1: False, AUTO: True}.get(variant.samples, variant.samples),
+        control_points=tuple(
+            zip(variant.control_points[::2], variant.control_points[1::2], strict=True)
+        )
+        or None,
         dtype=variant.dtype,
         memory_format=variant.memory_format,
     )

@@ -22,7 +22,7 @@ from stn_triton.transforms import Options
 
 from . import maps
 from .blocks import Blocks, box_blocks, tiles_of
-from .geometry import Call, geometry, parameters
+from .geometry import Call, geometry, parameters, scattered_points
 from .interpolation import landing, pad, product_weight, reach, touch_padded
 from .launch import UNSPECIALISED, launch, launch_tiles
 from .layout import (
@@ -68,14 +68,16 @@ def _store_bounds(box_ptr, chunk_ptr, axis, low, high, chunk, chunks, SPEC: tl.c
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _bounds_kernel(
-    map_ptr,                        # (N * K, [2,] PARAMETERS)
+    map_ptr, points_ptr,            # (N * K, [2,] PARAMETERS), (P, 2)
     box_ptr, chunk_ptr,             # (N * K, chunks, 4, CHUNK), (N * K, 4, chunks)
-    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
     x_by_x, x_by_y, y_by_x, y_by_y,
     SPEC: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(map_ptr, G, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios)
+    call = Call(
+        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
+    )
     across, chunks = _chunks_of(call.out)
     nk = tl.program_id(0) // chunks
     chunk = tl.program_id(0) % chunks
@@ -221,16 +223,18 @@ def _gather(box_ptr, chunk_ptr, nk, tile, first, last, grid, zeros, SPEC: tl.con
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _box_backward_kernel(
-    map_ptr,                                        # (N * K, [2,] PARAMETERS)
+    map_ptr, points_ptr,                            # (N * K, [2,] PARAMETERS), (P, 2)
     box_ptr, chunk_ptr,                             # (N * K, chunks, 4, CHUNK), (N * K, 4, chunks)
     grad_output_ptr, grad_input_ptr,                # (N * K, C, OD, OH, OW), (N, C, D, H, W)
-    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                 # source pixels per output pixel of the identity
     first_row, first_image,                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(map_ptr, G, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios)
+    call = Call(
+        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
+    )
     ix, iy, iz, _tile = program_tile(call.size, first_row, SPEC, TILING)
     n, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
@@ -268,14 +272,15 @@ def box_backward(
     chunk_bounds = input.new_empty((g.n * g.k, 4, chunks), dtype=torch.int32)
     grad_input = empty_input_gradient(input)
     map_ = parameters(g, theta, tangent)
+    points = scattered_points(g, map_)
     launch(
-        _bounds_kernel, (g.n * g.k * chunks,), map_, box_bounds, chunk_bounds, *g.sizes, *g.ratios,
+        _bounds_kernel, (g.n * g.k * chunks,), map_, points, box_bounds, chunk_bounds, *g.sizes, *g.ratios,
         num_warps=8, SPEC=g.spec,
     )  # fmt: skip
     launch_tiles(
         _box_backward_kernel,
         g.n, g.size, g.channels, box_blocks(g),
-        map_, box_bounds, chunk_bounds, like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
+        map_, points, box_bounds, chunk_bounds, like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
         SPEC=g.spec,
     )  # fmt: skip
     return grad_input

@@ -96,7 +96,7 @@ def _cell_backward_kernel(
     SPEC: tl.constexpr,
 ):  # fmt: skip
     size, ratios = (W, H, 1), (x_by_x, x_by_y, y_by_x, y_by_y)
-    call = Call(map_ptr, 0, PARAMETERS, size, (OW, OH, 1), align_corners, S, ratios)
+    call = Call(map_ptr, 0, 0, PARAMETERS, size, (OW, OH, 1), align_corners, S, ratios, map_ptr)
     n, block = tl.program_id(0), tl.program_id(0) * 0
     if BLOCKS > 1:
         n, block = n // BLOCKS, n % BLOCKS

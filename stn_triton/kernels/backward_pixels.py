@@ -137,7 +137,7 @@ def _transformer(call, grad_output_ptr, nk, C, channels, SPEC: tl.constexpr):
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _pixel_backward_kernel(
     map_ptr, grad_output_ptr, grad_input_ptr,   # (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW), (N, C, D, H, W)
-    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
@@ -146,7 +146,9 @@ def _pixel_backward_kernel(
     LANES_Y: tl.constexpr = SPEC.LANES_Y
     PIXELS: tl.constexpr = TILE_X * LANES_Y
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(map_ptr, G, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios)
+    call = Call(
+        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, map_ptr
+    )
     n, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     left, row = tl.program_id(0) * TILE_X, first_row + tl.program_id(1)

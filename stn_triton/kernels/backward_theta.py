@@ -14,7 +14,7 @@ from stn_triton.transforms import TRANSFORMS, Options
 
 from . import maps
 from .blocks import theta_blocks, tiles_of
-from .geometry import Call, geometry, parameters
+from .geometry import Call, geometry, parameters, scattered_points
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
@@ -115,16 +115,19 @@ def _slopes(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _theta_backward_kernel(
-    input_ptr, map_ptr, grad_output_ptr,        # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
+    input_ptr, map_ptr, points_ptr,             # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2)
+    grad_output_ptr,                            # (N * K, C, OD, OH, OW)
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
-    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,         # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(map_ptr, G, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios)
+    call = Call(
+        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
+    )
     px, py, pz, tile = program_tile(call.out, first_row, SPEC, TILING)
     nk, block = program_image(first_image, C, SPEC, TILING)
     part = (first_image + tl.program_id(2)).to(tl.int64) * tile_count(call.out, TILING) + tile
@@ -178,10 +181,11 @@ def theta_backward(
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
     partial = new_partial(g, theta, parts)
+    map_ = parameters(g, theta, tangent)
     launch_tiles(
         _theta_backward_kernel,
         g.n * g.k, g.out_size, g.channels, blocks,
-        input, parameters(g, theta, tangent), like_output(grad_output, input), partial,
+        input, map_, scattered_points(g, map_), like_output(grad_output, input), partial,
         *g.sizes, *g.strides, *g.ratios,
         SPEC=g.spec,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stn_triton.transforms import Lattice, lattice_constants
+from stn_triton.control_points import Lattice, Points, lattice_constants
 
 from .launch import launch
 from .layout import as_stored
@@ -62,18 +62,18 @@ def _product(x: Tensor, weights: Tensor, out: Tensor, origin: Tensor | None = No
 
 
 def write_coefficients(
-    theta: Tensor, side: int, lattice: Lattice, out: Tensor, *, from_lattice: bool
+    theta: Tensor, points: Points, lattice: Lattice, out: Tensor, *, from_points: bool
 ) -> None:
-    """theta (maps, side * side, 2) -> the coefficients, (maps, M, 2), 0 for the identity.
+    """theta (maps, P, 2) -> the coefficients, (maps, M, 2), 0 for the identity.
 
-    Not from_lattice: their change along a tangent of theta.
+    Not from_points: their change along a tangent of theta.
     """
-    points, _ = lattice_constants(lattice.weights, side, out.dtype, theta.device)
-    _, weights = lattice_constants(lattice.weights, side, torch.float64, theta.device)
-    _product(theta, weights, out, points if from_lattice else None)
+    at, _ = lattice_constants(lattice.weights, points, out.dtype, theta.device)
+    _, weights = lattice_constants(lattice.weights, points, torch.float64, theta.device)
+    _product(theta, weights, out, at if from_points else None)
 
 
-def write_theta_gradient(gradient: Tensor, side: int, lattice: Lattice, out: Tensor) -> None:
-    """The chain from the gradient of the coefficients, (maps, M, 2), back to theta's, (maps, side * side, 2)."""
-    _, weights = lattice_constants(lattice.weights, side, torch.float64, gradient.device)
+def write_theta_gradient(gradient: Tensor, points: Points, lattice: Lattice, out: Tensor) -> None:
+    """The chain from the gradient of the coefficients, (maps, M, 2), back to theta's, (maps, P, 2)."""
+    _, weights = lattice_constants(lattice.weights, points, torch.float64, gradient.device)
     _product(gradient, weights.mT, out)

@@ -13,7 +13,7 @@ from stn_triton.transforms import Options
 
 from . import maps
 from .blocks import forward_blocks
-from .geometry import Call, geometry, parameters
+from .geometry import Call, geometry, parameters, scattered_points
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
@@ -61,15 +61,18 @@ def _interpolate(total, image, s, along, wanted, call, channels, SPEC: tl.conste
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _sample_forward_kernel(
-    input_ptr, map_ptr, output_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
-    K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
+    input_ptr, map_ptr, points_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2)
+    output_ptr,                         # (N * K, C, OD, OH, OW)
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(map_ptr, G, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios)
+    call = Call(
+        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
+    )
     px, py, pz, _tile = program_tile(call.out, first_row, SPEC, TILING)
     nk, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
@@ -104,10 +107,11 @@ def sample_forward(
     """The result, or its change as theta changes along `tangent`. No validation, no autograd."""
     g = geometry(input, theta, out_size, options, tangent)
     output = empty_output(input, g.outer, out_size)
+    map_ = parameters(g, theta, tangent)
     launch_tiles(
         _sample_forward_kernel,
         g.n * g.k, g.out_size, g.channels, forward_blocks(g),
-        input, parameters(g, theta, tangent), output, *g.sizes, *g.strides, *g.ratios,
+        input, map_, scattered_points(g, map_), output, *g.sizes, *g.strides, *g.ratios,
         SPEC=g.spec,
     )  # fmt: skip
     return output

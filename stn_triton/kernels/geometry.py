@@ -11,6 +11,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from stn_triton.control_points import Points, count_of, lattice_constants, points_of
 from stn_triton.formats import compute_dtype, is_channels_last
 from stn_triton.transforms import AUTO, TRANSFORMS, Options
 
@@ -33,19 +34,22 @@ class Spec(NamedTuple):
     CHANNELS_LAST: bool
     CHANNEL_LANES: bool  # whether neighbouring lanes hold channels; pixels else
     VECTOR: int  # channels that are loaded together; 1 unless CHANNELS_LAST
+    SCATTERED: bool  # control points lie anywhere; else on a regular lattice
 
 
 class Call(NamedTuple):
     """What device functions need to know of a call. Sizes are (x, y, z)."""
 
     map_ptr: Any  # (N * K, [2,] PARAMETERS)
-    G: Any  # control points along a side of a lattice
+    G: Any  # control points in a row of a lattice, and rows; all those that lie anywhere, and 1
+    ROWS: Any
     PARAMETERS: Any
     size: Any  # of the input
     out: Any  # of the output
     align_corners: Any  # 0 or 1
     S: Any  # antialias: samples of an output pixel along each axis
     ratios: Any  # `pixels_per_unit_of`
+    points_ptr: Any  # (P, 2): control points that lie anywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,8 @@ class Geometry:
     channels: int
     size: tuple[int, ...]  # of input, (D, H, W)
     out_size: tuple[int, ...]  # (OD, OH, OW)
-    side: int  # G
+    points: Points  # a lattice's
+    rows: tuple[int, int]  # G and ROWS, as in `Call`
     parameters: int  # numbers by which the kernels know a transformation
     align_corners: int
     samples: int
@@ -75,7 +80,7 @@ class Geometry:
     def sizes(self) -> tuple[int, ...]:
         """Every kernel over tiles takes these after its pointers: from K and C to S."""
         return (
-            *(self.k, self.vectors, self.side, self.parameters, *self.size, *self.out_size),
+            *(self.k, self.vectors, *self.rows, self.parameters, *self.size, *self.out_size),
             *(self.align_corners, self.samples),
         )
 
@@ -117,9 +122,23 @@ def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Ten
     maps, given = g.n * g.k, (theta,) if tangent is None else (theta, tangent)
     found = theta.new_empty((maps, len(given), g.parameters // 2, 2), dtype=g.dtype)
     for number, points in enumerate(given):
-        flat = points.contiguous().view(maps, g.side**2, 2)
-        write_coefficients(flat, g.side, lattice, found[:, number], from_lattice=number == 0)
+        flat = points.contiguous().view(maps, count_of(g.points), 2)
+        write_coefficients(flat, g.points, lattice, found[:, number], from_points=number == 0)
     return found
+
+
+def _rows_of(points: Points) -> tuple[int, int]:
+    """(Points in a row, rows) of a lattice; points anywhere are one row."""
+    return (int(points[1]), int(points[0])) if len(points) == 2 else (count_of(points), 1)
+
+
+def scattered_points(g: Geometry, map_: Tensor) -> Tensor:
+    """Where kernels find control points that lie anywhere; without them any tensor, here the map's numbers."""
+    if not g.spec.SCATTERED:
+        return map_
+    lattice = TRANSFORMS[g.spec.TRANSFORM].lattice
+    assert lattice is not None
+    return lattice_constants(lattice.weights, g.points, g.dtype, map_.device)[0]
 
 
 def geometry(
@@ -146,8 +165,12 @@ def _geometry(
     ndim = len(size)
     if ndim == 2:  # one slice
         size, steps, out_size = [1, *size], [0, *steps], (1, *out_size)
-    trailing = TRANSFORMS[options.transform].trailing_shape(theta_shape, ndim)
+    trailing = TRANSFORMS[options.transform].trailing_shape(
+        theta_shape, ndim, options.control_points
+    )
     assert trailing is not None
+    lattice = TRANSFORMS[options.transform].lattice
+    points = () if lattice is None else points_of(options.control_points, trailing[0])
     outer = theta_shape[: len(theta_shape) - len(trailing)]
     vector = math.gcd(channels, 16 // element_size) if channels_last else 1
     # Three channels would leave a lane in four idle, and make four find out about the same pixel.
@@ -161,10 +184,11 @@ def _geometry(
         options.transform, ndim, options.mode, options.padding_mode,
         {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent,
         _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, channel_lanes, vector,
+        len(points) > 2,
     )  # fmt: skip
     return Geometry(
         outer, n, math.prod(outer[1:]), channels, tuple(size), out_size,
-        math.isqrt(trailing[0]), parameter_count(trailing, options),
+        points, _rows_of(points), parameter_count(trailing, options),
         int(options.align_corners), options.samples,
         tuple(stride // vector for stride in (stride_n, stride_c, *steps)), dtype, spec,
     )  # fmt: skip

@@ -21,7 +21,7 @@ INTERPRET: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter: read once, as `triton.jit` reads it when a kernel is defined."""
 
 UNSPECIALISED = [
-    *("K", "C", "G", "PARAMETERS", "D", "H", "W", "OD", "OH", "OW", "align_corners", "S"),
+    *("K", "C", "G", "ROWS", "PARAMETERS", "D", "H", "W", "OD", "OH", "OW", "align_corners", "S"),
     *("stride_n", "stride_c", "stride_d", "stride_h", "stride_w"),
     *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "first_row", "first_image"),
 ]

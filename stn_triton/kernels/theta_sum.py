@@ -58,6 +58,6 @@ def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:
     )  # fmt: skip
     if lattice is not None:
         write_theta_gradient(
-            total.view(maps, numbers // 2, 2), g.side, lattice, gradient.view(maps, g.side**2, 2)
+            total.view(maps, numbers // 2, 2), g.points, lattice, gradient.view(maps, -1, 2)
         )
     return gradient

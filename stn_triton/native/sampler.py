@@ -9,6 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from stn_triton.control_points import (
+    Lattice,
+    Points,
+    count_of,
+    lattice_coefficients,
+    lattice_theta_gradient,
+    points_of,
+)
 from stn_triton.formats import (
     compute_dtype,
     empty_input_gradient,
@@ -19,15 +27,7 @@ from stn_triton.formats import (
     transformers,
 )
 from stn_triton.tracing import as_stored, unobserved
-from stn_triton.transforms import (
-    TRANSFORMS,
-    Lattice,
-    Options,
-    lattice_coefficients,
-    lattice_side,
-    lattice_theta_gradient,
-    output_axes,
-)
+from stn_triton.transforms import TRANSFORMS, Options, output_axes
 
 from .library import LIBRARY, Call
 
@@ -110,8 +110,10 @@ def _run(
     lattice = TRANSFORMS[options.transform].lattice
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     numbers = theta.detach().to(dtype)
+    points: Points = ()
     if lattice is not None:
-        numbers = lattice_coefficients(numbers, lattice)
+        points = points_of(options.control_points, trailing[0])
+        numbers = lattice_coefficients(numbers, lattice, points)
     numbers = as_stored(numbers).contiguous()
     call = Call.from_buffer_copy(
         _arguments(tuple(input.shape), tuple(theta.shape), trailing, out_size, options)
@@ -121,7 +123,7 @@ def _run(
     call.input, call.theta = input.data_ptr(), numbers.data_ptr()
     basis = of_theta = None
     if lattice is not None:
-        basis = _basis(lattice, trailing[0], out_size, options, dtype)
+        basis = _basis(lattice, points, out_size, options, dtype)
         call.functions, call.basis = len(basis), basis.data_ptr()
     if output is not None:
         call.output = output.data_ptr()
@@ -137,7 +139,7 @@ def _run(
     if of_theta is None:
         return None
     if lattice is not None:
-        of_theta = lattice_theta_gradient(of_theta, lattice_side(trailing[0]), lattice)
+        of_theta = lattice_theta_gradient(of_theta, lattice, points)
     return of_theta.view(theta.shape).to(theta.dtype)
 
 
@@ -182,27 +184,29 @@ def _threads(call: Call) -> int:
 
 
 def _basis(
-    lattice: Lattice, points: int, out_size: _Size, options: Options, dtype: torch.dtype
+    lattice: Lattice, points: Points, out_size: _Size, options: Options, dtype: torch.dtype
 ) -> Tensor:
     """What the coefficients of a lattice multiply at every sample of the output: (functions, h, w)."""
     finer = tuple(options.samples * length for length in out_size)
-    arguments = lattice, lattice_side(points), finer, options.align_corners, dtype
-    if (points + lattice.extra) * math.prod(finer) > _LARGEST_KEPT_BASIS:
+    arguments = lattice, points, finer, options.align_corners, dtype
+    if (count_of(points) + lattice.extra) * math.prod(finer) > _LARGEST_KEPT_BASIS:
         return _computed_basis(*arguments)
     return _kept_basis(*arguments)
 
 
 def _computed_basis(
-    lattice: Lattice, side: int, finer: _Size, align_corners: bool, dtype: torch.dtype
+    lattice: Lattice, points: Points, finer: _Size, align_corners: bool, dtype: torch.dtype
 ) -> Tensor:
     with unobserved():
         start = torch.empty(0, dtype=torch.float64, device="cpu")
         x, y = output_axes(finer, align_corners, start)
-        functions = side * side + lattice.extra
+        functions = count_of(points) + lattice.extra
         together = max(1, _ROWS_OF_BASIS // (functions * len(x)))
         basis = x.new_empty((functions, len(y), len(x)), dtype=dtype)
         for first in range(0, len(y), together):
-            rows = lattice.basis(x, y[first : first + together].unsqueeze(-1), side)  # (rows, w, M)
+            rows = lattice.basis(
+                x, y[first : first + together].unsqueeze(-1), points
+            )  # (rows, w, M)
             basis[:, first : first + together] = rows.movedim(-1, 0)
         return basis
 

@@ -40,7 +40,9 @@ def mean_of_samples(
         return _by_slices(image, theta, out_size, options, sampler, asked)
     finer = tuple(samples * length for length in out_size)
     axes = output_axes(finer, options.align_corners, theta)
-    output = sampler(image, TRANSFORMS[options.transform].grid(theta, axes), options)
+    output = sampler(
+        image, TRANSFORMS[options.transform].grid(theta, axes, options.control_points), options
+    )
     if samples == 1:
         return output
     return (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(output, samples)
@@ -101,7 +103,7 @@ def _slice(
         )
         taken.append((number < count).repeat(1, 1, centre.shape[0]))  # (N, K, length * numbers)
     there = _over_the_grid(taken)  # (N, K, *sizes)
-    grid = TRANSFORMS[options.transform].grid(theta, tuple(axes))
+    grid = TRANSFORMS[options.transform].grid(theta, tuple(axes), options.control_points)
     # The inner `where` stops gradients, the outer one values: a sample left out may lie on a pixel that is not finite.
     output = sampler(image, torch.where(there.unsqueeze(-1), grid, 0.0), options)
     output = torch.where(there.flatten(1, 2).unsqueeze(1), output, 0.0)

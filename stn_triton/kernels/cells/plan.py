@@ -32,6 +32,7 @@ class CellSpec(NamedTuple):
     CHANNELS_LAST: bool
     CHANNEL_LANES: bool
     VECTOR: int
+    SCATTERED: bool  # False
     DENSE: bool  # neighbours along x lie together (else, or channels_last: a stride apart)
     WITH_THETA: bool
     SEVERAL: bool  # K > 1

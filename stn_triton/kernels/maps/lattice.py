@@ -1,9 +1,12 @@
-"""Maps that follow the control points of a lattice: thin plate splines and piecewise affine maps (paper, section 3.2).
+"""Maps that follow control points: thin plate splines and piecewise affine maps (paper, section 3.2).
 
     s = identity(x, y) + sum over m of c_m B_m(x, y),
 
 with (x, y) normalised output coordinates. The basis B depends on the sizes only, and the coefficients c, 0 for the
-identity, are found by the host (`stn_triton.transforms.Lattice`): they are what kernels know as the map's parameters.
+identity, are found by the host (`stn_triton.control_points.Lattice`): they are the map's parameters of the kernels.
+
+The control points form a regular lattice, and arithmetic tells where they are; or they are SCATTERED, anywhere, one row
+of them, and lie in memory.
 """
 
 from typing import Any, NamedTuple
@@ -15,10 +18,12 @@ from .units import divide, half, middle, pixels_per_unit, units_per_pixel
 
 
 class LatticeMap(NamedTuple):
-    """Where the coefficients lie, points along a side, and the identity they are added to."""
+    """Where the coefficients lie, and the control points; the identity that the coefficients are added to."""
 
     row: Any
-    G: Any
+    points: Any
+    G: Any  # control points in a row
+    ROWS: Any
     unit_x: Any  # normalised units per output pixel
     unit_y: Any
     half_x: Any  # source pixels per normalised unit
@@ -36,7 +41,7 @@ def load(row, call, out, ORIGIN: tl.constexpr, SPEC: tl.constexpr):
     OW, OH, _ = out
     align = call.align_corners
     return LatticeMap(
-        row, call.G,
+        row, call.points_ptr, call.G, call.ROWS,
         units_per_pixel(OW, align, SPEC), units_per_pixel(OH, align, SPEC),
         half(W, align, SPEC), half(H, align, SPEC),
         ORIGIN * pixels_per_unit(W, OW, align, SPEC), ORIGIN * middle(W, SPEC),
@@ -45,18 +50,21 @@ def load(row, call, out, ORIGIN: tl.constexpr, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _step(G, SPEC: tl.constexpr):
-    """tps: from one control point to the next in normalised coordinates; else half the steps along a side."""
-    if SPEC.TRANSFORM == "tps":
-        step = divide(tl.full((), 2.0, SPEC.COMPUTE), (G - 1).to(SPEC.COMPUTE))
+def _steps(m, SPEC: tl.constexpr):
+    """tps: from one control point to the next in normalised coordinates; else half the steps along a side; (x, y)."""
+    if SPEC.SCATTERED:
+        steps = m.unit_x, m.unit_y  # of which nobody makes use
+    elif SPEC.TRANSFORM == "tps":
+        two = tl.full((), 2.0, SPEC.COMPUTE)
+        steps = divide(two, (m.G - 1).to(SPEC.COMPUTE)), divide(two, (m.ROWS - 1).to(SPEC.COMPUTE))
     else:
-        step = middle(G, SPEC)
-    return step
+        steps = middle(m.G, SPEC), middle(m.ROWS, SPEC)
+    return steps
 
 
 @triton.jit
 def _from_point(x, number, step, SPEC: tl.constexpr):
-    """How far coordinate x is from control point `number` of an axis; tps: normalised, else in steps of the lattice."""
+    """How far coordinate x is from point `number` of an axis; tps: normalised, else in steps of the lattice."""
     number = (number + tl.zeros((), tl.int32)).to(SPEC.COMPUTE)
     if SPEC.TRANSFORM == "tps":
         away = x - tl.fma(number, step, -1.0)
@@ -66,8 +74,15 @@ def _from_point(x, number, step, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _basis(across, down, SPEC: tl.constexpr):
-    """The function of a control point that is so far away."""
+def _basis(m, i, j, dx, dy, steps, SPEC: tl.constexpr):
+    """The function of control point i of row j at output pixels."""
+    if SPEC.SCATTERED:
+        at = m.points + 2 * i
+        across = tl.fma(dx, m.unit_x, -tl.load(at))
+        down = tl.fma(dy, m.unit_y, -tl.load(at + 1))
+    else:
+        across = _from_point(dx * m.unit_x, i, steps[0], SPEC)
+        down = _from_point(dy * m.unit_y, j, steps[1], SPEC)
     if SPEC.TRANSFORM == "tps":
         squared = tl.fma(across, across, down * down)
         value = 0.5 * squared * tl.log(tl.where(squared > 0, squared, 1.0).to(SPEC.COMPUTE))
@@ -82,11 +97,10 @@ def locate(m, dx, dy, SPEC: tl.constexpr):
     """Source coordinates of output pixels."""
     x, y = dx * m.unit_x, dy * m.unit_y
     by_x, by_y = x * 0, x * 0
-    row, step = m.row, _step(m.G, SPEC)
-    for j in range(m.G):
-        down = _from_point(y, j, step, SPEC)
+    row, steps = m.row, _steps(m, SPEC)
+    for j in range(m.ROWS):
         for i in range(m.G):
-            value = _basis(_from_point(x, i, step, SPEC), down, SPEC)
+            value = _basis(m, i, j, dx, dy, steps, SPEC)
             by_x = tl.fma(tl.load(row), value, by_x)
             by_y = tl.fma(tl.load(row + 1), value, by_y)
             row += 2
@@ -103,11 +117,10 @@ def store_gradient(ptr, m, by_x, by_y, dx, dy, SPEC: tl.constexpr):
     """The derivatives by the coefficients, given those by the source coordinates: sums over the lanes."""
     x, y = dx * m.unit_x, dy * m.unit_y
     by_x, by_y = by_x * m.half_x, by_y * m.half_y
-    step = _step(m.G, SPEC)
-    for j in range(m.G):
-        down = _from_point(y, j, step, SPEC)
+    steps = _steps(m, SPEC)
+    for j in range(m.ROWS):
         for i in range(m.G):
-            value = _basis(_from_point(x, i, step, SPEC), down, SPEC)
+            value = _basis(m, i, j, dx, dy, steps, SPEC)
             tl.store(ptr, tl.sum(by_x * value))
             tl.store(ptr + 1, tl.sum(by_y * value))
             ptr += 2

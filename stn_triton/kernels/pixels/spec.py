@@ -23,6 +23,7 @@ class PixelSpec(NamedTuple):
     CHANNELS_LAST: bool
     CHANNEL_LANES: bool
     VECTOR: int
+    SCATTERED: bool  # False
     SEVERAL: bool  # K > 1
     LANES_Y: int  # rows of a tile that are in lanes together
 
