@@ -80,6 +80,7 @@ class SerialSTN(nn.Module):
                 tuple(seen.shape[2:]) if transformer.out_size is None else transformer.out_size,
                 mode=transformer.mode,
                 padding_mode=transformer.padding_mode,
+                padding_value=transformer.padding_value,
                 align_corners=transformer.align_corners,
                 antialias=transformer.antialias,
                 backend=transformer.backend,

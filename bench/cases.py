@@ -28,6 +28,7 @@ class Case:
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
+    padding_value: float = 0.0
     align_corners: bool = False
     antialias: bool | int = False
     dtype: torch.dtype = torch.float32

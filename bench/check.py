@@ -43,7 +43,11 @@ def _native(case: Case, x: Tensor, parameters: Tensor, samples: int) -> Tensor:
     sampler = torch.grid_sampler_2d if case.ndim == 2 else torch.grid_sampler_3d
     mode, padding = _MODES[case.mode], _PADDINGS[case.padding_mode]
     grid = sampling_grid(case, parameters, samples)
-    return mean_of_samples(case, sampler(x, grid, mode, padding, case.align_corners), samples)
+    found = sampler(x, grid, mode, padding, case.align_corners)
+    if case.padding_value:
+        inside = sampler(torch.ones_like(x[:, :1]), grid, mode, padding, case.align_corners)
+        found = found + case.padding_value * (1 - inside)
+    return mean_of_samples(case, found, samples)
 
 
 def mean_of_samples(case: Case, finer: Tensor, samples: int) -> Tensor:

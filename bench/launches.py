@@ -26,7 +26,14 @@ KINDS: tuple[Kind, ...] = ("fwd", "theta", "input", "both")
 def options_of(case: Case) -> Options:
     """The options of a case as the launchers take them."""
     samples = AUTO if case.antialias is True else case.antialias or 1
-    return Options(case.transform, case.mode, case.padding_mode, case.align_corners, samples)
+    return Options(
+        case.transform,
+        case.mode,
+        case.padding_mode,
+        case.padding_value,
+        case.align_corners,
+        samples,
+    )
 
 
 def variant_of(case: Case, kind: Kind) -> Variant:
@@ -38,6 +45,7 @@ def variant_of(case: Case, kind: Kind) -> Variant:
         transform=case.transform,
         mode=case.mode,
         padding_mode=case.padding_mode,
+        padding_value=case.padding_value,
         samples=options_of(case).samples,
         dtype=case.dtype,
         memory_format=case.memory_format,
@@ -97,7 +105,9 @@ def without_storage(variant: Variant) -> Inputs:
 def launches(variant: Variant) -> list[Launch]:
     """What the launchers of this variant would start, recorded on tensors without storage."""
     inputs = without_storage(variant)
-    options = Options(variant.transform, variant.mode, variant.padding_mode, False, variant.samples)
+    options = Options(
+        variant.transform, variant.mode, variant.padding_mode, variant.padding_value, False, variant.samples
+    )  # fmt: skip
     kind: Grads | Literal["fwd"] = variant.grads or "fwd"
     with recorded() as found:
         call(kind, inputs, variant.out_size, options, inputs.theta if variant.tangent else None)

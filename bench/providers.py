@@ -77,6 +77,7 @@ def ours(case: Case, backend: str | None = None) -> Sample:
             transform=case.transform,
             mode=case.mode,
             padding_mode=case.padding_mode,
+            padding_value=case.padding_value,
             align_corners=case.align_corners,
             antialias=case.antialias,
             backend=backend,
@@ -115,12 +116,15 @@ def _grid_sample(
 
 
 def _compiled_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.antialias is True:
         return "the number of samples depends on theta's values"
     # Each direction is a compilation of its own, of many seconds: the first kind of gradient stands for all.
     return None if grads in (None, case.grads[0]) else "timed with the first kind of gradient alone"
 
 
+_ZEROS = "nothing but 0 outside"
 _PLAIN_2D = "images only, one sample an output pixel"
 
 
@@ -133,6 +137,8 @@ def _cudnn(case: Case) -> Sample:
 
 
 def _cudnn_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.ndim != 2 or case.antialias:
         return _PLAIN_2D
     if not case.align_corners or case.mode != "bilinear" or case.padding_mode != "zeros":
@@ -160,6 +166,8 @@ def _flaggems(case: Case) -> Sample:
 
 
 def _flaggems_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.ndim != 2 or case.antialias:
         return _PLAIN_2D
     if direction != "fwd":
@@ -211,6 +219,8 @@ def _kornia(case: Case) -> Sample:
 
 
 def _kornia_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.ndim != 2 or case.antialias:
         return _PLAIN_2D
     if case.transform == "piecewise_affine":
@@ -249,6 +259,8 @@ def _roi_align(case: Case) -> Sample:
 
 
 def _roi_align_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.transform != "attention" or case.ndim != 2:
         return "upright crops of images only"
     if case.mode != "bilinear" or case.padding_mode != "zeros" or case.align_corners:

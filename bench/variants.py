@@ -34,6 +34,7 @@ class Variant:
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
+    padding_value: float = 0.0
     samples: int = 1
     tangent: bool = False  # the change of the result, or of a gradient, along a change of theta
     dtype: torch.dtype = torch.float32
@@ -57,6 +58,7 @@ class Variant:
         parts = [self.transform, self.mode, self.padding_mode, self.memory_format, channels]
         parts += [] if self.grads is None else [f"grads={self.grads}"]
         parts += [] if self.k is None else [f"K={self.k}"]
+        parts += [f"padding={self.padding_value}"] if self.padding_value else []
         parts += ["tangent"] if self.tangent else []
         if self.samples != 1:
             parts.append("antialias" if self.samples == AUTO else f"antialias={self.samples}")
@@ -148,6 +150,11 @@ def covering_set() -> tuple[Variant, ...]:
         for layout, samples in ((narrow, 2), (wide, AUTO)):
             for grads in _FORWARD_AND_BOTH:
                 yield Variant(**layout, samples=samples, grads=grads)
+        for layout, grads in product((narrow, wide), _KINDS[:3]):
+            yield Variant(**layout, padding_value=0.5, grads=grads)
+        yield Variant(**_VOLUMES[0], padding_value=0.5, grads="theta")
+        yield Variant(**narrow, mode="bicubic", samples=2, padding_value=0.5)
+        yield Variant(**wide, padding_value=0.5, grads="theta", tangent=True)
         for turn, transform in enumerate(TRANSFORMS):
             for grads in _OF_A_TANGENT:
                 usual = Variant(**(narrow, wide)[turn % 2], grads=grads, tangent=True)

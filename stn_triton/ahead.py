@@ -26,6 +26,7 @@ def warmup(
     transform: str = "affine",
     mode: str = "bilinear",
     padding_mode: str = "zeros",
+    padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
 ) -> int:
@@ -42,7 +43,7 @@ def warmup(
         dtype, theta_dtype, channels_last: of the tensors that will come.
         gradients: those that will be asked for: "input", "theta", both, or none for the forward pass alone.
         device: the GPU to compile for; None is the current one.
-        transform, mode, padding_mode, align_corners, antialias: as in `st_sample`.
+        transform, mode, padding_mode, padding_value, align_corners, antialias: as in `st_sample`.
 
     Returns the number of kernels; 0 where there is nothing to compile: on a CPU, or without Triton.
 
@@ -73,7 +74,7 @@ def warmup(
         (*lead, *entry.identity(x.dim() - 2, grid).shape), dtype=theta_dtype, device="meta"
     )
     size, options = checked(
-        x, theta, out_size, transform, mode, padding_mode, align_corners, antialias
+        x, theta, out_size, transform, mode, padding_mode, padding_value, align_corners, antialias
     )
     where = torch.device("cuda" if device is None else device)
     if not HAS_TRITON or INTERPRET or where.type != "cuda" or not torch.cuda.is_available():

@@ -1,6 +1,7 @@
 """The derivatives of the fused op in eager mode: of any order, forward and backward, and batched.
 
-With S(theta) the linear map from image to result, v = S(theta) u, and S' its change along a tangent of theta: first
+With S(theta) the linear map from image to result, v = S(theta) u (and what `padding_value` adds, which depends on
+theta alone), and S' its change along a tangent of theta: first
 order needs S' u, the adjoint of S, and the derivative of <g, S u> by theta; second order the adjoint of S' and the
 derivative of <g, S' u> by theta. Each is a kernel; derivatives of those come from index operations (`taps`).
 """
@@ -137,7 +138,7 @@ class _Sample(torch.autograd.Function):
     def jvp(ctx: Any, input_along: Tensor | None, theta_along: Tensor | None, *_: None) -> Tensor:
         input, theta = ctx.saved_tensors
         return _total(
-            _sample(ctx, input_along, theta),
+            _along_input(ctx, input_along, theta),
             _second_order("tangent", ctx, input, theta, theta_along),
         )
 
@@ -181,12 +182,12 @@ class _Backward(torch.autograd.Function):
         input_along, theta_along = (next(along) if each else None for each in ctx.wanted)
         return (
             _total(
-                _sample(ctx, input_along, theta),
+                _along_input(ctx, input_along, theta),
                 _second_order("tangent", ctx, input, theta, theta_along),
             ),
             _second_order("adjoint", ctx, grad, input, theta, theta_along),
             _total(
-                _gradient(ctx, (False, True), grad, input_along, theta),
+                _gradient_along_input(ctx, grad, input_along, theta),
                 _second_order("curvature", ctx, grad, input, theta, theta_along),
             ),
             *[None] * 3,
@@ -208,7 +209,7 @@ class _Backward(torch.autograd.Function):
         if ctx.wanted[1]:
             changes.append(_total(
                 _gradient(ctx, (False, True), grad_along, input, theta),
-                _gradient(ctx, (False, True), grad, input_along, theta),
+                _gradient_along_input(ctx, grad, input_along, theta),
                 _second_order("curvature", ctx, grad, input, theta, theta_along),
                 like=theta,
             ))  # fmt: skip
@@ -318,17 +319,36 @@ def _keep(ctx: Any, *arguments: Any) -> None:
     ctx.arguments = size, options
 
 
-def _sample(ctx: Any, input: Tensor | None, theta: Tensor) -> Tensor | None:
-    return None if input is None else sample(input, theta, *ctx.arguments)
+def _along_input(ctx: Any, input_along: Tensor | None, theta: Tensor) -> Tensor | None:
+    """The change of the result along a change of the input: what lies outside does not change."""
+    if input_along is None:
+        return None
+    size, options = ctx.arguments
+    return sample(input_along, theta, size, options._replace(padding_value=0.0))
 
 
 def _gradient(ctx: Any, wanted: _Wanted, *tensors: Tensor | None) -> Tensor | None:
+    return _gradient_of(ctx.arguments, wanted, *tensors)
+
+
+def _gradient_along_input(
+    ctx: Any, grad: Tensor, input_along: Tensor | None, theta: Tensor
+) -> Tensor | None:
+    """The change of theta's gradient along a change of the input."""
+    size, options = ctx.arguments
+    linear = size, options._replace(padding_value=0.0)
+    return _gradient_of(linear, (False, True), grad, input_along, theta)
+
+
+def _gradient_of(
+    arguments: tuple[_Size, Options], wanted: _Wanted, *tensors: Tensor | None
+) -> Tensor | None:
     there = _all_there(tensors)
     if there is None:
         return None
     if is_vectorized(*there):
-        return gradients_by_taps(*ctx.arguments, *there)[wanted.index(True)]
-    (found,) = _Backward.apply(*there, *ctx.arguments, wanted)
+        return gradients_by_taps(*arguments, *there)[wanted.index(True)]
+    (found,) = _Backward.apply(*there, *arguments, wanted)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import native
+from .formats import compute_dtype
 from .ops import (
     HAS_TRITON,
     INTERPRET,
@@ -36,6 +38,7 @@ def st_sample(
     transform: str = "affine",
     mode: str = "bilinear",
     padding_mode: str = "zeros",
+    padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
     backend: str | None = None,
@@ -68,6 +71,8 @@ def st_sample(
         mode: "bilinear" (trilinear for 5-D input), "nearest" (ties to even; theta's gradient is 0) or "bicubic" (4-D).
         padding_mode: what lies outside the input: "zeros", its edge pixels ("border"), or the mirrored input
             ("reflection").
+        padding_value: with "zeros" what lies outside instead of 0: every tap outside counts as this number, and a
+            sample that lies outside altogether, or nowhere, is this number.
         antialias: False: one sample an output pixel. An int S: the mean of S x S samples inside it (S x S x S for 5-D
             input). True, for affine and attention: S = 1 to 8 as theta shrinks the input, chosen for each theta.
             Needs align_corners=False.
@@ -90,21 +95,24 @@ def st_sample(
     if has_torch_function_variadic(input, theta):  # of `torch.fx` or of a tensor subclass
         return handle_torch_function(
             st_sample, (input, theta), input, theta, out_size, transform=transform, mode=mode,
-            padding_mode=padding_mode, align_corners=align_corners, antialias=antialias, backend=backend,
+            padding_mode=padding_mode, padding_value=padding_value, align_corners=align_corners,
+            antialias=antialias, backend=backend,
         )  # fmt: skip
     if is_jit_traced():
         with comparing_shapes():
             size, options = checked(
-                input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
+                input, theta, out_size, transform, mode, padding_mode, padding_value, align_corners,
+                antialias, backend,
             )  # fmt: skip
-            _chosen(backend, input)
+            _chosen(backend, input, options)
             return st_sample_torch(input, theta, size, options)
     size, options = checked(
-        input, theta, out_size, transform, mode, padding_mode, align_corners, antialias, backend
-    )
+        input, theta, out_size, transform, mode, padding_mode, padding_value, align_corners,
+        antialias, backend,
+    )  # fmt: skip
     if backend is None and _is_a_node(input, theta):
         return st_sample_registered(input, theta, size, options)
-    run = _RUNS[_chosen(backend, input)]
+    run = _RUNS[_chosen(backend, input, options)]
     return run(input, theta, size, options)
 
 
@@ -131,6 +139,7 @@ def checked(
     transform: str,
     mode: str,
     padding_mode: str,
+    padding_value: float,
     align_corners: bool,
     antialias: bool | int,
     backend: str | None = None,
@@ -138,9 +147,10 @@ def checked(
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
     size = checked_size(out_size)
     options = checked_options(
-        len(size), transform, mode, padding_mode, align_corners, antialias, backend
+        len(size), transform, mode, padding_mode, padding_value, align_corners, antialias, backend
     )
     _check_tensors(input, theta, size, transform)
+    _check_range(options.padding_value, compute_dtype(input, theta))
     return size, options
 
 
@@ -149,6 +159,7 @@ def checked_options(
     transform: str,
     mode: str,
     padding_mode: str,
+    padding_value: float,
     align_corners: bool,
     antialias: bool | int,
     backend: str | None = None,
@@ -159,8 +170,9 @@ def checked_options(
         raise TypeError(f"align_corners must be a bool, got {type(align_corners).__name__}")
     if mode == "bicubic" and ndim != 2:
         raise ValueError("mode 'bicubic' is for input (N, C, H, W), not (N, C, D, H, W)")
+    outside = _checked_padding_value(padding_value, padding_mode)
     samples = _checked_samples(antialias, transform, align_corners)
-    return Options(transform, mode, padding_mode, align_corners, samples)
+    return Options(transform, mode, padding_mode, outside, align_corners, samples)
 
 
 def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, ...]:
@@ -204,6 +216,34 @@ def check_name(name: str, value: object, allowed: Collection[object]) -> None:
     """Refuse a value that is not one of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _checked_padding_value(value: float, padding_mode: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"padding_value must be an int or a float, got {value!r}, a {type(value).__name__}"
+        )
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"padding_value must be finite, got {value}")
+    if value != 0 and padding_mode != "zeros":
+        raise ValueError(
+            f"padding_value is for padding_mode 'zeros', got {value} and {padding_mode!r}"
+        )
+    return value + 0.0  # of -0.0 that makes 0.0
+
+
+def _check_range(padding_value: float, dtype: torch.dtype) -> None:
+    """Refuse what would not be finite where sums are made."""
+    most = torch.finfo(dtype).max
+    if not -most <= padding_value <= most:
+        raise ValueError(
+            f"padding_value must be finite in {dtype}, in which these tensors are sampled, "
+            f"got {padding_value}"
+        )
 
 
 def _checked_samples(antialias: bool | int, transform: str, align_corners: bool) -> int:
@@ -281,16 +321,16 @@ def check_theta(theta: Tensor, transform: str, ndim: int) -> None:
     )
 
 
-def _chosen(backend: str | None, input: Tensor) -> str:
+def _chosen(backend: str | None, input: Tensor, options: Options) -> str:
     """The backend that runs; refuses one that cannot."""
     device = input.device
     if backend is None:
         if device.type == "cuda":
             return "triton" if HAS_TRITON else "torch"
-        return "torch" if _lacks_native(input) else "native"
+        return "torch" if _lacks_native(input, options) else "native"
     missing = {
         "triton": _lacks_triton(device),
-        "native": backend == "native" and _lacks_native(input),
+        "native": backend == "native" and _lacks_native(input, options),
     }
     if why := missing.get(backend):
         raise RuntimeError(f"backend={backend!r} {why}")
@@ -309,12 +349,14 @@ def _lacks_triton(device: torch.device) -> str | None:
     return None
 
 
-def _lacks_native(input: Tensor) -> str | None:
+def _lacks_native(input: Tensor, options: Options) -> str | None:
     """Why the native library cannot sample an input."""
     if input.device.type != "cpu":
         return f"needs a tensor on a CPU, got one on {input.device.type}"
     if native.library.MISSING:
         return f"is not there: {native.library.MISSING}"
+    if options.padding_value:
+        return "samples with a padding_value of 0 only"
     if not torch.compiler.is_compiling() and not native.sampler.can_sample(input):
         return f"needs fewer than 2**31 pixels in an image, got shape {tuple(input.shape)}"
     return None

@@ -49,7 +49,7 @@ class SpatialTransformer(nn.Module):
     [-1, 1] in (x, y[, z]) order. With `align_corners=False` -1 and 1 are the outer edges of the image
     and pixel centres lie half a pixel inside; with `align_corners=True` they are the centres of
     the outermost pixels. A frame smaller than the image (|scale| < 1) therefore zooms in. Samples
-    outside the source follow `padding_mode`.
+    outside the source follow `padding_mode` and `padding_value`.
 
     Arguments:
         localisation: any module from x to features (N, in_features).
@@ -66,7 +66,7 @@ class SpatialTransformer(nn.Module):
         initial_theta: tensor or nested sequence that broadcasts to ([K,] *theta shape), or a flat
             one of as many numbers as one theta or all K have; None: the identity. With
             `fixed_scale` its scale entries are replaced by that.
-        mode, padding_mode, align_corners, antialias, backend: as in `st_sample`.
+        mode, padding_mode, padding_value, align_corners, antialias, backend: as in `st_sample`.
 
     The module owns the last layer of the localisation, `self.regression`: zero weights and the
     bias `initial_theta`, so that at first every image gets the same theta.
@@ -99,6 +99,7 @@ class SpatialTransformer(nn.Module):
         initial_theta: Tensor | Sequence[object] | None = None,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
+        padding_value: float = 0.0,
         align_corners: bool = False,
         antialias: bool | int = False,
         backend: str | None = None,
@@ -119,6 +120,7 @@ class SpatialTransformer(nn.Module):
         self.fixed_scale = _checked_scale(fixed_scale, transform)
         self.mode = mode
         self.padding_mode = padding_mode
+        self.padding_value = padding_value
         self.align_corners = align_corners
         self.antialias = antialias
         self.backend = backend
@@ -126,7 +128,9 @@ class SpatialTransformer(nn.Module):
         lead = () if num_transformers is None else (num_transformers,)
         given = None if initial_theta is None else _detached(initial_theta)
         self.ndim = _ndim(self.out_size, given, transform, num_transformers)
-        checked_options(self.ndim, transform, mode, padding_mode, align_corners, antialias, backend)
+        checked_options(
+            self.ndim, transform, mode, padding_mode, padding_value, align_corners, antialias, backend
+        )  # fmt: skip
         identity = TRANSFORMS[transform].identity(self.ndim, grid)
         check_theta(identity.unsqueeze(0), transform, self.ndim)
         self.theta_shape = (*lead, *identity.shape)
@@ -184,6 +188,7 @@ class SpatialTransformer(nn.Module):
             transform=self.transform,
             mode=self.mode,
             padding_mode=self.padding_mode,
+            padding_value=self.padding_value,
             align_corners=self.align_corners,
             antialias=self.antialias,
             backend=self.backend,
@@ -212,7 +217,7 @@ class SpatialTransformer(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows beside the submodules."""
         usual = {"num_transformers": None, "fixed_scale": None, "mode": "bilinear", "padding_mode": "zeros",
-                 "align_corners": False, "antialias": False, "backend": None}  # fmt: skip
+                 "padding_value": 0.0, "align_corners": False, "antialias": False, "backend": None}  # fmt: skip
         shown = [repr(self.transform), f"out_size={self.out_size}"]
         shown += [
             f"{name}={getattr(self, name)!r}"

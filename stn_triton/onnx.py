@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -31,9 +32,9 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         "piecewise_affine" with a symbolic `out_size`.
 
     onnxruntime 1.31 on a CPU gives the same numbers in every mode, padding mode and alignment, within
-        1e-6 max(H, W) max|input| in float32. It differs at coordinates that are not finite, or with "border" and
-        "reflection" beyond about 1e9; with "nearest" beside a tie; with `align_corners=True` where a symbolic length
-        turns out as 1. For float64 it has no AveragePool, hence no `antialias=S`.
+        1e-6 max(H, W) max(max|input|, |padding_value|) in float32. It differs at coordinates that are not finite, or
+        with "border" and "reflection" beyond about 1e9; with "nearest" beside a tie; with `align_corners=True` where a
+        symbolic length turns out as 1. For float64 it has no AveragePool, hence no `antialias=S`.
     """
     return {torch.ops.stn_triton.sample.default: _sample}
 
@@ -54,7 +55,7 @@ def lacks_translation() -> bool:
 
 def _sample(
     input: Any, theta: Any, out_size: Any,
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
 ) -> Any:  # fmt: skip
     """The operator's own arguments, tensors and symbolic lengths as values of the graph -> the result, such a value."""
     from onnxscript import ir
@@ -81,10 +82,21 @@ def _sample(
     grid = _grid(theta, trailing, size, transform, align_corners)
     if several:  # K results one above the other, so that the image is not copied K times
         grid = op.Reshape(grid, _shape(op.Shape(input, end=1), -1, *size[1:], ndim))
-    output = op.GridSample(
-        op.Cast(input, to=wide), grid,
-        align_corners=int(align_corners), mode=_MODES[mode], padding_mode=padding_mode,
-    )  # fmt: skip
+    sample = partial(
+        op.GridSample,
+        align_corners=int(align_corners),
+        mode=_MODES[mode],
+        padding_mode=padding_mode,
+    )
+    output = sample(op.Cast(input, to=wide), grid)
+    if padding_value:  # for the weight of what lies outside
+        ones = op.Expand(
+            _constant(torch.ones((), device="cpu"), grid),
+            _shape(op.Shape(input, end=1), 1, op.Shape(input, start=2)),
+        )
+        outside = op.Sub(_constant(torch.ones((), device="cpu"), grid), sample(ones, grid))
+        value = _constant(torch.tensor(padding_value, dtype=torch.float64, device="cpu"), grid)
+        output = op.Add(output, op.Mul(value, outside))
     if samples > 1:
         output = op.AveragePool(output, kernel_shape=[samples] * ndim, strides=[samples] * ndim)
     if several:

@@ -69,20 +69,22 @@ def _by_kernels(input: Tensor) -> bool:
     return HAS_TRITON and (input.device.type == "cuda" or INTERPRET)
 
 
-def _natively(input: Tensor) -> bool:
+def _natively(input: Tensor, options: Options) -> bool:
     """Whether the native library takes the tensors of a registered operator."""
-    here = input.device.type == "cpu" and native.library.MISSING is None
+    here = (
+        input.device.type == "cpu" and native.library.MISSING is None and not options.padding_value
+    )
     return here and native.sampler.can_sample(input)
 
 
 @torch.library.custom_op("stn_triton::sample", mutates_args=())
 def sample(
     input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
 ) -> Tensor:  # fmt: skip
     """`st_sample`, arguments validated."""
-    options = Options(transform, mode, padding_mode, align_corners, samples)
-    natively = native.sampler.sample_forward if _natively(input) else st_sample_torch
+    options = Options(transform, mode, padding_mode, padding_value, align_corners, samples)
+    natively = native.sampler.sample_forward if _natively(input, options) else st_sample_torch
     run: _Run = sample_forward if _by_kernels(input) else natively
     return run(input, theta, tuple(out_size), options)
 
@@ -90,14 +92,14 @@ def sample(
 @sample.register_fake
 def _(
     input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
 ) -> Tensor:  # fmt: skip
     if lacks_translation():
         raise RuntimeError(
             "ONNX has no operator stn_triton::sample: give torch.onnx.export "
             "custom_translation_table=stn_triton.onnx_translations()"
         )
-    options = Options(transform, mode, padding_mode, align_corners, samples)
+    options = Options(transform, mode, padding_mode, padding_value, align_corners, samples)
     outer = (input.shape[0], *transformers(theta, len(out_size), options))
     return empty_output(input, outer, tuple(out_size))
 
@@ -105,12 +107,12 @@ def _(
 @torch.library.custom_op("stn_triton::sample_backward", mutates_args=())
 def sample_backward_op(
     grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
-    options = Options(transform, mode, padding_mode, align_corners, samples)
-    natively = native.sampler.sample_backward if _natively(input) else _torch_backward
+    options = Options(transform, mode, padding_mode, padding_value, align_corners, samples)
+    natively = native.sampler.sample_backward if _natively(input, options) else _torch_backward
     run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
     of_input, of_theta = run(grad, input, theta, tuple(out_size), options, wanted)
@@ -123,7 +125,7 @@ def sample_backward_op(
 @sample_backward_op.register_fake
 def _(
     grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return (
@@ -148,7 +150,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:2]
     grads = sample_backward_op(grad, *ctx.saved_tensors, *ctx.arguments, *wanted)
-    return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * 6
+    return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * 7
 
 
 sample.register_autograd(_backward, setup_context=_setup_context)

@@ -158,7 +158,8 @@ def draw_theta(
 
 def peer(
     u: Tensor, theta: Tensor, out_size: Size, *, transform: str = "affine", mode: str = "bilinear",
-    padding_mode: str = "zeros", align_corners: bool = False, antialias: bool | int = False,
+    padding_mode: str = "zeros", padding_value: float = 0.0, align_corners: bool = False,
+    antialias: bool | int = False,
 ) -> Tensor:  # fmt: skip
     """`affine_grid`, or the definition's grid, and `grid_sample` in the dtype in which `st_sample` computes."""
     wide = compute_dtype(u, theta)
@@ -175,6 +176,10 @@ def peer(
         found = definition.normalised(theta, finer, transform, align_corners)
         grid = torch.stack(found, -1).flatten(0, len(outer) - 1)
     out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
+    if padding_value:
+        ones = torch.ones_like(images[:, :1])
+        inside = F.grid_sample(ones, grid, mode, padding_mode, align_corners)
+        out = out + padding_value * (1 - inside)
     if antialias:
         out = (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(out, antialias)
     return out.to(u.dtype).unflatten(0, outer)

@@ -18,6 +18,7 @@ CASES: list[dict[str, Any]] = [
     {"dtype": torch.bfloat16, "channels_last": True, "num_transformers": 2},
     {"transform": "tps", "grid": 3, "padding_mode": "reflection"},
     {"transform": "attention", "antialias": True, "theta_dtype": torch.float64},
+    {"padding_value": 0.5, "num_transformers": 2},
     {"gradients": ()},
     {"gradients": ("theta",), "mode": "bicubic"},
 ]
@@ -40,7 +41,11 @@ def test_the_kernels_of_a_call_are_compiled(
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     count = warmup((2, 16, 5, 6), (3, 4), **case)
 
-    options = {k: case[k] for k in ("transform", "mode", "padding_mode", "antialias") if k in case}
+    options = {
+        k: case[k]
+        for k in ("transform", "mode", "padding_mode", "padding_value", "antialias")
+        if k in case
+    }
     gradients = case.get("gradients", ("input", "theta"))
     transform = ahead.TRANSFORMS[case.get("transform", "affine")]
     one = transform.identity(2, case.get("grid", 4)).to(case.get("theta_dtype", torch.float32))

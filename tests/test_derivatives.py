@@ -31,6 +31,8 @@ VOLUMES = pairwise(
 EXTRA = [
     {"map": "affine", "antialias": 2, "mode": "bicubic"},
     {"map": "affine", "antialias": True, "k": 2},
+    {"map": "affine", "padding_value": 1.5},
+    {"map": "projective", "mode": "bicubic", "padding_value": -0.7, "k": 2},
 ]
 
 
@@ -200,6 +202,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "projective": {"map": "projective 3x3", "mode": "bicubic", "padding_mode": "border"},
     "tps": {"map": "tps", "padding_mode": "reflection", "spread": 1.0, "k": 2},
     "antialias": {"map": "piecewise_affine", "antialias": 2},
+    "padding value": {"map": "affine", "padding_value": 1.5, "spread": 0.8},
     "volume": {
         "map": "affine", "ndim": 3, "padding_mode": "border", "align_corners": True, "layout": "channels_last",
     },

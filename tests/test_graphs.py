@@ -20,6 +20,7 @@ from stn_triton.transforms import TRANSFORMS, Options
 OPTIONS = Options()
 BORDER = Options("attention", padding_mode="border", align_corners=True)
 NEAREST = Options(mode="nearest")
+PADDED = Options(padding_value=0.5)
 OTHERS = [
     Options("projective", "bicubic", "reflection"),
     Options("tps", samples=2),
@@ -57,6 +58,7 @@ def example(
         (OPTIONS, 2, "channels_last", 8, torch.float16),
         (BORDER, 1, "strided", 1, torch.float64),
         (NEAREST, None, "channels_last", 3, torch.bfloat16),
+        (PADDED, 2, "contiguous", 2, torch.float64),
         *(slow(options, 2, "channels_last", 2, torch.float32) for options in OTHERS),
     ],
 )

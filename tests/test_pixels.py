@@ -88,8 +88,9 @@ def test_options(case: dict[str, Any], device: torch.device) -> None:
     ndim, k, dtype = MAPS[case["map"]], case["k"], case["dtype"]
     in_size, out_size = ((3, 6, 7), (4, 3, 3)) if ndim == 3 else ((6, 9), (5, 6))
     options = Options(
-        transform, case["mode"], case["padding_mode"], case["align_corners"], case["samples"]
-    )
+        transform, case["mode"], case["padding_mode"], align_corners=case["align_corners"],
+        samples=case["samples"],
+    )  # fmt: skip
     torch.manual_seed(0)
     theta = draw_theta(
         (1,) if k is None else (1, k), dtype, device, in_size, out_size, transform=transform,
@@ -183,7 +184,7 @@ def test_mirrored_copies(
         [[[scale, 0.3, 0.07], [-0.2, 0.8 * scale, 0.31]]], dtype=torch.float64, device=device
     )
     u = image(1, 1, 3, 4, device=device)
-    compare(u, theta, (6, 7), Options("affine", mode, "reflection", align_corners))
+    compare(u, theta, (6, 7), Options("affine", mode, "reflection", align_corners=align_corners))
 
 
 @pytest.mark.parametrize("align_corners", [slow(False), True])
@@ -196,7 +197,7 @@ def test_images_of_one_row_or_column(
     torch.manual_seed(4)
     theta = torch.tensor([[[0.8, 0.3, 0.4], [-0.4, 1.3, 0.2]]], dtype=torch.float64, device=device)
     u = image(1, 1, *size, device=device)
-    compare(u, theta, (4, 3), Options("affine", mode, padding_mode, align_corners))
+    compare(u, theta, (4, 3), Options("affine", mode, padding_mode, align_corners=align_corners))
 
 
 @pytest.mark.parametrize(
@@ -302,4 +303,4 @@ def test_outputs_near_an_end_that_nothing_folds_count_once(mode: str, device: to
     """With aligned corners the pixels at the ends are their own mirror images."""
     theta = torch.tensor([[0.83, 0.013, -0.041]], dtype=torch.float64, device=device)
     u = image(1, 2, 4, 5, device=device)
-    compare(u, theta, (5, 4), Options("attention", mode, "reflection", True))
+    compare(u, theta, (5, 4), Options("attention", mode, "reflection", align_corners=True))

@@ -65,6 +65,7 @@ def small_case(variant: Variant) -> Case:
         transform=variant.transform,
         mode=variant.mode,
         padding_mode=variant.padding_mode,
+        padding_value=variant.padding_value,
         antialias={1: False, AUTO: True}.get(variant.samples, variant.samples),
         dtype=variant.dtype,
         memory_format=variant.memory_format,
@@ -337,6 +338,9 @@ def checks() -> Iterator[Check]:
     for padding in ({}, border, folded):
         yield _hard(hard_case("affine", 3, **volume, **padding))
     yield _hard(hard_case("affine", 1, k=2))
+    yield _hard(hard_case("affine", 3, padding_value=-1.5))
+    yield _hard(hard_case("affine", 16, padding_value=-1.5, **last))
+    yield _hard(hard_case("projective", 3, padding_value=-1.5))
     yield _hard(hard_case("attention", 16, k=3, dtype=half, **last))
     yield _hard(hard_case("affine", 3, shape=(0, 3, 1, 7), out_size=(5, 1)))
     yield _hard(hard_case("affine", 3, shape=(0, 3, 64, 64), out_size=(64, 64)))
@@ -354,6 +358,7 @@ def checks() -> Iterator[Check]:
 def _hard(case: Case, ulp: float = 0.0) -> Check:
     words = ["hard", case.transform, case.dtype_name, case.memory_format, case.padding_mode]
     words += [f"{case.shape[1:]}-{case.out_size}".replace(", ", "x")]
+    words += [f"padding={case.padding_value}"] * bool(case.padding_value)
     words += ["corners"] * case.align_corners + [f"K={case.k}"] * bool(case.k)
     words += [f"ulp={ulp}"] * bool(ulp)
     return Check(" ".join(words), partial(check_hard, case, ulp=ulp))

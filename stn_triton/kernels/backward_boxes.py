@@ -270,12 +270,12 @@ def box_backward(
     map_ = parameters(g, theta, tangent)
     launch(
         _bounds_kernel, (g.n * g.k * chunks,), map_, box_bounds, chunk_bounds, *g.sizes, *g.ratios,
-        num_warps=8, SPEC=g.spec,
+        num_warps=8, SPEC=g.linear_spec,
     )  # fmt: skip
     launch_tiles(
         _box_backward_kernel,
         g.n, g.size, g.channels, box_blocks(g),
         map_, box_bounds, chunk_bounds, like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
-        SPEC=g.spec,
+        SPEC=g.linear_spec,
     )  # fmt: skip
     return grad_input

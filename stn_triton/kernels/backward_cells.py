@@ -32,6 +32,7 @@ from .cells.tile import finish_tile, give_tile, turn_tile
 from .cells.turned import turning_pays
 from .geometry import Call, geometry, parameters
 from .launch import MOST_PROGRAMS, launch
+from .layout import outside_value
 from .maps import affine
 from .maps.units import divide, middle
 from .preimage.affine import meets_tile
@@ -40,7 +41,7 @@ from .theta_sum import new_partial, sum_partial
 
 SIZES = [
     *("K", "C", "BLOCKS", "PARAMETERS", "H", "W", "OH", "OW", "align_corners", "S"),
-    *("x_by_x", "x_by_y", "y_by_x", "y_by_y"),
+    *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "padding_value"),
     *("ROWS", "STRIPS", "BANDS", "first_strip", "first_band"),
     *("stride_n", "stride_c", "stride_h", "stride_w"),
 ]
@@ -48,14 +49,16 @@ SIZES = [
 
 
 @triton.jit
-def _image(ptr, block, plane, vectors, SPEC: tl.constexpr):
+def _image(ptr, block, plane, vectors, outside, SPEC: tl.constexpr):
     """One image as a program of channel block number `block` sees it; plane: elements of a channel."""
     first = block * (SPEC.CHUNKS * SPEC.VECTORS)
     if SPEC.CHANNELS_LAST:
         step: tl.constexpr = SPEC.VECTORS * SPEC.VECTOR
-        image = channels_in(ptr + first * SPEC.VECTOR, first, step, vectors, SPEC)
+        image = channels_in(ptr + first * SPEC.VECTOR, first, step, vectors, outside, SPEC)
     else:
-        image = channels_in(ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, SPEC)
+        image = channels_in(
+            ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, outside, SPEC
+        )
     return image
 
 
@@ -91,6 +94,7 @@ def _cell_backward_kernel(
     grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
     K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    padding_value,
     ROWS, STRIPS, BANDS, first_strip, first_band,
     stride_n, stride_c, stride_h, stride_w,                         # of input, in vectors
     SPEC: tl.constexpr,
@@ -109,9 +113,9 @@ def _cell_backward_kernel(
     plane, out_plane = H.to(SPEC.OFFSET) * W, OH.to(SPEC.OFFSET) * OW
     image = n.to(tl.int64) * (plane * (C * SPEC.VECTOR))
     at_u = input_ptr + n.to(tl.int64) * stride_n * SPEC.VECTOR
-    u = _image(at_u, block, stride_c, C, SPEC)
-    grad_input = _image(grad_input_ptr + image, block, plane, C, SPEC)
-    total = _image(sum_ptr + image, block, plane, C, SPEC)
+    u = _image(at_u, block, stride_c, C, outside_value(padding_value, SPEC), SPEC)
+    grad_input = _image(grad_input_ptr + image, block, plane, C, 0.0, SPEC)
+    total = _image(sum_ptr + image, block, plane, C, 0.0, SPEC)
     if SPEC.DENSE:
         stride_w = 1
 
@@ -125,7 +129,7 @@ def _cell_backward_kernel(
             plan = plan_cells(m, size, finer, SPEC)
             grad = grad_output_ptr + nk * (out_plane * (C * SPEC.VECTOR))
             out = Output(
-                _image(grad, block, out_plane, C, SPEC), C,
+                _image(grad, block, out_plane, C, 0.0, SPEC), C,
                 OW.to(SPEC.OFFSET), samples,
                 _share(samples, SPEC), finer,
                 middle(finer[0], SPEC), middle(finer[1], SPEC),
@@ -180,7 +184,7 @@ def cell_backward(
                 ),
                 input, map_, grad_output, grad_input, total, partial,
                 g.k, g.vectors, blocks.channels, g.parameters, *g.size[1:], *g.out_size[1:],
-                g.align_corners, g.samples, *g.ratios, blocks.rows, strips, bands, first_strip, first_band,
+                g.align_corners, g.samples, *g.ratios, g.padding, blocks.rows, strips, bands, first_strip, first_band,
                 stride_n, stride_c, stride_h, stride_w,
                 num_warps=1, maxnreg=blocks.maxnreg, SPEC=spec,
             )  # fmt: skip

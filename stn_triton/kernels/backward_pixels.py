@@ -197,6 +197,6 @@ def pixel_backward(
         _pixel_backward_kernel,
         g.n, g.size, g.channels, blocks,
         parameters(g, theta, tangent), like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
-        SPEC=PixelSpec(*g.spec, SEVERAL=g.k != 1, LANES_Y=lanes_y),
+        SPEC=PixelSpec(*g.linear_spec, SEVERAL=g.k != 1, LANES_Y=lanes_y),
     )  # fmt: skip
     return grad_input

@@ -24,6 +24,7 @@ from .layout import (
     dense_image,
     input_block,
     input_image,
+    outside_value,
     per_pixel,
     program_image,
     program_tile,
@@ -89,6 +90,8 @@ def _slopes(
                 there = per_pixel(in_z & inside(ix, W) & inside(iy, H), SPEC) & channels.exists
                 at = input_block(image, ix, iy, slice_offset, channels, SPEC)
                 value = tl.load(at, mask=there, other=0.0).to(SPEC.COMPUTE)
+                if SPEC.HAS_PADDING_VALUE:
+                    value = tl.where(there, value, image.outside)
                 curves = curvature(sx, tx, SPEC), curvature(sy, ty, SPEC)
                 change_x, change_y, change_z = _changes(
                     (wx, wy, wz), (slope_x, slope_y, slope_z), curves, along, TANGENT, SPEC
@@ -120,6 +123,7 @@ def _theta_backward_kernel(
     K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    padding_value,
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
@@ -131,7 +135,8 @@ def _theta_backward_kernel(
     channels = block_channels(block, C, SPEC, TILING)
     in_output = (px < OW) & (py < OH)
     at = input_ptr + input_image(nk, K) * stride_n * SPEC.VECTOR
-    image = Image(at, stride_c, stride_d, stride_h, stride_w)
+    outside = outside_value(padding_value, SPEC)
+    image = Image(at, stride_c, stride_d, stride_h, stride_w, outside)
 
     samples, finer, m, t = load_finer_map(call, nk, SPEC)
     count = sample_count(samples, SPEC)
@@ -182,7 +187,7 @@ def theta_backward(
         _theta_backward_kernel,
         g.n * g.k, g.out_size, g.channels, blocks,
         input, parameters(g, theta, tangent), like_output(grad_output, input), partial,
-        *g.sizes, *g.strides, *g.ratios,
+        *g.sizes, *g.strides, *g.ratios, g.padding,
         SPEC=g.spec,
     )  # fmt: skip
     return sum_partial(g, partial, theta)

@@ -182,7 +182,7 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
     cells = 32 // vectors
     held = chunks * vector
     cell_spec = CellSpec(
-        *spec,
+        *(spec if with_theta else g.linear_spec),
         DENSE=not spec.CHANNELS_LAST and g.strides[-1] == 1,
         WITH_THETA=with_theta,
         SEVERAL=g.k != 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ class Spec(NamedTuple):
     NDIM: int
     MODE: str
     PADDING: str
+    HAS_PADDING_VALUE: bool  # other than 0
     ANTIALIAS: str  # none, fixed (S is the same for all) or auto (theta's own)
     TANGENT: bool  # every map is followed by its change, and the change of the result is asked for
     COMPUTE: Any  # dtype of coordinates, weights and sums
@@ -62,6 +64,7 @@ class Geometry:
     parameters: int  # numbers by which the kernels know a transformation
     align_corners: int
     samples: int
+    padding_value: float
     strides: tuple[int, ...]  # of input (n, c, d, h, w), in vectors
     dtype: torch.dtype  # of coordinates, weights and sums
     spec: Spec
@@ -70,6 +73,19 @@ class Geometry:
     def vectors(self) -> int:
         """Channels in vectors."""
         return self.channels // self.spec.VECTOR
+
+    @property
+    def linear_spec(self) -> Spec:
+        """Of kernels that are linear in images: what lies outside is a constant to them."""
+        return self.spec._replace(HAS_PADDING_VALUE=False)
+
+    @cached_property
+    def padding(self) -> float | int:
+        """`padding_value` as an argument of a kernel: Triton takes a float as float32, so in float64 its bits."""
+        if self.dtype == torch.float32:
+            return self.padding_value
+        (bits,) = struct.unpack("q", struct.pack("d", self.padding_value))
+        return int(bits)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -158,13 +174,13 @@ def _geometry(
     )
     largest = max(span + 1, channels * math.prod(size), channels * math.prod(out_size))
     spec = Spec(
-        options.transform, ndim, options.mode, options.padding_mode,
+        options.transform, ndim, options.mode, options.padding_mode, options.padding_value != 0,
         {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent,
         _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, channel_lanes, vector,
     )  # fmt: skip
     return Geometry(
         outer, n, math.prod(outer[1:]), channels, tuple(size), out_size,
         math.isqrt(trailing[0]), parameter_count(trailing, options),
-        int(options.align_corners), options.samples,
+        int(options.align_corners), options.samples, options.padding_value,
         tuple(stride // vector for stride in (stride_n, stride_c, *steps)), dtype, spec,
     )  # fmt: skip

@@ -42,6 +42,7 @@ class Image(NamedTuple):
     slice: Any
     row: Any
     pixel: Any
+    outside: Any  # what lies there
 
 
 @triton.jit
@@ -139,6 +140,16 @@ def input_block(image, ix, iy, slice_offset, channels, SPEC: tl.constexpr):
     """Pointers to pixels (ix, iy) of a slice of the input, which may have any strides."""
     pixel = iy.to(SPEC.OFFSET) * image.row + ix.to(SPEC.OFFSET) * image.pixel + slice_offset
     return _pointers(image.ptr, pixel, image.channel, channels, SPEC)
+
+
+@triton.jit
+def outside_value(padding_value, SPEC: tl.constexpr):
+    """What lies outside an image, as `geometry.Geometry.padding` hands it over."""
+    if SPEC.COMPUTE == tl.float64:
+        value = padding_value.to(tl.int64).to(tl.float64, bitcast=True)
+    else:
+        value = padding_value
+    return value
 
 
 @triton.jit

@@ -24,7 +24,7 @@ from stn_triton.tracing import (
 from stn_triton.transforms import TRANSFORMS, Options, output_axes, vector_like
 
 from .antialias import Sampler, mean_of_samples
-from .taps import sample_taps
+from .taps import sample_taps, weight_outside
 from .weighted_rows import FEWEST_CHANNELS, FEWEST_CHANNELS_TO_TURN, is_finite, sample_rows
 
 _MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
@@ -65,6 +65,8 @@ def _sample(
         return like_output(_empty(input, theta, (n, *k, channels, *out_size)), input)
     image = _with_formatted_gradient(input).to(wide)
     theta = theta.reshape(n, -1, *trailing)
+    if options.padding_value:
+        sampler = partial(_with_padding_value, sampler=sampler)
     once = partial(_one_sample, sampler=sampler)
     output = mean_of_samples(image, theta, out_size, options, once, sampler).to(input.dtype)
     if k:
@@ -86,6 +88,20 @@ def _one_sample(
 
 def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
     return _taps_on_grid(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
+
+
+def _with_padding_value(
+    image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler
+) -> Tensor:
+    """What a sampler finds with 0 outside, and `padding_value` times the weight of the taps that lie there."""
+    if options.mode == "nearest":  # where the parts must not be of two minds about what lies inside
+        sampler = _by_taps
+    output = sampler(image, grid, options)
+    source = _in_pixels(
+        _finite(grid, image.shape[2:], options).flatten(1, 2), image.shape[2:], options
+    )
+    outside = weight_outside(source, tuple(image.shape[2:]), options).unflatten(1, output.shape[2:])
+    return output + options.padding_value * outside.unsqueeze(1)
 
 
 def _taps_on_grid(image: Tensor, grid: Tensor, options: Options) -> Tensor:

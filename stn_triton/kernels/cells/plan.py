@@ -25,6 +25,7 @@ class CellSpec(NamedTuple):
     NDIM: int
     MODE: str  # bilinear or nearest
     PADDING: str  # zeros or border
+    HAS_PADDING_VALUE: bool
     ANTIALIAS: str
     TANGENT: bool  # False
     COMPUTE: Any

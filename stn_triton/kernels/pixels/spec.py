@@ -16,6 +16,7 @@ class PixelSpec(NamedTuple):
     NDIM: int
     MODE: str
     PADDING: str
+    HAS_PADDING_VALUE: bool  # False
     ANTIALIAS: str
     TANGENT: bool
     COMPUTE: Any
