@@ -13,13 +13,16 @@ from torch import Tensor
 
 from .cases import Case, Grads
 from .grids import LATTICES, parameters, sample_groups, sampling_grid
-from .inputs import Inputs
+from .inputs import Inputs, in_format, make_index
 
 Sample = Callable[[Tensor, Tensor], Tensor]
 
 
 def per_map(case: Case, x: Tensor) -> Tensor:
     """(N, C, *size) -> (N * K, C, *size): every image once per transformer, in the same memory format."""
+    index = make_index(case, x.device)
+    if index is not None:
+        return in_format(case, x.index_select(0, index))
     return x if case.k is None else x.repeat_interleave(case.k, 0)
 
 
@@ -105,7 +108,7 @@ def expect(case: Case, inputs: Inputs, grads: Grads | None) -> Expectation:
     """Both references on the same (already rounded) tensors; PyTorch's computes in float32 and
     rounds once.
     """
-    wide = Inputs(inputs.input.double(), inputs.theta.double(), inputs.grad.double())
+    wide = Inputs(inputs.input.double(), inputs.theta.double(), inputs.grad.double(), inputs.index)
     compute = torch.promote_types(case.dtype, torch.float32)
 
     def low(x: Tensor, theta: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ def variant_of(case: Case, kind: Kind) -> Variant:
         shape=case.shape,
         out_size=case.out_size,
         k=case.k,
+        crops=case.crops,
         transform=case.transform,
         mode=case.mode,
         padding_mode=case.padding_mode,
@@ -64,17 +65,17 @@ def call(
 
     tangent: the change of these along a change of theta instead (not of both gradients at once).
     """
-    x, theta, grad = inputs.input, inputs.theta, inputs.grad
+    x, theta, index, grad = inputs.input, inputs.theta, inputs.index, inputs.grad
     if kind == "fwd":
-        return {"output": sample_forward(x, theta, out_size, options, tangent)}
+        return {"output": sample_forward(x, theta, index, out_size, options, tangent)}
     found: tuple[Tensor | None, Tensor | None]
     if tangent is None:
         wanted = kind != "theta", kind != "input"
-        found = sample_backward(grad, x, theta, out_size, options, wanted)
+        found = sample_backward(grad, x, theta, index, out_size, options, wanted)
     elif kind == "input":
-        found = input_backward(grad, x, theta, out_size, options, tangent), None
+        found = input_backward(grad, x, theta, index, out_size, options, tangent), None
     else:
-        found = None, theta_backward(grad, x, theta, out_size, options, tangent)
+        found = None, theta_backward(grad, x, theta, index, out_size, options, tangent)
     named = zip(("grad_input", "grad_theta"), found, strict=True)
     return {name: tensor for name, tensor in named if tensor is not None}
 
@@ -91,6 +92,10 @@ def _meta(shape: tuple[int, ...], dtype: torch.dtype, ndim: int, memory_format: 
 def without_storage(variant: Variant) -> Inputs:
     """Tensors like those of a variant, on the meta device."""
     lead = (variant.shape[0],) if variant.k is None else (variant.shape[0], variant.k)
+    index = None
+    if variant.crops is not None:
+        lead = (variant.crops,)
+        index = torch.empty(variant.crops, dtype=torch.int64, device="meta")
     ndim = len(variant.out_size)
     wide = torch.promote_types(variant.dtype, torch.float32)
     identity = TRANSFORMS[variant.transform].identity(ndim, 4)
@@ -99,6 +104,7 @@ def without_storage(variant: Variant) -> Inputs:
         _meta(variant.shape, variant.dtype, ndim, variant.memory_format),
         torch.empty((*lead, *identity.shape), dtype=wide, device="meta"),
         _meta(shape, variant.dtype, ndim, variant.memory_format),
+        index,
     )
 
 

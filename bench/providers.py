@@ -22,7 +22,7 @@ import stn_triton
 from .cases import Case, Direction, Grads
 from .check import Sample, mean_of_samples, native, per_map
 from .grids import control_points, parameters, sampling_grid, solved_spline
-from .inputs import in_format
+from .inputs import in_format, make_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,7 @@ def ours(case: Case, backend: str | None = None) -> Sample:
             padding_value=case.padding_value,
             align_corners=case.align_corners,
             antialias=case.antialias,
+            index=make_index(case, x.device),
             backend=backend,
         )
 
@@ -236,13 +237,13 @@ def _boxes(case: Case, theta: Tensor) -> Tensor:
     """
     scale, tx, ty = theta.reshape(-1, 3).unbind(-1)
     height, width = case.shape[2:]
-    index = torch.arange(case.shape[0], device=theta.device, dtype=theta.dtype).repeat_interleave(
-        case.k or 1
-    )
+    index = make_index(case, theta.device)
+    if index is None:
+        index = torch.arange(case.shape[0], device=theta.device).repeat_interleave(case.k or 1)
     centre = ((tx + 1) * width / 2, (ty + 1) * height / 2)
     half = (scale * width / 2, scale * height / 2)
     low, high = ([c + sign * r for c, r in zip(centre, half, strict=True)] for sign in (-1, 1))
-    return torch.stack((index, *low, *high), -1)
+    return torch.stack((index.to(theta.dtype), *low, *high), -1)
 
 
 def _roi_align(case: Case) -> Sample:

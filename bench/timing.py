@@ -47,7 +47,7 @@ def rotating_inputs(case: Case, device: str) -> list[Inputs]:
     # The values of theta stay those of seed 0, from which the bytes of the case are counted.
     copies = min(_MOST_SETS, math.ceil(3 * cache / max(size, 1)))
     return [first] + [
-        Inputs(*(t.clone() for t in (first.input, first.theta, first.grad)))
+        Inputs(*(t.clone() for t in (first.input, first.theta, first.grad)), first.index)
         for _ in range(copies - 1)
     ]
 

@@ -31,6 +31,7 @@ class Variant:
     shape: tuple[int, ...] = (32, 3, 64, 64)
     out_size: tuple[int, ...] = (64, 64)
     k: int | None = None
+    crops: int | None = None  # ragged
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
@@ -59,6 +60,7 @@ class Variant:
         parts += [] if self.grads is None else [f"grads={self.grads}"]
         parts += [] if self.k is None else [f"K={self.k}"]
         parts += [f"padding={self.padding_value}"] if self.padding_value else []
+        parts += [] if self.crops is None else [f"crops={self.crops}"]
         parts += ["tangent"] if self.tangent else []
         if self.samples != 1:
             parts.append("antialias" if self.samples == AUTO else f"antialias={self.samples}")
@@ -152,6 +154,13 @@ def covering_set() -> tuple[Variant, ...]:
                 yield Variant(**layout, samples=samples, grads=grads)
         for layout, grads in product((narrow, wide), _KINDS[:3]):
             yield Variant(**layout, padding_value=0.5, grads=grads)
+        for layout, grads in product((narrow, wide), _KINDS):
+            yield Variant(**layout, crops=512, grads=grads)
+        for padding, transform in (("reflection", "affine"), ("zeros", "tps")):
+            yield Variant(
+                **narrow, crops=512, padding_mode=padding, transform=transform, grads="both"
+            )
+        yield Variant(**narrow, crops=512, padding_value=0.5)
         yield Variant(**_VOLUMES[0], padding_value=0.5, grads="theta")
         yield Variant(**narrow, mode="bicubic", samples=2, padding_value=0.5)
         yield Variant(**wide, padding_value=0.5, grads="theta", tangent=True)

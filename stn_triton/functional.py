@@ -20,8 +20,9 @@ from .ops import (
     st_sample_triton,
     takes_operators,
 )
+from .ragged import check_range
 from .torch_backend import st_sample_torch
-from .tracing import comparing_shapes, is_jit_traced, is_transformed
+from .tracing import comparing_shapes, is_jit_traced, is_transformed, under_transforms
 from .transforms import AUTO, TRANSFORMS, Options
 
 MODES = ("bilinear", "nearest", "bicubic")
@@ -41,6 +42,7 @@ def st_sample(
     padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
+    index: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Resample images by the transformations theta: grid and sampling in one operation.
@@ -62,10 +64,11 @@ def st_sample(
             "tps", "piecewise_affine": (N, P, 2) with P = G * G, the source (x, y) of the points of a regular G x G
                 lattice over the output, y slow; the lattice itself is the identity. In between a thin-plate spline, or
                 linear in the two triangles of each cell, split from its (x0, y0) to its (x1, y1) corner.
+        index: (M,) int64, ragged crops: theta is then (M, ...), without K, and theta m reads image index[m].
         out_size: (h, w) of the result, or (d, h, w).
-        Returns (N, C, *out_size), or (N, K, C, *out_size); the input's dtype; channels_last if the input is that and
-        not also contiguous, else contiguous. Coordinates, weights and sums are float32, float64 if input or theta is.
-        Gradients for input and theta, each in its tensor's dtype.
+        Returns (N, C, *out_size), or (N, K, C, *out_size), with index (M, C, *out_size); the input's dtype;
+        channels_last if the input is that and not also contiguous, else contiguous. Coordinates, weights and sums are
+        float32, float64 if input or theta is. Gradients for input and theta, each in its tensor's dtype.
 
     Args:
         mode: "bilinear" (trilinear for 5-D input), "nearest" (ties to even; theta's gradient is 0) or "bicubic" (4-D).
@@ -82,6 +85,7 @@ def st_sample(
     Raises:
         TypeError: input or theta not a tensor of a float dtype; out_size not a sequence of ints.
         ValueError: wrong shapes or sizes, unknown names, different devices, options that exclude each other.
+        IndexError: an index outside [0, N), on a CPU; on a GPU, which nobody waits for, its crop is 0 without gradient.
         RuntimeError: backend="triton" where no Triton kernel can run, "native" where the library is not there.
 
     Deterministic: bitwise the same result and gradients on every run, but for backend="torch" on a GPU, whose gradient
@@ -92,28 +96,28 @@ def st_sample(
 
     Source: Jaderberg et al. 2015, section 3.2 (equations 1, 2) and 3.3 (equations 3 to 7).
     """
-    if has_torch_function_variadic(input, theta):  # of `torch.fx` or of a tensor subclass
+    if has_torch_function_variadic(input, theta, index):  # of `torch.fx` or of a tensor subclass
         return handle_torch_function(
-            st_sample, (input, theta), input, theta, out_size, transform=transform, mode=mode,
+            st_sample, (input, theta, index), input, theta, out_size, transform=transform, mode=mode,
             padding_mode=padding_mode, padding_value=padding_value, align_corners=align_corners,
-            antialias=antialias, backend=backend,
+            antialias=antialias, index=index, backend=backend,
         )  # fmt: skip
     if is_jit_traced():
         with comparing_shapes():
             size, options = checked(
-                input, theta, out_size, transform, mode, padding_mode, padding_value, align_corners,
+                input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
                 antialias, backend,
             )  # fmt: skip
-            _chosen(backend, input, options)
-            return st_sample_torch(input, theta, size, options)
+            _chosen(backend, input, index, options)
+            return st_sample_torch(input, theta, index, size, options)
     size, options = checked(
-        input, theta, out_size, transform, mode, padding_mode, padding_value, align_corners,
+        input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
         antialias, backend,
     )  # fmt: skip
     if backend is None and _is_a_node(input, theta):
-        return st_sample_registered(input, theta, size, options)
-    run = _RUNS[_chosen(backend, input, options)]
-    return run(input, theta, size, options)
+        return st_sample_registered(input, theta, index, size, options)
+    run = _RUNS[_chosen(backend, input, index, options)]
+    return run(input, theta, index, size, options)
 
 
 _RUNS = {"triton": st_sample_triton, "native": st_sample_native, "torch": st_sample_torch}
@@ -135,6 +139,7 @@ def _is_a_node(input: Tensor, theta: Tensor) -> bool:
 def checked(
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: Sequence[int],
     transform: str,
     mode: str,
@@ -149,7 +154,7 @@ def checked(
     options = checked_options(
         len(size), transform, mode, padding_mode, padding_value, align_corners, antialias, backend
     )
-    _check_tensors(input, theta, size, transform)
+    _check_tensors(input, theta, index, size, transform)
     _check_range(options.padding_value, compute_dtype(input, theta))
     return size, options
 
@@ -227,7 +232,7 @@ def _checked_padding_value(value: float, padding_mode: str) -> float:
         value = float(value)
     except OverflowError:
         value = math.inf
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         raise ValueError(f"padding_value must be finite, got {value}")
     if value != 0 and padding_mode != "zeros":
         raise ValueError(
@@ -266,7 +271,9 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
     return AUTO if antialias is True else samples
 
 
-def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transform: str) -> None:
+def _check_tensors(
+    input: Tensor, theta: Tensor, index: Tensor | None, size: tuple[int, ...], transform: str
+) -> None:
     for name, tensor in (("input", input), ("theta", theta)):
         check_float(name, tensor)
     if input.dim() not in (4, 5):
@@ -283,7 +290,9 @@ def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transfor
             f"out_size must have {wanted} for input of shape {tuple(input.shape)}, got {len(size)}: {size!r}"
         )
     check_theta(theta, transform, ndim)
-    if theta.shape[0] != input.shape[0]:
+    if index is not None:
+        _check_index(index, input, theta, transform)
+    elif theta.shape[0] != input.shape[0]:
         raise ValueError(
             f"theta must have the batch size of input, N = {input.shape[0]}, got {theta.shape[0]}; "
             "for several transformers on one image give theta an axis K, (N, K, ...); "
@@ -293,6 +302,35 @@ def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], transfor
         raise ValueError(
             f"input and theta must be on one device, got {input.device} and {theta.device}"
         )
+
+
+def _check_index(index: Tensor, input: Tensor, theta: Tensor, transform: str) -> None:
+    """Refuse what is not the number of an image for each theta."""
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index must be a tensor, got {type(index).__name__}")
+    if index.dtype != torch.int64:
+        raise TypeError(f"index must be int64, got {index.dtype}")
+    if index.dim() != 1:
+        raise ValueError(f"index must be (M,), got shape {tuple(index.shape)}")
+    trailing = TRANSFORMS[transform].trailing_shape(tuple(theta.shape), input.dim() - 2)
+    assert trailing is not None
+    if theta.dim() != 1 + len(trailing):
+        raise ValueError(
+            "with index theta must be (M, ...), one for each entry and without the axis K, "
+            f"got shape {tuple(theta.shape)}"
+        )
+    if theta.shape[0] != index.shape[0]:
+        raise ValueError(
+            f"theta must have as many transformations as index has entries, M = {index.shape[0]}, "
+            f"got {theta.shape[0]}"
+        )
+    if index.device != input.device:
+        raise ValueError(
+            f"input and index must be on one device, got {input.device} and {index.device}"
+        )
+    numbers = under_transforms(index)
+    if numbers is not None:
+        check_range(numbers, input.shape[0])
 
 
 def check_float(name: str, tensor: Tensor) -> None:
@@ -321,16 +359,16 @@ def check_theta(theta: Tensor, transform: str, ndim: int) -> None:
     )
 
 
-def _chosen(backend: str | None, input: Tensor, options: Options) -> str:
+def _chosen(backend: str | None, input: Tensor, index: Tensor | None, options: Options) -> str:
     """The backend that runs; refuses one that cannot."""
     device = input.device
     if backend is None:
         if device.type == "cuda":
             return "triton" if HAS_TRITON else "torch"
-        return "torch" if _lacks_native(input, options) else "native"
+        return "torch" if _lacks_native(input, index, options) else "native"
     missing = {
         "triton": _lacks_triton(device),
-        "native": backend == "native" and _lacks_native(input, options),
+        "native": backend == "native" and _lacks_native(input, index, options),
     }
     if why := missing.get(backend):
         raise RuntimeError(f"backend={backend!r} {why}")
@@ -349,14 +387,14 @@ def _lacks_triton(device: torch.device) -> str | None:
     return None
 
 
-def _lacks_native(input: Tensor, options: Options) -> str | None:
+def _lacks_native(input: Tensor, index: Tensor | None, options: Options) -> str | None:
     """Why the native library cannot sample an input."""
     if input.device.type != "cpu":
         return f"needs a tensor on a CPU, got one on {input.device.type}"
     if native.library.MISSING:
         return f"is not there: {native.library.MISSING}"
-    if options.padding_value:
-        return "samples with a padding_value of 0 only"
+    if options.padding_value or index is not None:
+        return "samples without padding_value and index only"
     if not torch.compiler.is_compiling() and not native.sampler.can_sample(input):
         return f"needs fewer than 2**31 pixels in an image, got shape {tuple(input.shape)}"
     return None

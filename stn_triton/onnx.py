@@ -28,6 +28,8 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         grid, for "tps" and "piecewise_affine" from constants as large as the output times the number of control points:
         their `out_size` must not be symbolic. K transformers share one GridSample; `antialias=S` ends in AveragePool.
 
+    An index is a Gather of the images, where one outside [0, N) is an error of the runtime.
+
     Refused while exporting: `antialias=True`, whose number of samples depends on theta's values; "tps" and
         "piecewise_affine" with a symbolic `out_size`.
 
@@ -54,7 +56,7 @@ def lacks_translation() -> bool:
 
 
 def _sample(
-    input: Any, theta: Any, out_size: Any,
+    input: Any, theta: Any, index: Any, out_size: Any,
     transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
 ) -> Any:  # fmt: skip
     """The operator's own arguments, tensors and symbolic lengths as values of the graph -> the result, such a value."""
@@ -69,13 +71,17 @@ def _sample(
     trailing = TRANSFORMS[transform].trailing_shape(tuple(theta.shape), ndim)
     assert trailing is not None
     several = len(theta.shape) == 2 + len(trailing)
-    double = ir.DataType.DOUBLE in (input.dtype, theta.dtype)
+    dtype = input.dtype
+    double = ir.DataType.DOUBLE in (dtype, theta.dtype)
     wide = ir.DataType.DOUBLE if double else ir.DataType.FLOAT
     size = [
         length * samples if isinstance(length, int) else op.Mul(length, samples)
         for length in out_size
     ]
 
+    if index is not None:  # where a negative number would count from the end
+        none = op.Less(index, op.Constant(value_ints=[0]))
+        input = op.Gather(input, op.Where(none, op.Shape(input, end=1), index), axis=0)
     theta = op.Cast(theta, to=wide)
     if several:
         theta = op.Reshape(theta, _shape(-1, *trailing))
@@ -102,7 +108,7 @@ def _sample(
     if several:
         output = op.Reshape(output, _shape(0, 0, -1, *out_size))
         output = op.Transpose(output, perm=[0, 2, 1, *range(3, 3 + ndim)])
-    return op.Cast(output, to=input.dtype)
+    return op.Cast(output, to=dtype)
 
 
 def _grid(

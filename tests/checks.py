@@ -159,13 +159,13 @@ def draw_theta(
 def peer(
     u: Tensor, theta: Tensor, out_size: Size, *, transform: str = "affine", mode: str = "bilinear",
     padding_mode: str = "zeros", padding_value: float = 0.0, align_corners: bool = False,
-    antialias: bool | int = False,
+    antialias: bool | int = False, index: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """`affine_grid`, or the definition's grid, and `grid_sample` in the dtype in which `st_sample` computes."""
     wide = compute_dtype(u, theta)
     theta = theta.to(wide)
     outer = theta.shape[: theta.dim() - definition.theta_dims(theta, transform)]
-    images = u.to(wide)
+    images = u.to(wide) if index is None else u.to(wide)[index]
     if len(outer) == 2:
         images = images.repeat_interleave(outer[1], 0)
     finer = tuple((antialias or 1) * length for length in out_size)
@@ -234,7 +234,8 @@ def check(
     """Result and both gradients of `run` against the definition in float64; returns them."""
     trailing = definition.theta_dims(theta, options.get("transform", "affine"))
     k = theta.shape[1 : theta.dim() - trailing]
-    cotangent = torch.randn((u.shape[0], *k, u.shape[1], *out_size), device=u.device).to(u.dtype)
+    maps = u.shape[0] if options.get("index") is None else len(theta)
+    cotangent = torch.randn((maps, *k, u.shape[1], *out_size), device=u.device).to(u.dtype)
     ours = with_gradients(run, u, theta, cotangent, out_size, **options)
     low = with_gradients(reference, u, theta, cotangent, out_size, **options)
     true = with_gradients(

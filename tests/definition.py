@@ -222,8 +222,11 @@ def sample(
     padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
+    index: Tensor | None = None,
 ) -> Tensor:
-    """Equation 3: (N, [K,] C, *out_size), in the dtype of `u`, which is that of `theta`."""
+    """Equation 3: (N, [K,] C, *out_size), with index (M, C, *out_size), in the dtype of `u`, that of `theta`."""
+    if index is not None:
+        u = u[index]
     options: dict[str, Any] = {"transform": transform, "mode": mode, "padding_mode": padding_mode}
     options["padding_value"] = padding_value
     if antialias is True:

@@ -19,6 +19,7 @@ CASES: list[dict[str, Any]] = [
     {"transform": "tps", "grid": 3, "padding_mode": "reflection"},
     {"transform": "attention", "antialias": True, "theta_dtype": torch.float64},
     {"padding_value": 0.5, "num_transformers": 2},
+    {"num_crops": 3},
     {"gradients": ()},
     {"gradients": ("theta",), "mode": "bicubic"},
 ]
@@ -50,6 +51,9 @@ def test_the_kernels_of_a_call_are_compiled(
     transform = ahead.TRANSFORMS[case.get("transform", "affine")]
     one = transform.identity(2, case.get("grid", 4)).to(case.get("theta_dtype", torch.float32))
     lead = (2, case["num_transformers"]) if "num_transformers" in case else (2,)
+    if "num_crops" in case:
+        lead = (case["num_crops"],)
+        options["index"] = torch.zeros(lead, dtype=torch.int64)
     u = torch.zeros(2, 16, 5, 6, dtype=case.get("dtype", torch.float32))
     if case.get("channels_last"):
         u = u.contiguous(memory_format=torch.channels_last)

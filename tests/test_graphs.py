@@ -73,7 +73,7 @@ def test_opcheck(
     )
     # The copies that opcheck makes for the tests with gradients are dense.
     u, theta = u.requires_grad_(grad), theta.requires_grad_(grad)
-    torch.library.opcheck(ops.sample, (u, theta, (2, 3), *options))
+    torch.library.opcheck(ops.sample, (u, theta, None, (2, 3), *options))
 
 
 @needs_triton
@@ -94,8 +94,8 @@ def test_opcheck_of_the_backward(
     from stn_triton import ops
 
     u, theta = example(1, k=k, layout=layout, transform=options[0], device=device)
-    g = torch.randn_like(ops.sample(u, theta, (2, 3), *options))
-    torch.library.opcheck(ops.sample_backward_op, (g, u, theta, (2, 3), *options, *wanted))
+    g = torch.randn_like(ops.sample(u, theta, None, (2, 3), *options))
+    torch.library.opcheck(ops.sample_backward_op, (g, u, theta, None, (2, 3), *options, *wanted))
 
 
 @needs_triton
@@ -105,12 +105,12 @@ def test_fakes_have_the_strides_of_results(layout: str, k: int | None) -> None:
     from stn_triton import ops
 
     arguments = example(k=k, layout=layout, channels=3)
-    real = ops.sample(*arguments, (2, 3), *OPTIONS)
-    back = ops.sample_backward_op(real, *arguments, (2, 3), *OPTIONS, True, True)
+    real = ops.sample(*arguments, None, (2, 3), *OPTIONS)
+    back = ops.sample_backward_op(real, *arguments, None, (2, 3), *OPTIONS, True, True)
     with torch._subclasses.FakeTensorMode() as mode:
         u, theta = (mode.from_tensor(tensor) for tensor in arguments)
-        fake = ops.sample(u, theta, (2, 3), *OPTIONS)
-        fakes = ops.sample_backward_op(fake, u, theta, (2, 3), *OPTIONS, True, True)
+        fake = ops.sample(u, theta, None, (2, 3), *OPTIONS)
+        fakes = ops.sample_backward_op(fake, u, theta, None, (2, 3), *OPTIONS, True, True)
     for one, other in zip((real, *back), (fake, *fakes), strict=True):
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 

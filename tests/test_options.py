@@ -70,7 +70,10 @@ def make(
         OUT_SIZES[ndim], transform=transform, mode=case.get("mode", "bilinear"), form=form,
         align=case.get("align_corners", False), antialias=antialias, spread=case.get("spread", 0.4),
     )  # fmt: skip
-    return u, theta, {"transform": transform} | {o: case[o] for o in SAMPLING if o in case}
+    options = {"transform": transform} | {o: case[o] for o in SAMPLING if o in case}
+    if "index" in case:
+        options["index"] = torch.tensor(case["index"], device=device)
+    return u, theta, options
 
 
 @pytest.mark.parametrize("transform", ["affine", "attention"])

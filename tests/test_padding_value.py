@@ -142,3 +142,23 @@ def test_a_module_samples_with_it() -> None:
     assert out[0, 0, 0, 0] == 3
     assert out[0, 0, 1, 1] == 0
     assert "padding_value=3" in repr(module)
+
+
+@pytest.mark.parametrize("backend", SLOW_TRITON)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_with_values_that_change(
+    dynamic: bool, backend: str, device: torch.device
+) -> None:
+    torch._dynamo.reset()
+
+    def run(u: torch.Tensor, theta: torch.Tensor, value: float) -> torch.Tensor:
+        return st_sample(u, theta, (3, 4), padding_value=value, backend=backend)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    u, theta, _ = make({"spread": 0.8}, device)
+    cotangent = torch.randn(2, 3, 3, 4, device=device)
+    for value in (0.5, -1.5, 0.0):
+        expected = with_gradients(run, u, theta, cotangent, value)
+        found = with_gradients(compiled, u, theta, cotangent, value)
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], msg=f"{name} {value}")

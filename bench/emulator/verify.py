@@ -62,6 +62,7 @@ def small_case(variant: Variant) -> Case:
         shape=(2, variant.shape[1], *((7, 9, 11) if volume else (23, 19))),
         out_size=(6, 7, 13) if volume else (21, 26),
         k=variant.k,
+        crops=None if variant.crops is None else 5,
         transform=variant.transform,
         mode=variant.mode,
         padding_mode=variant.padding_mode,
@@ -105,7 +106,7 @@ def _differences(case: Case, inputs: Inputs, tangent: Tensor) -> Results:
 
     def at(offset: float) -> Results:
         theta = inputs.theta.double() + offset * tangent.double()
-        wide = Inputs(inputs.input.double(), theta, inputs.grad.double())
+        wide = Inputs(inputs.input.double(), theta, inputs.grad.double(), inputs.index)
         return expect(replace(case, dtype=torch.float64), wide, "both").exact
 
     high, low = at(step), at(-step)
@@ -126,7 +127,9 @@ def _of_taps(case: Case, inputs: Inputs, tangent: Tensor, kind: Kind) -> Results
     """The same in the arithmetic of the case, by derivatives of torch operations."""
     wide = torch.promote_types(case.dtype, torch.float32)
     x, theta, grad = inputs.input.to(wide), inputs.theta.to(wide), inputs.grad.to(wide)
-    sample = partial(st_sample_taps, out_size=case.out_size, options=options_of(case))
+    sample = partial(
+        st_sample_taps, index=inputs.index, out_size=case.out_size, options=options_of(case)
+    )
     tangent = tangent.to(wide)
     if kind == "fwd":
         return Results(torch.func.jvp(partial(sample, x), (theta,), (tangent,))[1].to(case.dtype))

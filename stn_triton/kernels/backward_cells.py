@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import empty_input_gradient, like_output
+from stn_triton.ragged import rows_of_images
 from stn_triton.transforms import Options
 
 from . import maps
@@ -32,7 +33,7 @@ from .cells.tile import finish_tile, give_tile, turn_tile
 from .cells.turned import turning_pays
 from .geometry import Call, geometry, parameters
 from .launch import MOST_PROGRAMS, launch
-from .layout import outside_value
+from .layout import outside_value, rows_of
 from .maps import affine
 from .maps.units import divide, middle
 from .preimage.affine import meets_tile
@@ -92,6 +93,7 @@ def _reaches(tile, m, size, out, SPEC: tl.constexpr):
 def _cell_backward_kernel(
     input_ptr, map_ptr, grad_output_ptr,        # (N, C, H, W), (N * K, PARAMETERS), (N * K, C, OH, OW)
     grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
+    order_ptr, starts_ptr,                      # indexed: `ragged.rows_of_images`
     K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     padding_value,
@@ -120,8 +122,14 @@ def _cell_backward_kernel(
         stride_w = 1
 
     stored = n < 0
-    for k in range(K if SPEC.SEVERAL else 1):
-        nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
+    before, after = 0, K
+    if SPEC.INDEXED:
+        before, after = rows_of(n, starts_ptr)
+    for k in range(before if SPEC.INDEXED else 0, after if SPEC.SEVERAL else 1):
+        if SPEC.INDEXED:
+            nk = tl.load(order_ptr + k)
+        else:
+            nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
         samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)
         sums = affine.sums(zero_row(SPEC.COMPUTE, SPEC))
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
@@ -156,13 +164,14 @@ def cell_backward(
     grad_output: Tensor,
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     *,
     with_theta: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of the input and, `with_theta`, that of theta (None else)."""
-    g = geometry(input, theta, out_size, options)
+    g = geometry(input, theta, index, out_size, options)
     smooth = with_theta and options.mode != "nearest"
     spec, blocks = cell_blocks(g, with_theta=smooth)
     _, height, width = g.size
@@ -173,6 +182,9 @@ def cell_backward(
     partial = new_partial(g, theta, strips * bands * blocks.channels if smooth else 0)
     stride_n, stride_c, _, stride_h, stride_w = g.strides
     grad_output, map_ = like_output(grad_output, input), parameters(g, theta)
+    rows = (map_, map_) if index is None else rows_of_images(index, g.n)
+    if index is not None:
+        partial.zero_()  # of transformations that no image has nobody writes any
     for first_band in range(0, bands, MOST_PROGRAMS):
         for first_strip in range(0, strips, MOST_PROGRAMS):
             launch(
@@ -182,7 +194,7 @@ def cell_backward(
                     min(strips - first_strip, MOST_PROGRAMS),
                     min(bands - first_band, MOST_PROGRAMS),
                 ),
-                input, map_, grad_output, grad_input, total, partial,
+                input, map_, grad_output, grad_input, total, partial, *rows,
                 g.k, g.vectors, blocks.channels, g.parameters, *g.size[1:], *g.out_size[1:],
                 g.align_corners, g.samples, *g.ratios, g.padding, blocks.rows, strips, bands, first_strip, first_band,
                 stride_n, stride_c, stride_h, stride_w,

@@ -25,6 +25,7 @@ from .layout import (
     dense_image,
     input_block,
     input_image,
+    is_image,
     outside_value,
     per_pixel,
     program_image,
@@ -75,7 +76,8 @@ def _interpolate(total, image, s, along, wanted, call, channels, SPEC: tl.conste
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _sample_forward_kernel(
-    input_ptr, map_ptr, output_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW)
+    input_ptr, map_ptr, index_ptr,                                  # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (N * K)
+    output_ptr,                                                     # (N * K, C, OD, OH, OW)
     K, C, G, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
@@ -89,7 +91,11 @@ def _sample_forward_kernel(
     nk, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     written = (px < OW) & (py < OH)
-    at = input_ptr + input_image(nk, K) * stride_n * SPEC.VECTOR
+    wanted = written
+    if SPEC.INDEXED:
+        # The interpreter takes what numbers and blocks gave together for no mask.
+        wanted = (wanted & is_image(tl.load(index_ptr + nk), K)) != 0
+    at = input_ptr + input_image(nk, index_ptr, K, SPEC) * stride_n * SPEC.VECTOR
     outside = outside_value(padding_value, SPEC)
     image = Image(at, stride_c, stride_d, stride_h, stride_w, outside)
 
@@ -101,12 +107,14 @@ def _sample_forward_kernel(
         d = sample_position((px, py, pz), sample, samples, finer, SPEC)
         s = maps.locate(m, d, SPEC)
         along = maps.along(m, t, d, SPEC) if SPEC.TANGENT else s
-        total, has_tap = _interpolate(total, image, s, along, written, call, channels, SPEC)
+        total, has_tap = _interpolate(total, image, s, along, wanted, call, channels, SPEC)
         if SPEC.HAS_PADDING_VALUE:
             met |= has_tap
     total = mean(total, count, SPEC)
     if SPEC.HAS_PADDING_VALUE and not SPEC.TANGENT and SPEC.ANTIALIAS != "none":
         total = tl.where(per_pixel(met, SPEC), total, outside)
+    if SPEC.HAS_PADDING_VALUE and SPEC.INDEXED:  # where there is no image nothing lies outside it
+        total = tl.where(per_pixel(wanted, SPEC), total, 0.0)
 
     output = dense_image(output_ptr, nk, call.out, C, SPEC)
     tl.store(
@@ -119,17 +127,18 @@ def _sample_forward_kernel(
 def sample_forward(
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
 ) -> Tensor:
     """The result, or its change as theta changes along `tangent`. No validation, no autograd."""
-    g = geometry(input, theta, out_size, options, tangent)
-    output = empty_output(input, g.outer, out_size)
+    g = geometry(input, theta, index, out_size, options, tangent)
+    output, map_ = empty_output(input, g.outer, out_size), parameters(g, theta, tangent)
     launch_tiles(
         _sample_forward_kernel,
-        g.n * g.k, g.out_size, g.channels, forward_blocks(g),
-        input, parameters(g, theta, tangent), output, *g.sizes, *g.strides, *g.ratios, g.padding,
+        g.maps, g.out_size, g.channels, forward_blocks(g),
+        input, map_, map_ if index is None else index, output, *g.sizes, *g.strides, *g.ratios, g.padding,
         SPEC=g.spec,
     )  # fmt: skip
     return output

@@ -30,6 +30,7 @@ class Spec(NamedTuple):
     HAS_PADDING_VALUE: bool  # other than 0
     ANTIALIAS: str  # none, fixed (S is the same for all) or auto (theta's own)
     TANGENT: bool  # every map is followed by its change, and the change of the result is asked for
+    INDEXED: bool  # ragged crops: each transformation reads the image that it names
     COMPUTE: Any  # dtype of coordinates, weights and sums
     OFFSET: Any  # dtype of offsets inside an image
     CHANNELS_LAST: bool
@@ -54,9 +55,9 @@ class Call(NamedTuple):
 class Geometry:
     """Sizes, strides and compile-time facts of one call; the same object for every call like it."""
 
-    outer: tuple[int, ...]  # of the result, before its channels: (N,) or (N, K)
+    outer: tuple[int, ...]  # of the result, before its channels: (N,) or (N, K); indexed: (M,)
     n: int
-    k: int
+    k: int  # transformations of an image; indexed: 1
     channels: int
     size: tuple[int, ...]  # of input, (D, H, W)
     out_size: tuple[int, ...]  # (OD, OH, OW)
@@ -75,6 +76,16 @@ class Geometry:
         return self.channels // self.spec.VECTOR
 
     @property
+    def maps(self) -> int:
+        """Transformations in all."""
+        return math.prod(self.outer)
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have any number of transformations but one."""
+        return self.k != 1 or self.spec.INDEXED
+
+    @property
     def linear_spec(self) -> Spec:
         """Of kernels that are linear in images: what lies outside is a constant to them."""
         return self.spec._replace(HAS_PADDING_VALUE=False)
@@ -89,9 +100,16 @@ class Geometry:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Every kernel over tiles takes these after its pointers: from K and C to S."""
+        """Every kernel over tiles takes these after its pointers: from K (indexed: N) and C to S."""
         return (
-            *(self.k, self.vectors, self.side, self.parameters, *self.size, *self.out_size),
+            *(
+                self.n if self.spec.INDEXED else self.k,
+                self.vectors,
+                self.side,
+                self.parameters,
+                *self.size,
+                *self.out_size,
+            ),
             *(self.align_corners, self.samples),
         )
 
@@ -130,7 +148,7 @@ def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Ten
         if tangent is None:
             return theta.contiguous()
         return torch.stack((theta.to(g.dtype), tangent.to(g.dtype)), len(g.outer))
-    maps, given = g.n * g.k, (theta,) if tangent is None else (theta, tangent)
+    maps, given = g.maps, (theta,) if tangent is None else (theta, tangent)
     found = theta.new_empty((maps, len(given), g.parameters // 2, 2), dtype=g.dtype)
     for number, points in enumerate(given):
         flat = points.contiguous().view(maps, g.side**2, 2)
@@ -141,6 +159,7 @@ def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Ten
 def geometry(
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
@@ -148,7 +167,7 @@ def geometry(
     """Read off the geometry of one call; tangent: of one along that change of theta."""
     return _geometry(
         tuple(input.shape), input.stride(), input.element_size(), is_channels_last(input),
-        tuple(theta.shape), compute_dtype(input, theta), out_size, options, tangent is not None,
+        tuple(theta.shape), compute_dtype(input, theta), out_size, options, tangent is not None, index is not None,
     )  # fmt: skip
 
 
@@ -156,6 +175,7 @@ def geometry(
 def _geometry(
     shape: tuple[int, ...], strides: tuple[int, ...], element_size: int, channels_last: bool,
     theta_shape: tuple[int, ...], dtype: torch.dtype, out_size: tuple[int, ...], options: Options, tangent: bool,
+    indexed: bool,
 ) -> Geometry:  # fmt: skip
     n, channels, *size = shape
     stride_n, stride_c, *steps = strides
@@ -175,11 +195,11 @@ def _geometry(
     largest = max(span + 1, channels * math.prod(size), channels * math.prod(out_size))
     spec = Spec(
         options.transform, ndim, options.mode, options.padding_mode, options.padding_value != 0,
-        {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent,
+        {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent, indexed,
         _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, channel_lanes, vector,
     )  # fmt: skip
     return Geometry(
-        outer, n, math.prod(outer[1:]), channels, tuple(size), out_size,
+        outer, n, 1 if indexed else math.prod(outer[1:]), channels, tuple(size), out_size,
         math.isqrt(trailing[0]), parameter_count(trailing, options),
         int(options.align_corners), options.samples, options.padding_value,
         tuple(stride // vector for stride in (stride_n, stride_c, *steps)), dtype, spec,

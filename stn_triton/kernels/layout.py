@@ -100,12 +100,30 @@ def channel_blocks(C, SPEC: tl.constexpr, TILING: tl.constexpr):
 
 
 @triton.jit
-def input_image(nk, K):
-    """The image that transformer number nk samples; mostly K is 1, and a division costs thirty instructions."""
+def input_image(nk, index_ptr, K, SPEC: tl.constexpr):
+    """The image that transformer number nk samples; indexed: which may be none of the K, and then is the first.
+
+    Mostly K is 1, and a division costs thirty instructions.
+    """
     n = nk
-    if K > 1:
+    if SPEC.INDEXED:
+        number = tl.load(index_ptr + nk)
+        n = tl.where(is_image(number, K), number, 0)
+    elif K > 1:
         n = nk // K
     return n.to(tl.int64)
+
+
+@triton.jit
+def is_image(number, images):
+    """Whether an image has that number."""
+    return (number >= 0) & (number < images)
+
+
+@triton.jit
+def rows_of(n, starts_ptr):
+    """Which transformations sample image n: the first and the last but one of `ragged.rows_of_images`."""
+    return tl.load(starts_ptr + n), tl.load(starts_ptr + n + 1)
 
 
 @triton.jit

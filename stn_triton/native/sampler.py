@@ -15,8 +15,8 @@ from stn_triton.formats import (
     empty_output,
     is_channels_last,
     like_output,
+    outer_shape,
     theta_shape,
-    transformers,
 )
 from stn_triton.tracing import as_stored, unobserved
 from stn_triton.transforms import (
@@ -51,9 +51,11 @@ def can_sample(input: Tensor) -> bool:
     return math.prod(input.shape[2:]) < 2**31
 
 
-def sample_forward(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def sample_forward(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """S(theta) u."""
-    outer = (input.shape[0], *transformers(theta, len(out_size), options))
+    outer = outer_shape(theta, len(out_size), options)
     output = empty_output(input, outer, out_size)
     if not output.numel():
         return output
@@ -64,8 +66,9 @@ def sample_forward(input: Tensor, theta: Tensor, out_size: _Size, options: Optio
 
 
 def sample_backward(
-    grad: Tensor, input: Tensor, theta: Tensor, out_size: _Size, options: Options, wanted: _Wanted
-) -> tuple[Tensor | None, Tensor | None]:
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options,
+    wanted: _Wanted,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The gradients of (input, theta) as far as they are wanted."""
     input_wanted, theta_wanted = wanted
     of_input = empty_input_gradient(input) if input_wanted else None
