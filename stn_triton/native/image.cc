@@ -9,8 +9,10 @@
 
 namespace {
 
-constexpr int64_t FEW = 8;                   // so many channels in planes are turned, fewer are not
+constexpr int64_t FEW = 8;                   // so many channels in planes are brought side by side, fewer are not
+constexpr int64_t FEW_SUMS = 3;              // the same where the gradient of the input is wanted
 constexpr int64_t IN_CACHE = 768 << 10;      // bytes that are read in order before they are read as they come
+constexpr int64_t TURNED = 256 << 10;         // bytes of channels brought side by side
 constexpr int64_t SUMS_AT_A_TIME = 16 << 20; // bytes of sums that planes of one image may take together
 constexpr int64_t BAND = 16;                 // output rows that are read ahead where an image is larger
 
@@ -301,74 +303,80 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
   }
 };
 
-// Channels side by side: L of them at a time brought into that form, or all of them where they lie so.
+// Channels side by side: as many as fit the cache brought into that form, or all of them where they lie so.
 template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   typedef Image<T, K, ND> Base;
   using Base::buffers_, Base::call_, Base::steps_, Base::t_;
   static constexpr int MOST = Taps<T>::MOST;
   bool direct_;
-  int64_t stride_, block_;
+  int64_t stride_;  // numbers of a pixel in memory, no fewer than L
 
  public:
   Pixels(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : Base(call, buffers, t, n) {
     direct_ = call.channels_last && this->is_wide() && this->has_windows() && call.samples == 1 && call.channels >= L;
-    stride_ = direct_ ? call.channels : L;
-    block_ = direct_ ? call.channels : L;
+    int64_t fit = TURNED / (steps_.all * int64_t(sizeof(T))) / L * L, all = (call.channels + L - 1) / L * L;
+    stride_ = direct_ ? call.channels : fit > all ? all : fit > L ? fit : L;
   }
 
   void forward() {
     T* row = buffers_.row.template of<T>(MOST * stride_);
-    for (int64_t c = 0; c < call_.channels; c += block_) {
+    for (int64_t c = 0; c < call_.channels; c += stride_) {
       const T* u = pixels(c);
       for (int64_t k = 0; k < call_.transformers; k++) {
         Map<T> m = this->map(k);
+        int64_t first = 0, end = 0;  // results that wait in `row`, to be stored channel by channel
+        auto store = [&]() {
+          for (int64_t b = c; b < c + width(c, stride_); b += L)
+            put(row + b - c, b, call_.pixels_out(), end - first, this->parts(m), result(call_.output, k, b, first));
+          first = end;
+        };
         this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
-          char* to = element(call_, call_.output, this->result_at(k, c) + this->pixel(this->pixel_of(r)));
-          T* at = direct_ ? reinterpret_cast<T*>(to) : row;
-          if (outside && !call_.channels_last) {
-            int64_t bytes = bytes_of(call_);
-            for (int i = 0; i < width(c); i++) memset(to + i * call_.pixels_out() * bytes, 0, r.n * bytes);
-            return;
-          }
+          int64_t pixel = this->pixel_of(r);
+          if (!direct_ && pixel + r.n - first > MOST) store();
+          end = pixel + r.n;
+          T* at = direct_ ? reinterpret_cast<T*>(result(call_.output, k, 0, pixel)) : row + (pixel - first) * stride_;
           if (outside) {
             memset(at, 0, r.n * stride_ * sizeof(T));
           } else {
             this->template over_samples<false>(m, r, [&](const Row&, bool more) {
-              pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, block_, at, stride_, more);
+              pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
             });
           }
-          if (!direct_) put(row, c, call_.pixels_out(), r.n, outside ? T(1) : this->parts(m), to);
         });
+        if (!direct_) store();
       }
     }
   }
 
   void backward() {
-    for (int64_t c = 0; c < call_.channels; c += block_) backward(c);
+    for (int64_t c = 0; c < call_.channels; c += stride_) backward(c);
     this->store_theta();
   }
 
  private:
-  int width(int64_t c) const { return int(call_.channels - c < L ? call_.channels - c : L); }
-  void get(const char* from, int64_t c, int64_t pixels, int64_t n, T parts, T* to) const {
-    stored_as<T>(call_, from, [&](auto* p) {
-      gather<T, typename std::remove_cv<typename std::remove_pointer<decltype(p)>::type>::type, L>(
-          p, this->layout(pixels, c), width(c), n, parts, to);
-    });
+  // How many channels from c on are taken together, and how many numbers a pixel of them is.
+  int64_t width(int64_t c, int64_t most) const { return call_.channels - c < most ? call_.channels - c : most; }
+  template <class P> auto result(P* p, int64_t k, int64_t c, int64_t pixel) const {
+    return element(call_, p, this->result_at(k, c) + this->pixel(pixel));
   }
-  void put(const T* from, int64_t c, int64_t pixels, int64_t n, T parts, char* to) const {
+  int64_t lanes(int64_t c) const { return direct_ ? stride_ : (width(c, stride_) + L - 1) / L * L; }
+  // Between pixels of memory, `from` or `to`, and rows of n pixels of `stride_`: L channels from c on.
+  void get(const char* from, int64_t c, int64_t pixels, int64_t n, T parts, T* row) const {
+    stored_as<T>(call_, from, [&](auto* p) { gather<T, L>(p, this->layout(pixels, c), int(width(c, L)), n, parts, row, stride_); });
+  }
+  void put(const T* row, int64_t c, int64_t pixels, int64_t n, T parts, char* to) const {
     stored_as<T>(call_, to, [&](auto* p) {
-      scatter<T, typename std::remove_pointer<decltype(p)>::type, L>(
-          from, this->layout(pixels, c), width(c), call_.channels <= L, n, parts, p);
+      scatter<T, L>(row, stride_, this->layout(pixels, c), int(width(c, L)), call_.channels <= L, n, parts, p);
     });
   }
   const T* pixels(int64_t c) {
     const void* input = call_.input;
     if (direct_) return reinterpret_cast<const T*>(element(call_, input, this->image_at(0)));
-    T* copy = buffers_.image.template of<T>(steps_.all * L);
-    this->over_image(false, [&](int64_t, int64_t, int64_t from, int64_t to) {
-      get(element(call_, input, this->image_at(c) + this->pixel(from)), c, call_.pixels_in(), call_.in[0], T(1), copy + to * L);
-    });
+    T* copy = buffers_.image.template of<T>(steps_.all * stride_);
+    for (int64_t b = c; b < c + width(c, stride_); b += L)
+      this->over_image(false, [&](int64_t, int64_t, int64_t from, int64_t to) {
+        get(element(call_, input, this->image_at(b) + this->pixel(from)), b, call_.pixels_in(), call_.in[0], T(1), copy + to * stride_ + b - c);
+      });
     return copy;
   }
 
@@ -379,20 +387,25 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       sums = reinterpret_cast<T*>(element(call_, call_.input_gradient, this->image_at(0)));
       memset(sums, 0, steps_.all * stride_ * sizeof(T));
     } else if (call_.input_gradient) {
-      sums = buffers_.sums.template of<T>(steps_.all * L);
-      this->clear(sums, L);
+      sums = buffers_.sums.template of<T>(steps_.all * stride_);
+      this->clear(sums, stride_);
     }
-    T* row = buffers_.row.template of<T>(MOST * L);
+    T* row = buffers_.row.template of<T>(MOST * stride_);
     for (int64_t k = 0; k < call_.transformers; k++) {
       Map<T> m = this->map(k);
+      int64_t first = 0, end = 0;  // pixels of the output whose gradients are in `row`
       this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
         if (outside) return;
-        const char* from = element(call_, call_.grad, this->result_at(k, c) + this->pixel(this->pixel_of(r)));
-        if (!direct_) get(from, c, call_.pixels_out(), r.n, this->parts(m), row);
-        const T* grad = direct_ ? reinterpret_cast<const T*>(from) : row;
+        int64_t pixel = this->pixel_of(r);
+        if (!direct_ && pixel + r.n > end) {
+          first = pixel, end = pixel + MOST < call_.pixels_out() ? pixel + MOST : call_.pixels_out();
+          for (int64_t b = c; b < c + width(c, stride_); b += L)
+            get(result(call_.grad, k, b, first), b, call_.pixels_out(), end - first, this->parts(m), row + b - c);
+        }
+        const T* grad = direct_ ? reinterpret_cast<const T*>(result(call_.grad, k, 0, pixel)) : row + (pixel - first) * stride_;
         this->template over_samples<true>(m, r, [&](const Row& sample, bool) {
-          if (u) pixels_theta<T, K, ND, L>(t_, m, sample, call_, u, steps_, stride_, block_, grad, stride_, this->sums(k));
-          if (sums) pixels_input<T, K, ND, L>(t_, r.n, grad, stride_, steps_, stride_, block_, sums);
+          if (u) pixels_theta<T, K, ND, L>(t_, m, sample, call_, u, steps_, stride_, lanes(c), grad, this->sums(k));
+          if (sums) pixels_input<T, K, ND, L>(t_, r.n, grad, steps_, stride_, lanes(c), sums);
         });
       });
     }
@@ -401,13 +414,14 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
 
   void store_input(T* sums, int64_t c) {
     int64_t n = call_.in[0];
-    T* nothing = buffers_.row.template of<T>((n > MOST ? n : MOST) * L);
-    memset(nothing, 0, n * L * sizeof(T));
-    this->over_image(true, [&](int64_t y, int64_t z, int64_t at, int64_t row) {
-      bool has = this->in_box(1, y) && this->in_box(2, z);
-      put(has ? sums + row * L : nothing, c, call_.pixels_in(), n, T(1),
-          element(call_, call_.input_gradient, this->image_at(c) + this->pixel(at)));
-    });
+    T* nothing = buffers_.row.template of<T>((n > MOST ? n : MOST) * stride_);
+    memset(nothing, 0, n * stride_ * sizeof(T));
+    for (int64_t b = c; b < c + width(c, stride_); b += L)
+      this->over_image(true, [&](int64_t y, int64_t z, int64_t at, int64_t row) {
+        bool has = this->in_box(1, y) && this->in_box(2, z);
+        put(has ? sums + row * stride_ + b - c : nothing, b, call_.pixels_in(), n, T(1),
+            element(call_, call_.input_gradient, this->image_at(b) + this->pixel(at)));
+      });
   }
 };
 
@@ -415,7 +429,7 @@ template <class Run> void run(Run image, const Call& call) { call.is_forward() ?
 
 template <class T, int K, int ND> void one_image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) {
   constexpr int L = WIDTH<T>;
-  if (!call.channels_last && call.channels < FEW) return run(Planes<T, K, ND>(call, buffers, t, n), call);
+  if (!call.channels_last && call.channels < (call.input_gradient ? FEW_SUMS : FEW)) return run(Planes<T, K, ND>(call, buffers, t, n), call);
   if constexpr (L > 4)
     if (call.channels <= 4) return run(Pixels<T, K, ND, 4>(call, buffers, t, n), call);
   run(Pixels<T, K, ND, L>(call, buffers, t, n), call);

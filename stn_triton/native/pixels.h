@@ -52,13 +52,13 @@ template <int L, class Body> INLINE void over_channels(int64_t channels, Body bo
   if (c < channels) body(channels - L, int(L - (channels - c)));
 }
 
-// u: pixels of `stride` elements; to: pixels of `apart`. With `more` what is there is added to.
+// Pixels of `stride` elements. With `more` what is there is added to.
 template <class T, int K, int ND, int L>
-static void pixels_forward(const Taps<T>& t, int n, const T* u, Steps steps, int64_t stride, int64_t channels, T* to, int64_t apart, bool more) {
+static void pixels_forward(const Taps<T>& t, int n, const T* u, Steps steps, int64_t stride, int64_t channels, T* to, bool more) {
   typedef Lanes<T, L> V;
   int64_t at[Taken<T, K, ND>::MOST];
   offsets<K, ND>(steps, stride, at);
-  for (int i = 0; i < n; i++, to += apart) {
+  for (int i = 0; i < n; i++, to += stride) {
     const T* p = u + t.at[i] * stride;
     with_taps<T, K, ND, false>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
       over_channels<L>(channels, [&](int64_t c, int) {
@@ -78,7 +78,7 @@ template <class T, int L> INLINE Lanes<T, L> new_lanes(Lanes<T, L> v, int done) 
 // Adds to `sums` the derivatives by the map's numbers.
 template <class T, int K, int ND, int L>
 static void pixels_theta(Taps<T>& t, const Map<T>& m, const Row& r, const Call& call, const T* u, Steps steps,
-                         int64_t stride, int64_t channels, const T* grad, int64_t apart, double* sums) {
+                         int64_t stride, int64_t channels, const T* grad, double* sums) {
   typedef Lanes<T, L> V;
   int64_t at[Taken<T, K, ND>::MOST];
   offsets<K, ND>(steps, stride, at);
@@ -87,17 +87,17 @@ static void pixels_theta(Taps<T>& t, const Map<T>& m, const Row& r, const Call& 
   V by[3] = {}, by_dx[3] = {};
   for (int i = 0; i < r.n; i++) {
     const T* p = u + t.at[i] * stride;
-    const T* g = grad + i * apart;
+    const T* g = grad + i * stride;
     V total[3] = {};
     with_taps<T, K, ND, true>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
-      over_channels<L>(count ? channels : 0, [&](int64_t c, int done) {
-        V slope[3] = {}, some = load<T, L>(g + c);
-        for (int k = 0; k < count; k++) {
-          V value = load<T, L>(p + taken.at[k] + c);
-          for (int a = 0; a < ND; a++) slope[a] += taken.d[a][k] * value;
-        }
-        for (int a = 0; a < ND; a++) total[a] += new_lanes<T, L>(some * slope[a], done);
+      V products[taken.MOST];  // of gradient and input at each tap, summed over the channels
+      for (int k = 0; k < count; k++) products[k] = V{};
+      over_channels<L>(channels, [&](int64_t c, int done) {
+        V some = load<T, L>(g + c);
+        for (int k = 0; k < count; k++) products[k] += new_lanes<T, L>(some * load<T, L>(p + taken.at[k] + c), done);
       });
+      for (int k = 0; k < count; k++)
+        for (int a = 0; a < ND; a++) total[a] += taken.d[a][k] * products[k];
     });
     T dx = T(i) * along.step + along.first;
     for (int a = 0; a < ND; a++) {
@@ -119,11 +119,11 @@ static void pixels_theta(Taps<T>& t, const Map<T>& m, const Row& r, const Call& 
 
 // Adds weight times grad to `sums`, pixels of `stride` elements.
 template <class T, int K, int ND, int L>
-static void pixels_input(const Taps<T>& t, int n, const T* grad, int64_t apart, Steps steps, int64_t stride, int64_t channels, T* sums) {
+static void pixels_input(const Taps<T>& t, int n, const T* grad, Steps steps, int64_t stride, int64_t channels, T* sums) {
   typedef Lanes<T, L> V;
   int64_t at[Taken<T, K, ND>::MOST];
   offsets<K, ND>(steps, stride, at);
-  for (int i = 0; i < n; i++, grad += apart) {
+  for (int i = 0; i < n; i++, grad += stride) {
     T* p = sums + t.at[i] * stride;
     with_taps<T, K, ND, false>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
       over_channels<L>(channels, [&](int64_t c, int done) {

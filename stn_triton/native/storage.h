@@ -60,44 +60,45 @@ struct Layout {
   int64_t across, apart, before;
 };
 
-// Channels [0, count) of n pixels -> L numbers a pixel, those after the last channel 0; divided by `parts`.
-template <class T, class S, int L> static void gather(const S* p, Layout lies, int count, int64_t n, T parts, T* to) {
+// Up to L channels of n pixels -> L numbers every `stride`, those after the last channel 0; divided by `parts`.
+template <class T, int L, class S>
+static void gather(const S* p, Layout lies, int count, int64_t n, T parts, T* to, int64_t stride) {
   typedef Lanes<T, L> V;
   if (lies.apart == 1) {
     Whole<T, L> there = ::count<T, L>() < T(count);
-    for (int64_t i = 0; i < n; i++, p += lies.across, to += L) {
+    for (int64_t i = 0; i < n; i++, p += lies.across, to += stride) {
       bool within = lies.across * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
       V v = within ? where<T, L>(there, load_as<T, S, L>(p, L)) : load_as<T, S, L>(p, count);
       store<T, L>(to, parts == 1 ? v : v / parts);
     }
     return;
   }
-  for (int64_t i = 0; i < n; i += L, p += L, to += L * L) {
+  for (int64_t i = 0; i < n; i += L, p += L, to += L * stride) {
     V row[L];
     int64_t left = n - i;
     for (int c = 0; c < L; c++) row[c] = c < count ? load_as<T, S, L>(p + c * lies.apart, left) : V{};
     transpose<T, L>(row);
-    for (int k = 0; k < L && k < left; k++) store<T, L>(to + k * L, parts == 1 ? row[k] : row[k] / parts);
+    for (int k = 0; k < L && k < left; k++) store<T, L>(to + k * stride, parts == 1 ? row[k] : row[k] / parts);
   }
 }
 
 // The way back; `alone`: there are no other channels in memory, so that what follows may be overwritten on the way.
-template <class T, class S, int L>
-static void scatter(const T* from, Layout lies, int count, bool alone, int64_t n, T parts, S* p) {
+template <class T, int L, class S>
+static void scatter(const T* from, int64_t stride, Layout lies, int count, bool alone, int64_t n, T parts, S* p) {
   typedef Lanes<T, L> V;
   if (lies.apart == 1) {
-    for (int64_t i = 0; i < n; i++, p += lies.across, from += L) {
+    for (int64_t i = 0; i < n; i++, p += lies.across, from += stride) {
       V v = load<T, L>(from);
       bool within = alone && lies.across * (n - i) >= L;
       store_as<T, S, L>(p, parts == 1 ? v : v / parts, within ? L : count);
     }
     return;
   }
-  for (int64_t i = 0; i < n; i += L, p += L, from += L * L) {
+  for (int64_t i = 0; i < n; i += L, p += L, from += L * stride) {
     V row[L];
     int64_t left = n - i;
     for (int k = 0; k < L; k++) {
-      row[k] = k < left ? load<T, L>(from + k * L) : V{};
+      row[k] = k < left ? load<T, L>(from + k * stride) : V{};
       if (parts != 1) row[k] = row[k] / parts;
     }
     transpose<T, L>(row);
