@@ -108,7 +108,7 @@ def st_sample(
                 input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
                 antialias, backend,
             )  # fmt: skip
-            _chosen(backend, input, index, options)
+            _chosen(backend, input)
             return st_sample_torch(input, theta, index, size, options)
     size, options = checked(
         input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
@@ -116,7 +116,7 @@ def st_sample(
     )  # fmt: skip
     if backend is None and _is_a_node(input, theta):
         return st_sample_registered(input, theta, index, size, options)
-    run = _RUNS[_chosen(backend, input, index, options)]
+    run = _RUNS[_chosen(backend, input)]
     return run(input, theta, index, size, options)
 
 
@@ -359,16 +359,16 @@ def check_theta(theta: Tensor, transform: str, ndim: int) -> None:
     )
 
 
-def _chosen(backend: str | None, input: Tensor, index: Tensor | None, options: Options) -> str:
+def _chosen(backend: str | None, input: Tensor) -> str:
     """The backend that runs; refuses one that cannot."""
     device = input.device
     if backend is None:
         if device.type == "cuda":
             return "triton" if HAS_TRITON else "torch"
-        return "torch" if _lacks_native(input, index, options) else "native"
+        return "torch" if _lacks_native(input) else "native"
     missing = {
         "triton": _lacks_triton(device),
-        "native": backend == "native" and _lacks_native(input, index, options),
+        "native": backend == "native" and _lacks_native(input),
     }
     if why := missing.get(backend):
         raise RuntimeError(f"backend={backend!r} {why}")
@@ -387,14 +387,12 @@ def _lacks_triton(device: torch.device) -> str | None:
     return None
 
 
-def _lacks_native(input: Tensor, index: Tensor | None, options: Options) -> str | None:
+def _lacks_native(input: Tensor) -> str | None:
     """Why the native library cannot sample an input."""
     if input.device.type != "cpu":
         return f"needs a tensor on a CPU, got one on {input.device.type}"
     if native.library.MISSING:
         return f"is not there: {native.library.MISSING}"
-    if options.padding_value or index is not None:
-        return "samples without padding_value and index only"
     if not torch.compiler.is_compiling() and not native.sampler.can_sample(input):
         return f"needs fewer than 2**31 pixels in an image, got shape {tuple(input.shape)}"
     return None

@@ -86,9 +86,9 @@ def _by_kernels(input: Tensor) -> bool:
     return HAS_TRITON and (input.device.type == "cuda" or INTERPRET)
 
 
-def _natively(input: Tensor, index: Tensor | None, options: Options) -> bool:
+def _natively(input: Tensor) -> bool:
     """Whether the native library takes the tensors of a registered operator."""
-    if input.device.type != "cpu" or options.padding_value or index is not None:
+    if input.device.type != "cpu":
         return False
     return native.library.MISSING is None and native.sampler.can_sample(input)
 
@@ -100,9 +100,7 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """`st_sample`, arguments validated."""
     options = Options(transform, mode, padding_mode, padding_value, align_corners, samples)
-    natively = (
-        native.sampler.sample_forward if _natively(input, index, options) else st_sample_torch
-    )
+    natively = native.sampler.sample_forward if _natively(input) else st_sample_torch
     run: _Run = sample_forward if _by_kernels(input) else natively
     _check_range(input, index)
     return run(input, theta, index, tuple(out_size), options)
@@ -131,9 +129,7 @@ def sample_backward_op(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
     options = Options(transform, mode, padding_mode, padding_value, align_corners, samples)
-    natively = (
-        native.sampler.sample_backward if _natively(input, index, options) else _torch_backward
-    )
+    natively = native.sampler.sample_backward if _natively(input) else _torch_backward
     run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
     of_input, of_theta = run(grad, input, theta, index, tuple(out_size), options, wanted)

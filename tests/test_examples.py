@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def _example(name: str) -> dict[str, Any]:
 
 def test_there_are_no_others() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        "finetune_backbone", "own_network", "register_images",
+        "finetune_backbone", "own_network", "register_images", "rotated_boxes",
     }  # fmt: skip
 
 
@@ -36,3 +37,11 @@ def test_finetuning_lowers_the_loss() -> None:
 def test_registration_finds_theta() -> None:
     found, truth = _example("register_images")["main"]()
     torch.testing.assert_close(found, truth, atol=2e-3, rtol=0)
+
+
+def test_boxes_learn_what_they_hold(tmp_path: Path) -> None:
+    picture = tmp_path / "boxes.png"
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    found, truth = _example("rotated_boxes")["main"](str(picture) if drawn else None)
+    torch.testing.assert_close(found, truth, atol=5e-3, rtol=0)
+    assert picture.is_file() == drawn

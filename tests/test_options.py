@@ -409,8 +409,6 @@ def in_graph(
 ) -> tuple[Tensor, Tensor, partial[Tensor]]:
     case = GRAPHS[setting]
     ndim = case.get("ndim", 2)
-    if backend == "native" and "padding_value" in case:
-        pytest.skip("not yet")
     u, theta, options = make(case, device, ndim)
     return u, theta, partial(st_sample, out_size=OUT_SIZES[ndim], backend=backend, **options)
 

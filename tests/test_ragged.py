@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from checks import (
     BACKENDS,
-    NATIVE,
     SLOW_TRITON,
     check,
     label,
@@ -30,10 +29,6 @@ from stn_triton.ragged import rows_of_images
 from stn_triton.torch_backend import gradients_by_taps, st_sample_taps
 from stn_triton.transforms import Options
 
-BACKENDS, SLOW_TRITON = (
-    [each for each in some if each is not NATIVE]  # which has it not yet
-    for some in (BACKENDS, SLOW_TRITON)
-)
 INDEX = (2, 0, 2, 0, 2)  # image 1 has no crop
 CASES = [
     {"map": "affine"},

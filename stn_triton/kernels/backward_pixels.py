@@ -175,8 +175,8 @@ def _pixel_backward_kernel(
         total = block_zeros(PIXELS, TILING.BLOCK_C, SPEC)
         for k in range(before if SPEC.INDEXED else 0, after if SPEC.SEVERAL else 1):
             if SPEC.INDEXED:
-                row = tl.load(order_ptr + k)
-                grid, plan = _transformer(call, grad_output_ptr, row, C, channels, SPEC)
+                of_image = tl.load(order_ptr + k)
+                grid, plan = _transformer(call, grad_output_ptr, of_image, C, channels, SPEC)
             elif SPEC.SEVERAL:
                 grid, plan = _transformer(call, grad_output_ptr, nk * K + k, C, channels, SPEC)
             if SPEC.PADDING == "reflection":
