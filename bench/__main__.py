@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--transform", default="affine")
     parser.add_argument("--mode", default="bilinear")
     parser.add_argument("--padding-mode", default="zeros")
+    parser.add_argument("--padding-value", type=float, default=0.0)
     parser.add_argument("--align-corners", action="store_true")
     parser.add_argument("--antialias", type=_antialias, default=False, metavar="S")
     parser.add_argument("--dtype", choices=_DTYPES, default="float32")
@@ -177,12 +178,19 @@ def _case(chosen: argparse.Namespace) -> Case:
     case = Case(
         name="own", shape=chosen.shape, out_size=chosen.out_size or chosen.shape[2:], k=chosen.k,
         transform=chosen.transform, mode=chosen.mode, padding_mode=chosen.padding_mode,
+        padding_value=chosen.padding_value,
         align_corners=chosen.align_corners, antialias=chosen.antialias,
         dtype=getattr(torch, chosen.dtype),
         memory_format="channels_last" if chosen.channels_last else "contiguous",
     )  # fmt: skip
     stn_triton.functional.checked_options(
-        case.ndim, case.transform, case.mode, case.padding_mode, case.align_corners, case.antialias
+        case.ndim,
+        case.transform,
+        case.mode,
+        case.padding_mode,
+        case.padding_value,
+        case.align_corners,
+        case.antialias,
     )
     identity = stn_triton.identity_theta(
         case.transform, leading(case), ndim=case.ndim, device="meta"

@@ -25,9 +25,13 @@ class Case:
     shape: tuple[int, ...]
     out_size: tuple[int, ...]
     k: int | None = None
+    crops: int | None = (
+        None  # M ragged crops, of images in any order, instead of one or K of each image
+    )
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
+    padding_value: float = 0.0
     align_corners: bool = False
     antialias: bool | int = False
     control_points: tuple[tuple[float, float], ...] | None = None  # of a spline; None: 4 x 4
@@ -53,8 +57,8 @@ class Case:
 
     @property
     def maps(self) -> int:
-        """Number of output maps, N times K."""
-        return self.shape[0] * (self.k or 1)
+        """Number of output maps: N times K, or M ragged crops."""
+        return self.shape[0] * (self.k or 1) if self.crops is None else self.crops
 
     def output_elements(self) -> int:
         """Elements of the result."""
@@ -77,6 +81,10 @@ _BACKWARD: tuple[Grads, ...] = ("both", "theta", "input")
 _CROPS: dict[str, Any] = {
     "shape": (32, 3, 448, 448), "out_size": (112, 112), "k": 2, "transform": "attention",
     "grads": _BACKWARD,
+}  # fmt: skip
+
+_BOXES: dict[str, Any] = {
+    "shape": (2, 256, 100, 152), "out_size": (7, 7), "crops": 512, "transform": "attention", "antialias": 2,
 }  # fmt: skip
 
 BASE_CASES: tuple[Case, ...] = (
@@ -169,6 +177,8 @@ OPTION_CASES: tuple[Case, ...] = (
     Case(name="volume-2x32x64", shape=(2, 32, 64, 64, 64), out_size=(64, 64, 64)),
     Case(name="volume-2x1x64", shape=(2, 1, 64, 64, 64), out_size=(64, 64, 64), grads=_BACKWARD),
     Case(name="volume-2x8x32", shape=(2, 8, 32, 32, 32), out_size=(32, 32, 32), grads=_BACKWARD),
+    # What RoIAlign is used for: the boxes of a detector on a map of features.
+    Case(name="ragged-2x256x100x152-512", **_BOXES, grads=_BACKWARD),
     Case(name="antialias-4-32x3x448-k2", **_CROPS, antialias=4),
     Case(name="antialias-true-32x3x448-k2", **_CROPS, antialias=True),
     Case(
@@ -213,6 +223,7 @@ TINY_CASES: tuple[Case, ...] = (
         transform="attention",
         grads=_BACKWARD,
     ),
+    Case(name="tiny-ragged", shape=(2, 3, 9, 12), out_size=(4, 5), crops=5, transform="attention"),
     Case(name="tiny-projective", shape=(2, 3, 9, 12), out_size=(10, 7), transform="projective"),
     Case(name="tiny-tps", shape=(2, 1, 9, 12), out_size=(9, 12), transform="tps"),
     Case(
@@ -284,6 +295,15 @@ CPU_CASES: tuple[Case, ...] = (
         shape=(16, 1, 42, 42),
         out_size=(42, 42),
         padding_mode="reflection",
+    ),
+    Case(
+        name="cpu-ragged-2x32x50x76-64",
+        shape=(2, 32, 50, 76),
+        out_size=(7, 7),
+        crops=64,
+        transform="attention",
+        antialias=2,
+        grads=_BACKWARD,
     ),
     Case(
         name="cpu-antialias-4-4x1x112-k2",

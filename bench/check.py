@@ -13,13 +13,16 @@ from torch import Tensor
 
 from .cases import Case, Grads
 from .grids import LATTICES, parameters, sample_groups, sampling_grid
-from .inputs import Inputs
+from .inputs import Inputs, in_format, make_index
 
 Sample = Callable[[Tensor, Tensor], Tensor]
 
 
 def per_map(case: Case, x: Tensor) -> Tensor:
     """(N, C, *size) -> (N * K, C, *size): every image once per transformer, in the same memory format."""
+    index = make_index(case, x.device)
+    if index is not None:
+        return in_format(case, x.index_select(0, index))
     return x if case.k is None else x.repeat_interleave(case.k, 0)
 
 
@@ -43,7 +46,11 @@ def _native(case: Case, x: Tensor, parameters: Tensor, samples: int) -> Tensor:
     sampler = torch.grid_sampler_2d if case.ndim == 2 else torch.grid_sampler_3d
     mode, padding = _MODES[case.mode], _PADDINGS[case.padding_mode]
     grid = sampling_grid(case, parameters, samples)
-    return mean_of_samples(case, sampler(x, grid, mode, padding, case.align_corners), samples)
+    found = sampler(x, grid, mode, padding, case.align_corners)
+    if case.padding_value:
+        inside = sampler(torch.ones_like(x[:, :1]), grid, mode, padding, case.align_corners)
+        found = found + case.padding_value * (1 - inside)
+    return mean_of_samples(case, found, samples)
 
 
 def mean_of_samples(case: Case, finer: Tensor, samples: int) -> Tensor:
@@ -101,7 +108,7 @@ def expect(case: Case, inputs: Inputs, grads: Grads | None) -> Expectation:
     """Both references on the same (already rounded) tensors; PyTorch's computes in float32 and
     rounds once.
     """
-    wide = Inputs(inputs.input.double(), inputs.theta.double(), inputs.grad.double())
+    wide = Inputs(inputs.input.double(), inputs.theta.double(), inputs.grad.double(), inputs.index)
     compute = torch.promote_types(case.dtype, torch.float32)
 
     def low(x: Tensor, theta: Tensor) -> Tensor:

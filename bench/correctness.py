@@ -234,7 +234,7 @@ def _registered(case: Case, device: str) -> str | None:
 
     inputs = make_inputs(case, device)
     x, theta = inputs.input.requires_grad_(), inputs.theta.requires_grad_()
-    torch.library.opcheck(sample, (x, theta, case.out_size, *options_of(case)))
+    torch.library.opcheck(sample, (x, theta, inputs.index, case.out_size, *options_of(case)))
     return None
 
 

@@ -9,6 +9,7 @@ shift that keeps the crop inside the image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import torch
@@ -34,11 +35,27 @@ class Inputs:
     input: Tensor
     theta: Tensor
     grad: Tensor
+    index: Tensor | None = None
 
 
 def leading(case: Case) -> tuple[int, ...]:
-    """(N,) or (N, K)."""
+    """(N,), (N, K), or (M,) of ragged crops."""
+    if case.crops is not None:
+        return (case.crops,)
     return case.shape[:1] if case.k is None else (case.shape[0], case.k)
+
+
+# A constant of the case: no part of what is compiled.
+@torch.compiler.assume_constant_result
+def make_index(case: Case, device: str | torch.device = "cpu") -> Tensor | None:
+    """Which image each ragged crop of a case reads: (M,) int64; None without crops."""
+    return None if case.crops is None else _index(case.crops, case.shape[0], torch.device(device))
+
+
+@lru_cache
+def _index(crops: int, images: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(crops)
+    return torch.randint(images, (crops,), generator=generator).to(device)
 
 
 def make_theta(case: Case, *, seed: int = 0) -> Tensor:
@@ -119,4 +136,5 @@ def make_inputs(
 
     theta = (make_theta(case, seed=seed) if theta is None else theta).to(device)
     grad = normal(*leading(case), case.shape[1], *case.out_size) * clear_of_kinks(case, theta)
-    return Inputs(in_format(case, normal(*case.shape)), theta, in_format(case, grad))
+    x = in_format(case, normal(*case.shape))
+    return Inputs(x, theta, in_format(case, grad), make_index(case, device))

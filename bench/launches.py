@@ -29,7 +29,7 @@ def options_of(case: Case) -> Options:
     samples = AUTO if case.antialias is True else case.antialias or 1
     points = tuple(chain.from_iterable(case.control_points or ()))
     return Options(
-        case.transform, case.mode, case.padding_mode, case.align_corners, samples, points
+        case.transform, case.mode, case.padding_mode, case.padding_value, case.align_corners, samples, points
     )  # fmt: skip
 
 
@@ -39,9 +39,11 @@ def variant_of(case: Case, kind: Kind) -> Variant:
         shape=case.shape,
         out_size=case.out_size,
         k=case.k,
+        crops=case.crops,
         transform=case.transform,
         mode=case.mode,
         padding_mode=case.padding_mode,
+        padding_value=case.padding_value,
         samples=options_of(case).samples,
         control_points=options_of(case).control_points,
         dtype=case.dtype,
@@ -61,17 +63,17 @@ def call(
 
     tangent: the change of these along a change of theta instead (not of both gradients at once).
     """
-    x, theta, grad = inputs.input, inputs.theta, inputs.grad
+    x, theta, index, grad = inputs.input, inputs.theta, inputs.index, inputs.grad
     if kind == "fwd":
-        return {"output": sample_forward(x, theta, out_size, options, tangent)}
+        return {"output": sample_forward(x, theta, index, out_size, options, tangent)}
     found: tuple[Tensor | None, Tensor | None]
     if tangent is None:
         wanted = kind != "theta", kind != "input"
-        found = sample_backward(grad, x, theta, out_size, options, wanted)
+        found = sample_backward(grad, x, theta, index, out_size, options, wanted)
     elif kind == "input":
-        found = input_backward(grad, x, theta, out_size, options, tangent), None
+        found = input_backward(grad, x, theta, index, out_size, options, tangent), None
     else:
-        found = None, theta_backward(grad, x, theta, out_size, options, tangent)
+        found = None, theta_backward(grad, x, theta, index, out_size, options, tangent)
     named = zip(("grad_input", "grad_theta"), found, strict=True)
     return {name: tensor for name, tensor in named if tensor is not None}
 
@@ -88,6 +90,10 @@ def _meta(shape: tuple[int, ...], dtype: torch.dtype, ndim: int, memory_format: 
 def without_storage(variant: Variant) -> Inputs:
     """Tensors like those of a variant, on the meta device."""
     lead = (variant.shape[0],) if variant.k is None else (variant.shape[0], variant.k)
+    index = None
+    if variant.crops is not None:
+        lead = (variant.crops,)
+        index = torch.empty(variant.crops, dtype=torch.int64, device="meta")
     ndim = len(variant.out_size)
     wide = torch.promote_types(variant.dtype, torch.float32)
     identity = TRANSFORMS[variant.transform].identity(ndim, variant.control_points or 4)
@@ -96,6 +102,7 @@ def without_storage(variant: Variant) -> Inputs:
         _meta(variant.shape, variant.dtype, ndim, variant.memory_format),
         torch.empty((*lead, *identity.shape), dtype=wide, device="meta"),
         _meta(shape, variant.dtype, ndim, variant.memory_format),
+        index,
     )
 
 
@@ -103,7 +110,7 @@ def launches(variant: Variant) -> list[Launch]:
     """What the launchers of this variant would start, recorded on tensors without storage."""
     inputs = without_storage(variant)
     options = Options(
-        variant.transform, variant.mode, variant.padding_mode, False, variant.samples,
+        variant.transform, variant.mode, variant.padding_mode, variant.padding_value, False, variant.samples,
         variant.control_points,
     )  # fmt: skip
     kind: Grads | Literal["fwd"] = variant.grads or "fwd"

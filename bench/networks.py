@@ -80,7 +80,14 @@ def _case_of_call(
         grads=grads,
         **{
             key: options[key]
-            for key in ("transform", "mode", "padding_mode", "align_corners", "antialias")
+            for key in (
+                "transform",
+                "mode",
+                "padding_mode",
+                "padding_value",
+                "align_corners",
+                "antialias",
+            )
             if key in options
         },
     )

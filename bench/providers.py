@@ -23,7 +23,7 @@ from . import cpu_peers
 from .cases import Case, Direction, Grads
 from .check import Sample, mean_of_samples, native, per_map
 from .grids import control_points, parameters, sampling_grid, solved_spline
-from .inputs import in_format
+from .inputs import in_format, make_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,11 @@ def ours(case: Case, backend: str | None = None) -> Sample:
             transform=case.transform,
             mode=case.mode,
             padding_mode=case.padding_mode,
+            padding_value=case.padding_value,
             align_corners=case.align_corners,
             antialias=case.antialias,
             control_points=case.control_points,
+            index=make_index(case, x.device),
             backend=backend,
         )
 
@@ -117,12 +119,15 @@ def _grid_sample(
 
 
 def _compiled_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.antialias is True:
         return "the number of samples depends on theta's values"
     # Each direction is a compilation of its own, of many seconds: the first kind of gradient stands for all.
     return None if grads in (None, case.grads[0]) else "timed with the first kind of gradient alone"
 
 
+_ZEROS = "nothing but 0 outside"
 _PLAIN_2D = "images only, one sample an output pixel"
 
 
@@ -135,6 +140,8 @@ def _cudnn(case: Case) -> Sample:
 
 
 def _cudnn_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.ndim != 2 or case.antialias:
         return _PLAIN_2D
     if not case.align_corners or case.mode != "bilinear" or case.padding_mode != "zeros":
@@ -162,6 +169,8 @@ def _flaggems(case: Case) -> Sample:
 
 
 def _flaggems_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.ndim != 2 or case.antialias:
         return _PLAIN_2D
     if direction != "fwd":
@@ -214,6 +223,8 @@ def _kornia(case: Case) -> Sample:
 
 
 def _kornia_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.ndim != 2 or case.antialias:
         return _PLAIN_2D
     if case.transform == "piecewise_affine":
@@ -229,13 +240,13 @@ def _boxes(case: Case, theta: Tensor) -> Tensor:
     """
     scale, tx, ty = theta.reshape(-1, 3).unbind(-1)
     height, width = case.shape[2:]
-    index = torch.arange(case.shape[0], device=theta.device, dtype=theta.dtype).repeat_interleave(
-        case.k or 1
-    )
+    index = make_index(case, theta.device)
+    if index is None:
+        index = torch.arange(case.shape[0], device=theta.device).repeat_interleave(case.k or 1)
     centre = ((tx + 1) * width / 2, (ty + 1) * height / 2)
     half = (scale * width / 2, scale * height / 2)
     low, high = ([c + sign * r for c, r in zip(centre, half, strict=True)] for sign in (-1, 1))
-    return torch.stack((index, *low, *high), -1)
+    return torch.stack((index.to(theta.dtype), *low, *high), -1)
 
 
 def _roi_align(case: Case) -> Sample:
@@ -252,6 +263,8 @@ def _roi_align(case: Case) -> Sample:
 
 
 def _roi_align_refuses(case: Case, direction: Direction, grads: Grads | None) -> str | None:
+    if case.padding_value:
+        return _ZEROS
     if case.transform != "attention" or case.ndim != 2:
         return "upright crops of images only"
     if case.mode != "bilinear" or case.padding_mode != "zeros" or case.align_corners:

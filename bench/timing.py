@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -51,7 +51,9 @@ def rotating_inputs(case: Case, device: str) -> list[Inputs]:
     # The values of theta stay those of seed 0, from which the bytes of the case are counted.
     copies = min(_MOST_SETS, math.ceil(3 * cache / max(size, 1)))
     return [first] + [
-        Inputs(*(t.clone() for t in (first.input, first.theta, first.grad)))
+        replace(
+            first, input=first.input.clone(), theta=first.theta.clone(), grad=first.grad.clone()
+        )
         for _ in range(copies - 1)
     ]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .cases import Case, Direction, Grads
 from .grids import parameters, sample_groups, source_pixels
-from .inputs import make_theta
+from .inputs import make_index, make_theta
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,15 @@ def _reach(case: Case, device: str) -> Reach:
     for maps, samples in sample_groups(case, flat):
         together = max(_MOST_SAMPLES // (math.prod(case.out_size) * samples**case.ndim), 1)
         for some in maps.split(together):
-            reads = _touch(case, flat[some], samples, touched, some // (case.k or 1))
+            reads = _touch(case, flat[some], samples, touched, _images(case, some))
             outputs += int(reads.sum())
     return Reach(int(touched.sum()), outputs)
+
+
+def _images(case: Case, maps: Tensor) -> Tensor:
+    """The images that some maps read."""
+    index = make_index(case)
+    return maps // (case.k or 1) if index is None else index[maps]
 
 
 def _touch(case: Case, flat: Tensor, samples: int, touched: Tensor, images: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def planned(
         case = parse_case(text)
         for kind in kinds:
             inputs = without_storage(variant_of(case, kind))
-            g = geometry(inputs.input, inputs.theta, case.out_size, options_of(case))
+            g = geometry(inputs.input, inputs.theta, inputs.index, case.out_size, options_of(case))
             for candidate in (Candidate(), *_others(g, kind)):
                 yield text, kind, candidate
 

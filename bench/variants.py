@@ -31,9 +31,11 @@ class Variant:
     shape: tuple[int, ...] = (32, 3, 64, 64)
     out_size: tuple[int, ...] = (64, 64)
     k: int | None = None
+    crops: int | None = None  # ragged
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
+    padding_value: float = 0.0
     samples: int = 1
     control_points: tuple[float, ...] = ()  # as in `Options`
     tangent: bool = False  # the change of the result, or of a gradient, along a change of theta
@@ -58,6 +60,8 @@ class Variant:
         parts = [self.transform, self.mode, self.padding_mode, self.memory_format, channels]
         parts += [] if self.grads is None else [f"grads={self.grads}"]
         parts += [] if self.k is None else [f"K={self.k}"]
+        parts += [f"padding={self.padding_value}"] if self.padding_value else []
+        parts += [] if self.crops is None else [f"crops={self.crops}"]
         parts += ["tangent"] if self.tangent else []
         parts += [f"points={len(self.control_points) // 2}"] if self.control_points else []
         if self.samples != 1:
@@ -150,6 +154,18 @@ def covering_set() -> tuple[Variant, ...]:
         for layout, samples in ((narrow, 2), (wide, AUTO)):
             for grads in _FORWARD_AND_BOTH:
                 yield Variant(**layout, samples=samples, grads=grads)
+        for layout, grads in product((narrow, wide), _KINDS[:3]):
+            yield Variant(**layout, padding_value=0.5, grads=grads)
+        for layout, grads in product((narrow, wide), _KINDS):
+            yield Variant(**layout, crops=512, grads=grads)
+        for padding, transform in (("reflection", "affine"), ("zeros", "tps")):
+            yield Variant(
+                **narrow, crops=512, padding_mode=padding, transform=transform, grads="both"
+            )
+        yield Variant(**narrow, crops=512, padding_value=0.5)
+        yield Variant(**_VOLUMES[0], padding_value=0.5, grads="theta")
+        yield Variant(**narrow, mode="bicubic", samples=2, padding_value=0.5)
+        yield Variant(**wide, padding_value=0.5, grads="theta", tangent=True)
         for turn, transform in enumerate(TRANSFORMS):
             for grads in _OF_A_TANGENT:
                 usual = Variant(**(narrow, wide)[turn % 2], grads=grads, tangent=True)

@@ -18,6 +18,7 @@ def warmup(
     out_size: Sequence[int] | None = None,
     *,
     num_transformers: int | None = None,
+    num_crops: int | None = None,
     control_points: ControlPoints = 4,
     dtype: torch.dtype = torch.float32,
     theta_dtype: torch.dtype = torch.float32,
@@ -27,6 +28,7 @@ def warmup(
     transform: str = "affine",
     mode: str = "bilinear",
     padding_mode: str = "zeros",
+    padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
 ) -> int:
@@ -39,11 +41,12 @@ def warmup(
         input_shape: (N, C, H, W) or (N, C, D, H, W).
         out_size: (h, w), or (d, h, w); None: that of the input.
         num_transformers: K, or None for a theta without that axis.
+        num_crops: M of calls with an index; None: without.
         control_points: of "tps" and "piecewise_affine", as in `st_sample` (None: 4); the others ignore them.
         dtype, theta_dtype, channels_last: of the tensors that will come.
         gradients: those that will be asked for: "input", "theta", both, or none for the forward pass alone.
         device: the GPU to compile for; None is the current one.
-        transform, mode, padding_mode, align_corners, antialias: as in `st_sample`.
+        transform, mode, padding_mode, padding_value, align_corners, antialias: as in `st_sample`.
 
     Returns the number of kernels; 0 where there is nothing to compile: on a CPU, or without Triton.
 
@@ -65,6 +68,13 @@ def warmup(
     if num_transformers is not None:
         check_at_least("num_transformers", num_transformers, 1)
     lead = input_shape[:1] if num_transformers is None else (input_shape[0], num_transformers)
+    index = None
+    if num_crops is not None:
+        check_at_least("num_crops", num_crops, 1)
+        if num_transformers is not None:
+            raise ValueError("num_crops is for a theta without an axis K, got num_transformers too")
+        lead = (num_crops,)
+        index = torch.empty(num_crops, dtype=torch.int64, device="meta")
     x = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
     if channels_last:
         x = x.to(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
@@ -74,7 +84,7 @@ def warmup(
         (*lead, *entry.identity(x.dim() - 2, points).shape), dtype=theta_dtype, device="meta"
     )
     size, options = checked(
-        x, theta, out_size, transform, mode, padding_mode, align_corners, antialias,
+        x, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners, antialias,
         as_given(points) if points else None,
     )  # fmt: skip
     where = torch.device("cuda" if device is None else device)
@@ -85,10 +95,10 @@ def warmup(
     from .kernels.launch import recorded
 
     with recorded() as launches:
-        output = sample_forward(x, theta, size, options)
+        output = sample_forward(x, theta, index, size, options)
         if gradients:
             wanted = "input" in gradients, "theta" in gradients
-            sample_backward(output, x, theta, size, options, wanted)
+            sample_backward(output, x, theta, index, size, options, wanted)
     with torch.cuda.device(where):
         for launch in launches:
             launch.compile()

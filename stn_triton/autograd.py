@@ -1,6 +1,7 @@
 """The derivatives of the fused op in eager mode: of any order, forward and backward, and batched.
 
-With S(theta) the linear map from image to result, v = S(theta) u, and S' its change along a tangent of theta: first
+With S(theta) the linear map from image to result, v = S(theta) u (and what `padding_value` adds, which depends on
+theta alone), and S' its change along a tangent of theta: first
 order needs S' u, the adjoint of S, and the derivative of <g, S u> by theta; second order the adjoint of S' and the
 derivative of <g, S' u> by theta. Each is a kernel; derivatives of those come from index operations (`taps`).
 """
@@ -19,6 +20,7 @@ from .kernels.backward_cells import cell_backward
 from .kernels.backward_pixels import pixel_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
+from .ragged import fold_index
 from .registered import registered_gradients
 from .torch_backend import gradients_by_taps, st_sample_taps
 from .tracing import (
@@ -35,10 +37,11 @@ _Wanted = tuple[bool, bool]
 
 
 def sample_backward(
-    grad: Tensor, input: Tensor, theta: Tensor, size: _Size, options: Options, wanted: _Wanted
-) -> tuple[Tensor | None, Tensor | None]:
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options,
+    wanted: _Wanted,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
-    arguments = grad, input, theta, size, options
+    arguments = grad, input, theta, index, size, options
     input_wanted, theta_wanted = wanted
     if input_wanted and _has_cells(input, options):
         return cell_backward(*arguments, with_theta=theta_wanted)
@@ -62,6 +65,7 @@ def input_backward(
     grad: Tensor,
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     size: _Size,
     options: Options,
     tangent: Tensor | None = None,
@@ -72,54 +76,61 @@ def input_backward(
         options.transform == "projective" and options.padding_mode != "reflection"
     )
     gather = pixel_backward if invertible else box_backward
-    return gather(grad, input, theta, size, options, tangent)
+    return gather(grad, input, theta, index, size, options, tangent)
 
 
-def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+def sample(
+    input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
+) -> Tensor:
     """S(theta) u with every derivative."""
     if is_vectorized(input, theta):
         # Such batches have rules for composite operations only where a transform takes these apart.
-        run = partial(st_sample_taps, out_size=size, options=options)
+        run = partial(st_sample_taps, index=index, out_size=size, options=options)
         return torch.func.vjp(run, input, theta)[0]
     stored = as_stored(input), as_stored(theta)
     if is_transformed(input, theta):
-        return _Sample.apply(*stored, size, options)
+        return _Sample.apply(*stored, index, size, options)
     if not is_gradient_wanted(input, theta):
-        return sample_forward(*stored, size, options)
-    return _LeanSample.apply(*stored, size, options)
+        return sample_forward(*stored, index, size, options)
+    return _LeanSample.apply(*stored, index, size, options)
 
 
 class _LeanSample(torch.autograd.Function):
-    """S(theta) u, from (input, theta, size, options), where only the gradient is likely to be wanted.
+    """S(theta) u, from (input, theta, index, size, options), where only the gradient is likely to be wanted.
 
     A Function that transforms can look into takes PyTorch twice as long to call.
     """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
-        ctx.save_for_backward(input, theta)
+    def forward(
+        ctx: Any, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
+    ) -> Tensor:
+        ctx.save_for_backward(input, theta, index)
         ctx.arguments = size, options
-        return sample_forward(input, theta, size, options)
+        return sample_forward(input, theta, index, size, options)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, theta = ctx.saved_tensors
+        input, theta, index = ctx.saved_tensors
         size, options = ctx.arguments
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
             return _Sample.backward(ctx, grad)
         if is_dispatched(grad, input, theta):
-            return *registered_gradients(grad, input, theta, size, options, wanted), None, None
-        found = sample_backward(as_stored(grad), input, theta, size, options, wanted)
-        return *found, None, None
+            found = registered_gradients(grad, input, theta, index, size, options, wanted)
+        else:
+            found = sample_backward(as_stored(grad), input, theta, index, size, options, wanted)
+        return *found, *[None] * 3
 
 
 class _Sample(torch.autograd.Function):
     """The same, whatever is wanted."""
 
     @staticmethod
-    def forward(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
-        return sample_forward(input, theta, size, options)
+    def forward(
+        input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
+    ) -> Tensor:
+        return sample_forward(input, theta, index, size, options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -129,32 +140,40 @@ class _Sample(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[:2]
         if is_vectorized(grad):
-            return *gradients_by_taps(*ctx.arguments, grad, *ctx.saved_tensors), None, None
+            return *gradients_by_taps(grad, *ctx.saved_tensors, *ctx.arguments), *[None] * 3
         grads = iter(_Backward.apply(grad, *ctx.saved_tensors, *ctx.arguments, wanted))
-        return *(next(grads) if each else None for each in wanted), None, None
+        return *(next(grads) if each else None for each in wanted), *[None] * 3
 
     @staticmethod
     def jvp(ctx: Any, input_along: Tensor | None, theta_along: Tensor | None, *_: None) -> Tensor:
-        input, theta = ctx.saved_tensors
+        input, theta, _ = ctx.saved_tensors
         return _total(
-            _sample(ctx, input_along, theta),
+            _along_input(ctx, input_along, theta),
             _second_order("tangent", ctx, input, theta, theta_along),
         )
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...],
-        input: Tensor, theta: Tensor, size: _Size, options: Options,
+        input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options,
     ) -> tuple[Tensor, int]:  # fmt: skip
-        batch, (input_dim, theta_dim) = info.batch_size, in_dims[:2]
+        batch, (input_dim, theta_dim, index_dim) = info.batch_size, in_dims[:3]
+        if index is not None and input_dim is None:
+            # Crops of the same images: in one call that has no more of them.
+            (theta,) = _fold(batch, (theta_dim,), (theta,))
+            (index,) = _fold(batch, (index_dim,), (index,))
+            return _unfold(batch, _Sample.apply(input, theta, index, size, options)), 0
         if input_dim is None and theta_dim is not None:
             # The thetas of a batch are transformers of one image.
             theta = theta.movedim(theta_dim, 1)  # (N, B, [K,] *shape)
             several = theta.dim() - 1 > 1 + theta_dims(theta, len(size), options)
-            output = _Sample.apply(input, theta.flatten(1, 2) if several else theta, size, options)
+            output = _Sample.apply(
+                input, theta.flatten(1, 2) if several else theta, None, size, options
+            )
             return output.unflatten(1, (batch, -1)) if several else output, 1
-        folded = _fold(batch, in_dims, (input, theta))
-        return _unfold(batch, _Sample.apply(*folded, size, options)), 0
+        folded = _fold(batch, in_dims[:2], (input, theta))
+        index = fold_index(batch, index_dim, index, len(folded[0]) // batch)
+        return _unfold(batch, _Sample.apply(*folded, index, size, options)), 0
 
 
 class _Backward(torch.autograd.Function):
@@ -162,10 +181,11 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, input: Tensor, theta: Tensor, size: _Size, options: Options, wanted: _Wanted
-    ) -> tuple[Tensor, ...]:
+        grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size,
+        options: Options, wanted: _Wanted,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         grad, input, theta = map(as_stored, (grad, input, theta))
-        found = sample_backward(grad, input, theta, size, options, wanted)
+        found = sample_backward(grad, input, theta, index, size, options, wanted)
         return tuple(each for each in found if each is not None)
 
     @staticmethod
@@ -176,20 +196,20 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *found: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, input, theta = ctx.saved_tensors
+        grad, input, theta, _ = ctx.saved_tensors
         along = iter(found)
         input_along, theta_along = (next(along) if each else None for each in ctx.wanted)
         return (
             _total(
-                _sample(ctx, input_along, theta),
+                _along_input(ctx, input_along, theta),
                 _second_order("tangent", ctx, input, theta, theta_along),
             ),
             _second_order("adjoint", ctx, grad, input, theta, theta_along),
             _total(
-                _gradient(ctx, (False, True), grad, input_along, theta),
+                _gradient_along_input(ctx, grad, input_along, theta),
                 _second_order("curvature", ctx, grad, input, theta, theta_along),
             ),
-            *[None] * 3,
+            *[None] * 4,
         )
 
     @staticmethod
@@ -197,7 +217,7 @@ class _Backward(torch.autograd.Function):
         ctx: Any, grad_along: Tensor | None, input_along: Tensor | None, theta_along: Tensor | None,
         *_: None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        grad, input, theta = ctx.saved_tensors
+        grad, input, theta, _ = ctx.saved_tensors
         changes = []
         if ctx.wanted[0]:
             changes.append(_total(
@@ -208,7 +228,7 @@ class _Backward(torch.autograd.Function):
         if ctx.wanted[1]:
             changes.append(_total(
                 _gradient(ctx, (False, True), grad_along, input, theta),
-                _gradient(ctx, (False, True), grad, input_along, theta),
+                _gradient_along_input(ctx, grad, input_along, theta),
                 _second_order("curvature", ctx, grad, input, theta, theta_along),
                 like=theta,
             ))  # fmt: skip
@@ -217,60 +237,74 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], grad: Tensor, input: Tensor, theta: Tensor,
-        *arguments: Any,
+        index: Tensor | None, *arguments: Any,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:  # fmt: skip
-        folded = _fold(info.batch_size, in_dims, (grad, input, theta))
-        found = _Backward.apply(*folded, *arguments)
+        folded = _fold(info.batch_size, in_dims[:3], (grad, input, theta))
+        images = len(folded[1]) // info.batch_size
+        index = fold_index(info.batch_size, in_dims[3], index, images)
+        found = _Backward.apply(*folded, index, *arguments)
         return tuple(_unfold(info.batch_size, each) for each in found), (0,) * len(found)
 
 
 class _SecondOrder(torch.autograd.Function):
-    """One of `_PRODUCTS`, from (its name, size, options, *tensors)."""
+    """One of `_PRODUCTS`, from (its name, index, size, options, *tensors)."""
 
     @staticmethod
-    def forward(name: str, size: _Size, options: Options, *tensors: Tensor) -> Tensor:
-        return _PRODUCTS[name].kernel(*map(as_stored, tensors), size, options)
+    def forward(
+        name: str, index: Tensor | None, size: _Size, options: Options, *tensors: Tensor
+    ) -> Tensor:
+        return _PRODUCTS[name].kernel(index, size, options, *map(as_stored, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        name, size, options, *tensors = inputs
-        ctx.formula = partial(_PRODUCTS[name].formula, size, options)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        ctx.name, index, ctx.size, ctx.options, *tensors = inputs
+        ctx.save_for_backward(index, *tensors)
+        ctx.save_for_forward(index, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pull = torch.func.vjp(ctx.formula, *ctx.saved_tensors)[1]
-        return None, None, None, *pull(grad)
+        formula, tensors = _formula(ctx)
+        return *[None] * 4, *torch.func.vjp(formula, *tensors)[1](grad)
 
     @staticmethod
-    def jvp(ctx: Any, _1: None, _2: None, _3: None, *along: Tensor | None) -> Tensor:
-        tensors = ctx.saved_tensors
+    def jvp(ctx: Any, _1: None, _2: None, _3: None, _4: None, *along: Tensor | None) -> Tensor:
+        formula, tensors = _formula(ctx)
         changes = [
             torch.zeros_like(tensor) if change is None else change
             for tensor, change in zip(tensors, along, strict=True)
         ]
-        return torch.func.jvp(ctx.formula, tensors, tuple(changes))[1]
+        return torch.func.jvp(formula, tensors, tuple(changes))[1]
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], name: str, size: _Size, options: Options,
-        *tensors: Tensor,
+        info: Any, in_dims: tuple[int | None, ...], name: str, index: Tensor | None, size: _Size,
+        options: Options, *tensors: Tensor,
     ) -> tuple[Tensor, int]:  # fmt: skip
-        folded = _fold(info.batch_size, in_dims[3:], tensors)
-        return _unfold(info.batch_size, _SecondOrder.apply(name, size, options, *folded)), 0
+        folded = _fold(info.batch_size, in_dims[4:], tensors)
+        # The image is the third tensor from the end: theta and the tangent follow it.
+        images = len(folded[-3]) // info.batch_size
+        index = fold_index(info.batch_size, in_dims[1], index, images)
+        return _unfold(info.batch_size, _SecondOrder.apply(name, index, size, options, *folded)), 0
+
+
+def _formula(ctx: Any) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The same in index operations, and the tensors it depends on."""
+    index, *tensors = ctx.saved_tensors
+    return partial(_PRODUCTS[ctx.name].formula, index, ctx.size, ctx.options), tuple(tensors)
 
 
 class _Product(NamedTuple):
-    """A kernel, (*tensors, size, options) -> Tensor, and the same in index operations, (size, options, *tensors)."""
+    """A kernel, (index, size, options, *tensors) -> Tensor, and the same in index operations."""
 
     kernel: Callable[..., Tensor]
     formula: Callable[..., Tensor]
 
 
-def _tangent(size: _Size, options: Options, input: Tensor, theta: Tensor, along: Tensor) -> Tensor:
+def _tangent(
+    index: Tensor | None, size: _Size, options: Options, input: Tensor, theta: Tensor, along: Tensor
+) -> Tensor:
     """By the transpose of the transpose, as forward mode may be under way already and does not nest."""
-    run = partial(st_sample_taps, input, out_size=size, options=options)
+    run = partial(st_sample_taps, input, index=index, out_size=size, options=options)
 
     def transposed(grad: Tensor) -> Tensor:
         return torch.func.vjp(run, theta)[1](grad)[0]
@@ -278,25 +312,31 @@ def _tangent(size: _Size, options: Options, input: Tensor, theta: Tensor, along:
     return torch.func.vjp(transposed, torch.zeros_like(run(theta)))[1](along.to(theta.dtype))[0]
 
 
-def _adjoint(size: _Size, options: Options, grad: Tensor, *tensors: Tensor) -> Tensor:
-    input, *rest = tensors
-    return torch.func.vjp(lambda input: _tangent(size, options, input, *rest), input)[1](grad)[0]
+def _adjoint(
+    index: Tensor | None, size: _Size, options: Options, grad: Tensor, input: Tensor, *rest: Tensor
+) -> Tensor:
+    def tangent(input: Tensor) -> Tensor:
+        return _tangent(index, size, options, input, *rest)
+
+    return torch.func.vjp(tangent, input)[1](grad)[0]
 
 
 def _curvature(
-    size: _Size, options: Options, grad: Tensor, input: Tensor, theta: Tensor, along: Tensor
-) -> Tensor:
-    return torch.func.vjp(lambda theta: _tangent(size, options, input, theta, along), theta)[1](
-        grad
-    )[0]
+    index: Tensor | None, size: _Size, options: Options, grad: Tensor, input: Tensor, theta: Tensor,
+    along: Tensor,
+) -> Tensor:  # fmt: skip
+    def tangent(theta: Tensor) -> Tensor:
+        return _tangent(index, size, options, input, theta, along)
+
+    return torch.func.vjp(tangent, theta)[1](grad)[0]
 
 
 def _along(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A kernel's launcher, called with the tangent after the other tensors."""
 
-    def run(*arguments: Any) -> Tensor:
-        *tensors, along, size, options = arguments
-        return kernel(*tensors, size, options, tangent=along)
+    def run(index: Tensor | None, size: _Size, options: Options, *tensors: Tensor) -> Tensor:
+        *others, along = tensors
+        return kernel(*others, index, size, options, tangent=along)
 
     return run
 
@@ -318,17 +358,41 @@ def _keep(ctx: Any, *arguments: Any) -> None:
     ctx.arguments = size, options
 
 
-def _sample(ctx: Any, input: Tensor | None, theta: Tensor) -> Tensor | None:
-    return None if input is None else sample(input, theta, *ctx.arguments)
+def _along_input(ctx: Any, input_along: Tensor | None, theta: Tensor) -> Tensor | None:
+    """The change of the result along a change of the input: what lies outside does not change."""
+    if input_along is None:
+        return None
+    size, options = ctx.arguments
+    return sample(
+        input_along, theta, ctx.saved_tensors[-1], size, options._replace(padding_value=0.0)
+    )
 
 
 def _gradient(ctx: Any, wanted: _Wanted, *tensors: Tensor | None) -> Tensor | None:
+    return _gradient_of(wanted, ctx.saved_tensors[-1], *ctx.arguments, *tensors)
+
+
+def _gradient_along_input(
+    ctx: Any, grad: Tensor, input_along: Tensor | None, theta: Tensor
+) -> Tensor | None:
+    """The change of theta's gradient along a change of the input."""
+    size, options = ctx.arguments
+    linear = options._replace(padding_value=0.0)
+    return _gradient_of(
+        (False, True), ctx.saved_tensors[-1], size, linear, grad, input_along, theta
+    )
+
+
+def _gradient_of(
+    wanted: _Wanted, index: Tensor | None, size: _Size, options: Options, *tensors: Tensor | None
+) -> Tensor | None:
     there = _all_there(tensors)
     if there is None:
         return None
     if is_vectorized(*there):
-        return gradients_by_taps(*ctx.arguments, *there)[wanted.index(True)]
-    (found,) = _Backward.apply(*there, *ctx.arguments, wanted)
+        grad, input, theta = there
+        return gradients_by_taps(grad, input, theta, index, size, options)[wanted.index(True)]
+    (found,) = _Backward.apply(*there, index, size, options, wanted)
     return found
 
 
@@ -337,8 +401,8 @@ def _second_order(name: str, ctx: Any, *tensors: Tensor | None) -> Tensor | None
     if there is None:
         return None
     if is_vectorized(*there):
-        return _PRODUCTS[name].formula(*ctx.arguments, *there)
-    return _SecondOrder.apply(name, *ctx.arguments, *there)
+        return _PRODUCTS[name].formula(ctx.saved_tensors[-1], *ctx.arguments, *there)
+    return _SecondOrder.apply(name, ctx.saved_tensors[-1], *ctx.arguments, *there)
 
 
 def _all_there(tensors: Sequence[Tensor | None]) -> list[Tensor] | None:
@@ -364,7 +428,7 @@ def _fold(batch: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> 
         (tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)).flatten(
             0, 1
         )
-        for tensor, dim in zip(tensors, dims, strict=False)
+        for tensor, dim in zip(tensors, dims, strict=True)
     ]
 
 

@@ -29,9 +29,12 @@ def theta_shape(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
     return shape
 
 
-def transformers(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
-    """(K,) if theta has the axis of K transformers, else ()."""
-    return tuple(theta.shape[1 : theta.dim() - len(theta_shape(theta, ndim, options))])
+def outer_shape(theta: Tensor, ndim: int, options: Options) -> tuple[int, ...]:
+    """What stands before one transformation in theta's shape, and before the channels in the result's.
+
+    (N,), with an axis of K transformers (N, K), or (M,) with an index.
+    """
+    return tuple(theta.shape[: theta.dim() - len(theta_shape(theta, ndim, options))])
 
 
 def empty_output(input: Tensor, outer: tuple[int, ...], out_size: tuple[int, ...]) -> Tensor:

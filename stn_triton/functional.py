@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Sequence
 
@@ -11,6 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import native
 from .control_points import ControlPoints, Points, checked_points, count_of, described
+from .formats import compute_dtype
 from .ops import (
     HAS_TRITON,
     INTERPRET,
@@ -19,8 +21,9 @@ from .ops import (
     st_sample_triton,
     takes_operators,
 )
+from .ragged import check_range
 from .torch_backend import st_sample_torch
-from .tracing import comparing_shapes, is_jit_traced, is_transformed
+from .tracing import comparing_shapes, is_jit_traced, is_transformed, under_transforms
 from .transforms import AUTO, TRANSFORMS, Options
 
 MODES = ("bilinear", "nearest", "bicubic")
@@ -37,9 +40,11 @@ def st_sample(
     transform: str = "affine",
     mode: str = "bilinear",
     padding_mode: str = "zeros",
+    padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
     control_points: ControlPoints = None,
+    index: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Resample images by the transformations theta: grid and sampling in one operation.
@@ -62,15 +67,18 @@ def st_sample(
                 P = G * G those of a regular G x G lattice over it, y slow; the points themselves are the identity. In
                 between a thin-plate spline, or linear in the two triangles of each cell, split from its (x0, y0) to its
                 (x1, y1) corner.
+        index: (M,) int64, ragged crops: theta is then (M, ...), without K, and theta m reads image index[m].
         out_size: (h, w) of the result, or (d, h, w); None: the size of input.
-        Returns (N, C, *out_size), or (N, K, C, *out_size); the input's dtype; channels_last if the input is that and
-        not also contiguous, else contiguous. Coordinates, weights and sums are float32, float64 if input or theta is.
-        Gradients for input and theta, each in its tensor's dtype.
+        Returns (N, C, *out_size), or (N, K, C, *out_size), with index (M, C, *out_size); the input's dtype;
+        channels_last if the input is that and not also contiguous, else contiguous. Coordinates, weights and sums are
+        float32, float64 if input or theta is. Gradients for input and theta, each in its tensor's dtype.
 
     Args:
         mode: "bilinear" (trilinear for 5-D input), "nearest" (ties to even; theta's gradient is 0) or "bicubic" (4-D).
         padding_mode: what lies outside the input: "zeros", its edge pixels ("border"), or the mirrored input
             ("reflection").
+        padding_value: with "zeros" what lies outside instead of 0: every tap outside counts as this number, and a
+            sample that lies outside altogether, or nowhere, is this number.
         antialias: False: one sample an output pixel. An int S: the mean of S x S samples inside it (S x S x S for 5-D
             input). True, for affine and attention: S = 1 to 8 as theta shrinks the input, chosen for each theta.
             Needs align_corners=False.
@@ -83,6 +91,7 @@ def st_sample(
     Raises:
         TypeError: input or theta not a tensor of a float dtype; out_size not a sequence of ints.
         ValueError: wrong shapes or sizes, unknown names, different devices, options that exclude each other.
+        IndexError: an index outside [0, N), on a CPU; on a GPU, which nobody waits for, its crop is 0 without gradient.
         RuntimeError: backend="triton" where no Triton kernel can run, "native" where the library is not there.
 
     Deterministic: bitwise the same result and gradients on every run, but for backend="torch" on a GPU, whose gradient
@@ -93,28 +102,28 @@ def st_sample(
 
     Source: Jaderberg et al. 2015, section 3.2 (equations 1, 2) and 3.3 (equations 3 to 7).
     """
-    if has_torch_function_variadic(input, theta):  # of `torch.fx` or of a tensor subclass
+    if has_torch_function_variadic(input, theta, index):  # of `torch.fx` or of a tensor subclass
         return handle_torch_function(
-            st_sample, (input, theta), input, theta, out_size, transform=transform, mode=mode,
-            padding_mode=padding_mode, align_corners=align_corners, antialias=antialias,
-            control_points=control_points, backend=backend,
+            st_sample, (input, theta, index), input, theta, out_size, transform=transform, mode=mode,
+            padding_mode=padding_mode, padding_value=padding_value, align_corners=align_corners,
+            antialias=antialias, control_points=control_points, index=index, backend=backend,
         )  # fmt: skip
     if is_jit_traced():
         with comparing_shapes():
             size, options = checked(
-                input, theta, out_size, transform, mode, padding_mode, align_corners, antialias,
-                control_points, backend,
+                input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
+                antialias, control_points, backend,
             )  # fmt: skip
             _chosen(backend, input)
-            return st_sample_torch(input, theta, size, options)
+            return st_sample_torch(input, theta, index, size, options)
     size, options = checked(
-        input, theta, out_size, transform, mode, padding_mode, align_corners, antialias,
-        control_points, backend,
+        input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
+        antialias, control_points, backend,
     )  # fmt: skip
     if backend is None and _is_a_node(input, theta):
-        return st_sample_registered(input, theta, size, options)
+        return st_sample_registered(input, theta, index, size, options)
     run = _RUNS[_chosen(backend, input)]
-    return run(input, theta, size, options)
+    return run(input, theta, index, size, options)
 
 
 _RUNS = {"triton": st_sample_triton, "native": st_sample_native, "torch": st_sample_torch}
@@ -136,10 +145,12 @@ def _is_a_node(input: Tensor, theta: Tensor) -> bool:
 def checked(
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: Sequence[int] | None,
     transform: str,
     mode: str,
     padding_mode: str,
+    padding_value: float,
     align_corners: bool,
     antialias: bool | int,
     control_points: ControlPoints = None,
@@ -148,9 +159,10 @@ def checked(
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
     size = _size_of(input) if out_size is None else checked_size(out_size)
     options = checked_options(
-        len(size), transform, mode, padding_mode, align_corners, antialias, control_points, backend
-    )
-    _check_tensors(input, theta, size, options)
+        len(size), transform, mode, padding_mode, padding_value, align_corners, antialias, control_points, backend
+    )  # fmt: skip
+    _check_tensors(input, theta, index, size, options)
+    _check_range(options.padding_value, compute_dtype(input, theta))
     return size, options
 
 
@@ -165,6 +177,7 @@ def checked_options(
     transform: str,
     mode: str,
     padding_mode: str,
+    padding_value: float,
     align_corners: bool,
     antialias: bool | int,
     control_points: ControlPoints = None,
@@ -176,9 +189,10 @@ def checked_options(
         raise TypeError(f"align_corners must be a bool, got {type(align_corners).__name__}")
     if mode == "bicubic" and ndim != 2:
         raise ValueError("mode 'bicubic' is for input (N, C, H, W), not (N, C, D, H, W)")
+    outside = _checked_padding_value(padding_value, padding_mode)
     samples = _checked_samples(antialias, transform, align_corners)
     points = checked_points(control_points, transform, TRANSFORMS[transform].lattice)
-    return Options(transform, mode, padding_mode, align_corners, samples, points)
+    return Options(transform, mode, padding_mode, outside, align_corners, samples, points)
 
 
 def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, ...]:
@@ -224,6 +238,34 @@ def check_name(name: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def _checked_padding_value(value: float, padding_mode: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"padding_value must be an int or a float, got {value!r}, a {type(value).__name__}"
+        )
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
+    if not abs(value) < math.inf:
+        raise ValueError(f"padding_value must be finite, got {value}")
+    if value != 0 and padding_mode != "zeros":
+        raise ValueError(
+            f"padding_value is for padding_mode 'zeros', got {value} and {padding_mode!r}"
+        )
+    return value + 0.0  # of -0.0 that makes 0.0
+
+
+def _check_range(padding_value: float, dtype: torch.dtype) -> None:
+    """Refuse what would not be finite where sums are made."""
+    most = torch.finfo(dtype).max
+    if not -most <= padding_value <= most:
+        raise ValueError(
+            f"padding_value must be finite in {dtype}, in which these tensors are sampled, "
+            f"got {padding_value}"
+        )
+
+
 def _checked_samples(antialias: bool | int, transform: str, align_corners: bool) -> int:
     if antialias is False:
         return 1
@@ -244,7 +286,9 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
     return AUTO if antialias is True else samples
 
 
-def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], options: Options) -> None:
+def _check_tensors(
+    input: Tensor, theta: Tensor, index: Tensor | None, size: tuple[int, ...], options: Options
+) -> None:
     for name, tensor in (("input", input), ("theta", theta)):
         check_float(name, tensor)
     _check_images(input)
@@ -255,7 +299,9 @@ def _check_tensors(input: Tensor, theta: Tensor, size: tuple[int, ...], options:
             f"out_size must have {wanted} for input of shape {tuple(input.shape)}, got {len(size)}: {size!r}"
         )
     check_theta(theta, options.transform, ndim, options.control_points)
-    if theta.shape[0] != input.shape[0]:
+    if index is not None:
+        _check_index(index, input, theta, options)
+    elif theta.shape[0] != input.shape[0]:
         raise ValueError(
             f"theta must have the batch size of input, N = {input.shape[0]}, got {theta.shape[0]}; "
             "for several transformers on one image give theta an axis K, (N, K, ...); "
@@ -275,6 +321,37 @@ def _check_images(input: Tensor) -> None:
     if 0 in input.shape[2:]:
         names = "D, H and W" if input.dim() == 5 else "H and W"
         raise ValueError(f"input must have positive {names}, got shape {tuple(input.shape)}")
+
+
+def _check_index(index: Tensor, input: Tensor, theta: Tensor, options: Options) -> None:
+    """Refuse what is not the number of an image for each theta."""
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index must be a tensor, got {type(index).__name__}")
+    if index.dtype != torch.int64:
+        raise TypeError(f"index must be int64, got {index.dtype}")
+    if index.dim() != 1:
+        raise ValueError(f"index must be (M,), got shape {tuple(index.shape)}")
+    trailing = TRANSFORMS[options.transform].trailing_shape(
+        tuple(theta.shape), input.dim() - 2, options.control_points
+    )
+    assert trailing is not None
+    if theta.dim() != 1 + len(trailing):
+        raise ValueError(
+            "with index theta must be (M, ...), one for each entry and without the axis K, "
+            f"got shape {tuple(theta.shape)}"
+        )
+    if theta.shape[0] != index.shape[0]:
+        raise ValueError(
+            f"theta must have as many transformations as index has entries, M = {index.shape[0]}, "
+            f"got {theta.shape[0]}"
+        )
+    if index.device != input.device:
+        raise ValueError(
+            f"input and index must be on one device, got {input.device} and {index.device}"
+        )
+    numbers = under_transforms(index)
+    if numbers is not None:
+        check_range(numbers, input.shape[0])
 
 
 def check_float(name: str, tensor: Tensor) -> None:

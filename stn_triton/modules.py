@@ -58,7 +58,7 @@ class SpatialTransformer(nn.Module):
     [-1, 1] in (x, y[, z]) order. With `align_corners=False` -1 and 1 are the outer edges of the image
     and pixel centres lie half a pixel inside; with `align_corners=True` they are the centres of
     the outermost pixels. A frame smaller than the image (|scale| < 1) therefore zooms in. Samples
-    outside the source follow `padding_mode`.
+    outside the source follow `padding_mode` and `padding_value`.
 
     Arguments:
         localisation: any module from x to features (N, in_features).
@@ -80,7 +80,7 @@ class SpatialTransformer(nn.Module):
             (N, [K,] num_parameters) to (N, [K,] *theta shape), of which 0 is the start, with the attributes
             `num_parameters` and `transform`; `transform` is then the module's own. It runs in float32 as
             the regression does, and excludes `initial_theta` and `fixed_scale`.
-        mode, padding_mode, align_corners, antialias, backend: as in `st_sample`.
+        mode, padding_mode, padding_value, align_corners, antialias, backend: as in `st_sample`.
 
     The module owns the last layer of the localisation, `self.regression`: zero weights and the
     bias `initial_theta`, with a `parametrisation` zero bias, so that at first every image gets the same theta.
@@ -117,6 +117,7 @@ class SpatialTransformer(nn.Module):
         parametrisation: nn.Module | None = None,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
+        padding_value: float = 0.0,
         align_corners: bool = False,
         antialias: bool | int = False,
         backend: str | None = None,
@@ -142,6 +143,7 @@ class SpatialTransformer(nn.Module):
         self.fixed_scale = _checked_scale(fixed_scale, transform)
         self.mode = mode
         self.padding_mode = padding_mode
+        self.padding_value = padding_value
         self.align_corners = align_corners
         self.antialias = antialias
         self.backend = backend
@@ -150,15 +152,9 @@ class SpatialTransformer(nn.Module):
         given = _detached(initial_theta)
         self.ndim = _ndim(self.out_size, given, transform, num_transformers)
         checked_options(
-            self.ndim,
-            transform,
-            mode,
-            padding_mode,
-            align_corners,
-            antialias,
-            self.control_points,
-            backend,
-        )
+            self.ndim, transform, mode, padding_mode, padding_value, align_corners, antialias,
+            self.control_points, backend,
+        )  # fmt: skip
         identity = TRANSFORMS[transform].identity(self.ndim, points)
         check_theta(identity.unsqueeze(0), transform, self.ndim, points)
         self.theta_shape = (*lead, *identity.shape)
@@ -231,6 +227,7 @@ class SpatialTransformer(nn.Module):
             transform=transform or self.transform,
             mode=self.mode,
             padding_mode=self.padding_mode,
+            padding_value=self.padding_value,
             align_corners=self.align_corners,
             antialias=self.antialias,
             control_points=self.control_points,
@@ -260,7 +257,7 @@ class SpatialTransformer(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows beside the submodules."""
         usual = {"num_transformers": None, "fixed_scale": None, "mode": "bilinear", "padding_mode": "zeros",
-                 "align_corners": False, "antialias": False, "backend": None}  # fmt: skip
+                 "padding_value": 0.0, "align_corners": False, "antialias": False, "backend": None}  # fmt: skip
         shown = [repr(self.transform), f"out_size={self.out_size}"]
         shown += [
             f"{name}={getattr(self, name)!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -28,13 +29,15 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         grid, for "tps" and "piecewise_affine" from constants as large as the output times the number of control points:
         their `out_size` must not be symbolic. K transformers share one GridSample; `antialias=S` ends in AveragePool.
 
+    An index is a Gather of the images, where one outside [0, N) is an error of the runtime.
+
     Refused while exporting: `antialias=True`, whose number of samples depends on theta's values; "tps" and
         "piecewise_affine" with a symbolic `out_size`.
 
     onnxruntime 1.31 on a CPU gives the same numbers in every mode, padding mode and alignment, within
-        1e-6 max(H, W) max|input| in float32. It differs at coordinates that are not finite, or with "border" and
-        "reflection" beyond about 1e9; with "nearest" beside a tie; with `align_corners=True` where a symbolic length
-        turns out as 1. For float64 it has no AveragePool, hence no `antialias=S`.
+        1e-6 max(H, W) max(max|input|, |padding_value|) in float32. It differs at coordinates that are not finite, or
+        with "border" and "reflection" beyond about 1e9; with "nearest" beside a tie; with `align_corners=True` where a
+        symbolic length turns out as 1. For float64 it has no AveragePool, hence no `antialias=S`.
     """
     return {torch.ops.stn_triton.sample.default: _sample}
 
@@ -54,8 +57,8 @@ def lacks_translation() -> bool:
 
 
 def _sample(
-    input: Any, theta: Any, out_size: Any,
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    input: Any, theta: Any, index: Any, out_size: Any,
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     control_points: Sequence[float],
 ) -> Any:  # fmt: skip
     """The operator's own arguments, tensors and symbolic lengths as values of the graph -> the result, such a value."""
@@ -71,29 +74,44 @@ def _sample(
     trailing = TRANSFORMS[transform].trailing_shape(tuple(theta.shape), ndim, points)
     assert trailing is not None
     several = len(theta.shape) == 2 + len(trailing)
-    double = ir.DataType.DOUBLE in (input.dtype, theta.dtype)
+    dtype = input.dtype
+    double = ir.DataType.DOUBLE in (dtype, theta.dtype)
     wide = ir.DataType.DOUBLE if double else ir.DataType.FLOAT
     size = [
         length * samples if isinstance(length, int) else op.Mul(length, samples)
         for length in out_size
     ]
 
+    if index is not None:  # where a negative number would count from the end
+        none = op.Less(index, op.Constant(value_ints=[0]))
+        input = op.Gather(input, op.Where(none, op.Shape(input, end=1), index), axis=0)
     theta = op.Cast(theta, to=wide)
     if several:
         theta = op.Reshape(theta, _shape(-1, *trailing))
     grid = _grid(theta, trailing, size, transform, align_corners, points)
     if several:  # K results one above the other, so that the image is not copied K times
         grid = op.Reshape(grid, _shape(op.Shape(input, end=1), -1, *size[1:], ndim))
-    output = op.GridSample(
-        op.Cast(input, to=wide), grid,
-        align_corners=int(align_corners), mode=_MODES[mode], padding_mode=padding_mode,
-    )  # fmt: skip
+    sample = partial(
+        op.GridSample,
+        align_corners=int(align_corners),
+        mode=_MODES[mode],
+        padding_mode=padding_mode,
+    )
+    output = sample(op.Cast(input, to=wide), grid)
+    if padding_value:  # for the weight of what lies outside
+        ones = op.Expand(
+            _constant(torch.ones((), device="cpu"), grid),
+            _shape(op.Shape(input, end=1), 1, op.Shape(input, start=2)),
+        )
+        outside = op.Sub(_constant(torch.ones((), device="cpu"), grid), sample(ones, grid))
+        value = _constant(torch.tensor(padding_value, dtype=torch.float64, device="cpu"), grid)
+        output = op.Add(output, op.Mul(value, outside))
     if samples > 1:
         output = op.AveragePool(output, kernel_shape=[samples] * ndim, strides=[samples] * ndim)
     if several:
         output = op.Reshape(output, _shape(0, 0, -1, *out_size))
         output = op.Transpose(output, perm=[0, 2, 1, *range(3, 3 + ndim)])
-    return op.Cast(output, to=input.dtype)
+    return op.Cast(output, to=dtype)
 
 
 def _grid(

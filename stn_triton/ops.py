@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from . import native
-from .formats import empty_input_gradient, empty_output, transformers
+from .formats import empty_input_gradient, empty_output, outer_shape
 from .onnx import lacks_translation
+from .ragged import check_range
 from .torch_backend import gradients_by_taps, st_sample_taps, st_sample_torch
 from .tracing import is_dispatched, is_transformed
 from .transforms import Options
@@ -31,28 +32,32 @@ else:
 
 _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
-_Run = Callable[[Tensor, Tensor, _Size, Options], Tensor]
+_Run = Callable[[Tensor, Tensor, Tensor | None, _Size, Options], Tensor]
 _Gradients = tuple[Tensor | None, Tensor | None]
 
 
-def st_sample_triton(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def st_sample_triton(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """`st_sample` by the Triton kernels, arguments validated."""
-    if not (torch.compiler.is_compiling() or is_dispatched(input, theta)):
-        return autograd.sample(input, theta, out_size, options)
+    if not (torch.compiler.is_compiling() or is_dispatched(input, theta, *_tensors(index))):
+        return autograd.sample(input, theta, index, out_size, options)
     if is_transformed(input, theta):
-        return st_sample_taps(input, theta, out_size, options)
-    return st_sample_registered(input, theta, out_size, options)
+        return st_sample_taps(input, theta, index, out_size, options)
+    return st_sample_registered(input, theta, index, out_size, options)
 
 
-def st_sample_native(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def st_sample_native(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """`st_sample` by the native library, arguments validated; by torch for whoever looks on."""
     if torch.compiler.is_compiling() and is_transformed(input, theta):
-        return st_sample_taps(input, theta, out_size, options)
+        return st_sample_taps(input, theta, index, out_size, options)
     if torch.compiler.is_compiling() and takes_operators():
-        return st_sample_registered(input, theta, out_size, options)
-    if native.function.sees_only_tensors(input, theta):
-        return native.function.sample(input, theta, out_size, options)
-    return st_sample_torch(input, theta, out_size, options)
+        return st_sample_registered(input, theta, index, out_size, options)
+    if native.function.sees_only_tensors(input, theta, *_tensors(index)):
+        return native.function.sample(input, theta, index, out_size, options)
+    return st_sample_torch(input, theta, index, out_size, options)
 
 
 def takes_operators() -> bool:
@@ -60,9 +65,21 @@ def takes_operators() -> bool:
     return torch.compiler.is_dynamo_compiling() or not lacks_translation()
 
 
-def st_sample_registered(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def st_sample_registered(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """`st_sample` as one node of a graph."""
-    return sample(input, theta, out_size, *options)
+    return sample(input, theta, index, out_size, *options)
+
+
+def _tensors(index: Tensor | None) -> tuple[Tensor, ...]:
+    return () if index is None else (index,)
+
+
+def _check_range(input: Tensor, index: Tensor | None) -> None:
+    """What eager mode refuses, when a graph runs on a CPU."""
+    if index is not None and index.device.type == "cpu":
+        check_range(index, input.shape[0])
 
 
 def _by_kernels(input: Tensor) -> bool:
@@ -71,29 +88,31 @@ def _by_kernels(input: Tensor) -> bool:
 
 def _natively(input: Tensor) -> bool:
     """Whether the native library takes the tensors of a registered operator."""
-    here = input.device.type == "cpu" and native.library.MISSING is None
-    return here and native.sampler.can_sample(input)
+    if input.device.type != "cpu":
+        return False
+    return native.library.MISSING is None and native.sampler.can_sample(input)
 
 
 @torch.library.custom_op("stn_triton::sample", mutates_args=())
 def sample(
-    input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     control_points: Sequence[float],
 ) -> Tensor:  # fmt: skip
     """`st_sample`, arguments validated."""
     options = Options(
-        transform, mode, padding_mode, align_corners, samples, tuple(control_points)
+        transform, mode, padding_mode, padding_value, align_corners, samples, tuple(control_points)
     )  # fmt: skip
     natively = native.sampler.sample_forward if _natively(input) else st_sample_torch
     run: _Run = sample_forward if _by_kernels(input) else natively
-    return run(input, theta, tuple(out_size), options)
+    _check_range(input, index)
+    return run(input, theta, index, tuple(out_size), options)
 
 
 @sample.register_fake
 def _(
-    input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     control_points: Sequence[float],
 ) -> Tensor:  # fmt: skip
     if lacks_translation():
@@ -102,26 +121,26 @@ def _(
             "custom_translation_table=stn_triton.onnx_translations()"
         )
     options = Options(
-        transform, mode, padding_mode, align_corners, samples, tuple(control_points)
+        transform, mode, padding_mode, padding_value, align_corners, samples, tuple(control_points)
     )  # fmt: skip
-    outer = (input.shape[0], *transformers(theta, len(out_size), options))
+    outer = outer_shape(theta, len(out_size), options)
     return empty_output(input, outer, tuple(out_size))
 
 
 @torch.library.custom_op("stn_triton::sample_backward", mutates_args=())
 def sample_backward_op(
-    grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     control_points: Sequence[float], input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of (input, theta); one that is not wanted is an empty tensor."""
     options = Options(
-        transform, mode, padding_mode, align_corners, samples, tuple(control_points)
+        transform, mode, padding_mode, padding_value, align_corners, samples, tuple(control_points)
     )  # fmt: skip
     natively = native.sampler.sample_backward if _natively(input) else _torch_backward
     run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
-    of_input, of_theta = run(grad, input, theta, tuple(out_size), options, wanted)
+    of_input, of_theta = run(grad, input, theta, index, tuple(out_size), options, wanted)
     return (
         input.new_empty(0) if of_input is None else of_input,
         theta.new_empty(0) if of_theta is None else of_theta,
@@ -130,8 +149,8 @@ def sample_backward_op(
 
 @sample_backward_op.register_fake
 def _(
-    grad: Tensor, input: Tensor, theta: Tensor, out_size: Sequence[int],
-    transform: str, mode: str, padding_mode: str, align_corners: bool, samples: int,
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: Sequence[int],
+    transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool, samples: int,
     control_points: Sequence[float], input_wanted: bool, theta_wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return (
@@ -141,16 +160,17 @@ def _(
 
 
 def _torch_backward(
-    grad: Tensor, input: Tensor, theta: Tensor, out_size: _Size, options: Options, wanted: _Wanted
-) -> _Gradients:
-    of_input, of_theta = gradients_by_taps(out_size, options, grad, input, theta)
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options,
+    wanted: _Wanted,
+) -> _Gradients:  # fmt: skip
+    of_input, of_theta = gradients_by_taps(grad, input, theta, index, out_size, options)
     formatted = empty_input_gradient(input).copy_(of_input) if wanted[0] else None
     return formatted, of_theta if wanted[1] else None
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, theta, *ctx.arguments = inputs
-    ctx.save_for_backward(input, theta)
+    input, theta, index, *ctx.arguments = inputs
+    ctx.save_for_backward(input, theta, index)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -39,6 +39,7 @@ class Options(NamedTuple):
     transform: str = "affine"
     mode: str = "bilinear"
     padding_mode: str = "zeros"
+    padding_value: float = 0.0  # of what lies outside, with "zeros"
     align_corners: bool = False
     samples: int = 1  # of an output pixel, along each axis; or AUTO
     control_points: Points = ()

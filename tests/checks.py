@@ -165,14 +165,14 @@ def draw_theta(
 
 def peer(
     u: Tensor, theta: Tensor, out_size: Size, *, transform: str = "affine", mode: str = "bilinear",
-    padding_mode: str = "zeros", align_corners: bool = False, antialias: bool | int = False,
-    control_points: Any = None,
+    padding_mode: str = "zeros", padding_value: float = 0.0, align_corners: bool = False,
+    antialias: bool | int = False, control_points: Any = None, index: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """`affine_grid`, or the definition's grid, and `grid_sample` in the dtype in which `st_sample` computes."""
     wide = compute_dtype(u, theta)
     theta = theta.to(wide)
     outer = theta.shape[: theta.dim() - definition.theta_dims(theta, transform)]
-    images = u.to(wide)
+    images = u.to(wide) if index is None else u.to(wide)[index]
     if len(outer) == 2:
         images = images.repeat_interleave(outer[1], 0)
     finer = tuple((antialias or 1) * length for length in out_size)
@@ -183,6 +183,10 @@ def peer(
         found = definition.normalised(theta, finer, transform, align_corners, control_points)
         grid = torch.stack(found, -1).flatten(0, len(outer) - 1)
     out = F.grid_sample(images, grid, mode, padding_mode, align_corners)
+    if padding_value:
+        ones = torch.ones_like(images[:, :1])
+        inside = F.grid_sample(ones, grid, mode, padding_mode, align_corners)
+        out = out + padding_value * (1 - inside)
     if antialias:
         out = (F.avg_pool2d if len(out_size) == 2 else F.avg_pool3d)(out, antialias)
     return out.to(u.dtype).unflatten(0, outer)
@@ -240,7 +244,8 @@ def check(
     """
     trailing = definition.theta_dims(theta, options.get("transform", "affine"))
     k = theta.shape[1 : theta.dim() - trailing]
-    cotangent = torch.randn((u.shape[0], *k, u.shape[1], *out_size), device=u.device).to(u.dtype)
+    maps = u.shape[0] if options.get("index") is None else len(theta)
+    cotangent = torch.randn((maps, *k, u.shape[1], *out_size), device=u.device).to(u.dtype)
     ours = with_gradients(run, u, theta, cotangent, out_size, **options)
     low = with_gradients(reference, u, theta, cotangent, out_size, **options)
     true = with_gradients(

@@ -239,12 +239,17 @@ def sample(
     transform: str = "affine",
     mode: str = "bilinear",
     padding_mode: str = "zeros",
+    padding_value: float = 0.0,
     align_corners: bool = False,
     antialias: bool | int = False,
     control_points: Any = None,
+    index: Tensor | None = None,
 ) -> Tensor:
-    """Equation 3: (N, [K,] C, *out_size), in the dtype of `u`, which is that of `theta`."""
+    """Equation 3: (N, [K,] C, *out_size), with index (M, C, *out_size), in the dtype of `u`, that of `theta`."""
+    if index is not None:
+        u = u[index]
     options: dict[str, Any] = {"transform": transform, "mode": mode, "padding_mode": padding_mode}
+    options["padding_value"] = padding_value
     if antialias is True:
         outer = theta.shape[: theta.dim() - theta_dims(theta, transform)]
         one_by_one = []
@@ -268,6 +273,7 @@ def sample(
     image = torch.arange(n, device=u.device).view(-1, *[1] * (found[0].dim() - 1))
     pixels = u.movedim(1, -1)
     result = u.new_zeros((*found[0].shape, channels))
+    met = torch.zeros_like(result, dtype=torch.bool)
     along = [
         taps(s, size, mode, padding_mode, align_corners)
         for s, size in zip(found[::-1], in_size, strict=True)
@@ -283,6 +289,11 @@ def sample(
         weight = reduce(torch.mul, [weight for _, weight in tap])
         # A tap outside is left out, and not multiplied by 0: what it would read may not be finite, nor the gradient.
         there = reduce(torch.logical_and, exists).unsqueeze(-1)
-        value = torch.where(there, pixels[(image, *at)], 0.0)
-        result = result + torch.where(there, weight.unsqueeze(-1) * value, 0.0)
+        met = met | there
+        value = torch.where(there, pixels[(image, *at)], padding_value)
+        value = weight.unsqueeze(-1) * value
+        result = result + (torch.where(there, value, 0.0) if padding_value == 0 else value)
+    result = torch.where(
+        met, result, padding_value
+    )  # the weights of a sample that lies outside have the sum 1
     return result.movedim(-1, -len(out_size) - 1)

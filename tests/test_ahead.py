@@ -20,6 +20,8 @@ CASES: list[dict[str, Any]] = [
     {"transform": "tps", "control_points": [(-1, -1), (1, -1), (0, 1), (0.5, 0)]},
     {"transform": "piecewise_affine", "control_points": (2, 5), "gradients": ("theta",)},
     {"transform": "attention", "antialias": True, "theta_dtype": torch.float64},
+    {"padding_value": 0.5, "num_transformers": 2},
+    {"num_crops": 3},
     {"gradients": ()},
     {"gradients": ("theta",), "mode": "bicubic"},
 ]
@@ -42,7 +44,9 @@ def test_the_kernels_of_a_call_are_compiled(
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     count = warmup((2, 16, 5, 6), (3, 4), **case)
 
-    named = ("transform", "mode", "padding_mode", "antialias", "control_points")
+    named = (
+        "transform", "mode", "padding_mode", "padding_value", "antialias", "control_points",
+    )  # fmt: skip
     options = {k: case[k] for k in named if k in case}
     gradients = case.get("gradients", ("input", "theta"))
     one = identity_theta(
@@ -50,6 +54,9 @@ def test_the_kernels_of_a_call_are_compiled(
         dtype=case.get("theta_dtype", torch.float32),
     )  # fmt: skip
     lead = (2, case["num_transformers"]) if "num_transformers" in case else (2,)
+    if "num_crops" in case:
+        lead = (case["num_crops"],)
+        options["index"] = torch.zeros(lead, dtype=torch.int64)
     u = torch.zeros(2, 16, 5, 6, dtype=case.get("dtype", torch.float32))
     if case.get("channels_last"):
         u = u.contiguous(memory_format=torch.channels_last)

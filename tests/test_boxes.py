@@ -41,7 +41,7 @@ def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Option
         "align_corners": options.align_corners, "backend": "torch",
     }  # fmt: skip
     expected = with_gradients(st_sample, u, theta, g, out_size, **sampling)["input gradient"]
-    found = box_backward(g, u, theta, out_size, options)
+    found = box_backward(g, u, theta, None, out_size, options)
     assert found.shape == u.shape
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * g.abs().sum().item())
 
@@ -111,7 +111,7 @@ def test_what_is_not_finite_stays_near(device: torch.device) -> None:
     g = torch.ones(1, 1, 32, 48, device=device)
     g[..., 2, 3] = math.nan
     theta = identity_theta("piecewise_affine", (1,), device=device)
-    found = box_backward(g, u, theta, (32, 48), Options("piecewise_affine"))
+    found = box_backward(g, u, theta, None, (32, 48), Options("piecewise_affine"))
     assert found[..., 2, 3].isnan().all()
     near = torch.zeros_like(found, dtype=torch.bool)
     near[..., 1:4, 2:5] = True

@@ -31,6 +31,8 @@ VOLUMES = pairwise(
 EXTRA = [
     {"map": "affine", "antialias": 2, "mode": "bicubic"},
     {"map": "affine", "antialias": True, "k": 2},
+    {"map": "affine", "padding_value": 1.5},
+    {"map": "projective", "mode": "bicubic", "padding_value": -0.7, "k": 2},
 ]
 
 
@@ -200,6 +202,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "projective": {"map": "projective 3x3", "mode": "bicubic", "padding_mode": "border"},
     "tps": {"map": "tps", "padding_mode": "reflection", "spread": 1.0, "k": 2},
     "antialias": {"map": "piecewise_affine", "antialias": 2},
+    "ragged": {"map": "affine", "index": (1, 1)},  # of two images
+    "padding value": {"map": "affine", "padding_value": 1.5, "spread": 0.8},
     "volume": {
         "map": "affine", "ndim": 3, "padding_mode": "border", "align_corners": True, "layout": "channels_last",
     },
@@ -212,7 +216,8 @@ def compare(
     channels, ndim = case.get("channels", 2), case.get("ndim", 2)
     dtype = torch.float32 if channels > 2 else torch.float64  # rows of channels are float32
     u, theta, options = make({**case, "dtype": dtype}, device, ndim, channels)
-    u, theta = u[: case.get("images")], theta[: case.get("images")]
+    if "index" not in case:
+        u, theta = u[: case.get("images")], theta[: case.get("images")]
     options["out_size"] = OUT_SIZES[ndim]
     found = combination(partial(st_sample, backend=backend, **options), u, theta)
     low = combination(partial(plain, **options), u, theta)

@@ -72,6 +72,25 @@ WRONG: dict[str, tuple[Any, Any, Any, dict[str, Any], type[Exception], list[str]
         U, THETA, (2, 2), {"padding_mode": "wrap"}, ValueError,
         ["padding_mode", "'zeros'", "'border'", "'reflection'", "'wrap'"],
     ),
+    "padding_value, a bool": (
+        U, THETA, (2, 2), {"padding_value": True}, TypeError, ["padding_value", "int or a float", "bool"],
+    ),
+    "padding_value, a tensor": (
+        U, THETA, (2, 2), {"padding_value": torch.ones(())}, TypeError, ["padding_value", "float", "Tensor"],
+    ),
+    "padding_value, NaN": (
+        U, THETA, (2, 2), {"padding_value": float("nan")}, ValueError, ["padding_value", "finite", "nan"],
+    ),
+    "padding_value, too large for anything": (
+        U, THETA, (2, 2), {"padding_value": 10**400}, ValueError, ["padding_value", "finite", "inf"],
+    ),
+    "padding_value, too large for float32": (
+        U, THETA, (2, 2), {"padding_value": 1e39}, ValueError, ["padding_value", "float32", "1e+39"],
+    ),
+    "padding_value of the border": (
+        U, THETA, (2, 2), {"padding_value": 2, "padding_mode": "border"}, ValueError,
+        ["padding_value", "'zeros'", "2.0", "'border'"],
+    ),
     "antialias, 0": (U, THETA, (2, 2), {"antialias": 0}, ValueError, ["antialias", "True", "at least 1", "0"]),
     "antialias, a float": (U, THETA, (2, 2), {"antialias": 2.0}, TypeError, ["antialias", "int", "float"]),
     "antialias, None": (U, THETA, (2, 2), {"antialias": None}, TypeError, ["antialias", "bool", "NoneType"]),

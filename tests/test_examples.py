@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def _example(name: str) -> dict[str, Any]:
 
 def test_there_are_no_others() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        "finetune_backbone", "own_network", "rectify_text", "register_images",
+        "finetune_backbone", "own_network", "rectify_text", "register_images", "rotated_boxes",
     }  # fmt: skip
 
 
@@ -49,3 +50,11 @@ def test_the_text_rectifier_learns_from_letters_alone(tmp_path: Path) -> None:
     found = example["main"](steps=2, path=tmp_path / "lines.png")
     assert set(found) == {"without", "with"}
     assert (tmp_path / "lines.png").stat().st_size > 10_000
+
+
+def test_boxes_learn_what_they_hold(tmp_path: Path) -> None:
+    picture = tmp_path / "boxes.png"
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    found, truth = _example("rotated_boxes")["main"](str(picture) if drawn else None)
+    torch.testing.assert_close(found, truth, atol=5e-3, rtol=0)
+    assert picture.is_file() == drawn

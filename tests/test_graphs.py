@@ -20,6 +20,7 @@ from stn_triton.transforms import TRANSFORMS, Options
 OPTIONS = Options()
 BORDER = Options("attention", padding_mode="border", align_corners=True)
 NEAREST = Options(mode="nearest")
+PADDED = Options(padding_value=0.5)
 OTHERS = [
     Options("projective", "bicubic", "reflection"),
     Options("tps", samples=2),
@@ -57,6 +58,7 @@ def example(
         (OPTIONS, 2, "channels_last", 8, torch.float16),
         (BORDER, 1, "strided", 1, torch.float64),
         (NEAREST, None, "channels_last", 3, torch.bfloat16),
+        (PADDED, 2, "contiguous", 2, torch.float64),
         *(slow(options, 2, "channels_last", 2, torch.float32) for options in OTHERS),
     ],
 )
@@ -71,7 +73,7 @@ def test_opcheck(
     )
     # The copies that opcheck makes for the tests with gradients are dense.
     u, theta = u.requires_grad_(grad), theta.requires_grad_(grad)
-    torch.library.opcheck(ops.sample, (u, theta, (2, 3), *options))
+    torch.library.opcheck(ops.sample, (u, theta, None, (2, 3), *options))
 
 
 @needs_triton
@@ -92,8 +94,8 @@ def test_opcheck_of_the_backward(
     from stn_triton import ops
 
     u, theta = example(1, k=k, layout=layout, transform=options[0], device=device)
-    g = torch.randn_like(ops.sample(u, theta, (2, 3), *options))
-    torch.library.opcheck(ops.sample_backward_op, (g, u, theta, (2, 3), *options, *wanted))
+    g = torch.randn_like(ops.sample(u, theta, None, (2, 3), *options))
+    torch.library.opcheck(ops.sample_backward_op, (g, u, theta, None, (2, 3), *options, *wanted))
 
 
 @needs_triton
@@ -103,12 +105,12 @@ def test_fakes_have_the_strides_of_results(layout: str, k: int | None) -> None:
     from stn_triton import ops
 
     arguments = example(k=k, layout=layout, channels=3)
-    real = ops.sample(*arguments, (2, 3), *OPTIONS)
-    back = ops.sample_backward_op(real, *arguments, (2, 3), *OPTIONS, True, True)
+    real = ops.sample(*arguments, None, (2, 3), *OPTIONS)
+    back = ops.sample_backward_op(real, *arguments, None, (2, 3), *OPTIONS, True, True)
     with torch._subclasses.FakeTensorMode() as mode:
         u, theta = (mode.from_tensor(tensor) for tensor in arguments)
-        fake = ops.sample(u, theta, (2, 3), *OPTIONS)
-        fakes = ops.sample_backward_op(fake, u, theta, (2, 3), *OPTIONS, True, True)
+        fake = ops.sample(u, theta, None, (2, 3), *OPTIONS)
+        fakes = ops.sample_backward_op(fake, u, theta, None, (2, 3), *OPTIONS, True, True)
     for one, other in zip((real, *back), (fake, *fakes), strict=True):
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 

@@ -355,15 +355,15 @@ def launches(
     theta = torch.empty((shape[0], *([] if k is None else [k]), 2, 3), device="meta")
     options = Options()
     with recorded() as found:
-        v = sample_forward(u, theta, out_size, options)
-        cell_backward(v, u, theta, out_size, options, with_theta=True)
-        theta_backward(v, u, theta, out_size, options)
+        v = sample_forward(u, theta, None, out_size, options)
+        cell_backward(v, u, theta, None, out_size, options, with_theta=True)
+        theta_backward(v, u, theta, None, out_size, options)
         if others:
-            pixel_backward(v, u, theta, out_size, options)
-            box_backward(v, u, theta, out_size, options)
-            sample_forward(u, theta, out_size, options, theta)
-            pixel_backward(v, u, theta, out_size, options, theta)
-            theta_backward(v, u, theta, out_size, options, theta)
+            pixel_backward(v, u, theta, None, out_size, options)
+            box_backward(v, u, theta, None, out_size, options)
+            sample_forward(u, theta, None, out_size, options, theta)
+            pixel_backward(v, u, theta, None, out_size, options, theta)
+            theta_backward(v, u, theta, None, out_size, options, theta)
     found = [each for each in found if "SPEC" in each.constexprs]  # not the sums over programs
     assert len({each.kernel for each in found}) == (6 if others else 3)
     return found
@@ -428,7 +428,7 @@ def test_more_rows_of_tiles_than_a_launch_has(out_size: tuple[int, ...]) -> None
     u = torch.empty((1, 1, *[4] * ndim), device="meta")
     theta = torch.empty((1, ndim, ndim + 1), device="meta")
     with recorded() as found:
-        v = sample_forward(u, theta, out_size, Options())
+        v = sample_forward(u, theta, None, out_size, Options())
     assert v.shape == (1, 1, *out_size)
     tiling, rows = found[0].constexprs["TILING"], 0
     for each in found:
@@ -446,7 +446,13 @@ def test_more_tiles_than_a_launch_has_rows(size: tuple[int, int]) -> None:
     theta = torch.empty((1, 2, 3), device="meta")
     with recorded() as found:
         cell_backward(
-            torch.empty(1, 1, 4, 4, device="meta"), u, theta, (4, 4), Options(), with_theta=True
+            torch.empty(1, 1, 4, 4, device="meta"),
+            u,
+            theta,
+            None,
+            (4, 4),
+            Options(),
+            with_theta=True,
         )
     tiles = []
     for each in found[:-1]:  # the last adds up what these found
@@ -476,7 +482,9 @@ def test_blocks_are_sane(dtype: torch.dtype, channels_last: bool) -> None:
         u = torch.empty(shape, dtype=dtype, device="meta")
         if channels_last:
             u = u.contiguous(memory_format=torch.channels_last)
-        g = geometry.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
+        g = geometry.geometry(
+            u, torch.empty(shape[0], 2, 3, device="meta"), None, (9, 33), Options()
+        )
         vector = g.spec.VECTOR
         assert shape[1] % vector == 0
         pixels, rows = pixel_blocks(g)
@@ -505,7 +513,9 @@ def test_blocks_of_cells_are_sane(dtype: torch.dtype, channels_last: bool) -> No
         u = torch.empty(shape, dtype=dtype, device="meta")
         if channels_last:
             u = u.contiguous(memory_format=torch.channels_last)
-        g = geometry.geometry(u, torch.empty(shape[0], 2, 3, device="meta"), (9, 33), Options())
+        g = geometry.geometry(
+            u, torch.empty(shape[0], 2, 3, device="meta"), None, (9, 33), Options()
+        )
         spec, blocks = cell_blocks(g, with_theta=True)
         assert spec.CELLS * spec.VECTORS == 32
         assert 0 < blocks.rows < spec.CELLS  # the column on the left has one more
@@ -596,7 +606,7 @@ def test_ratios_of_sizes_are_rounded_as_the_device_rounds_them() -> None:
                 u = torch.empty(1, 1, source, 3, device="meta")
                 options = Options(align_corners=align_corners)
                 theta = torch.empty(1, 2, 3, device="meta")
-                g = geometry.geometry(u, theta, (output, 5), options)
+                g = geometry.geometry(u, theta, None, (output, 5), options)
                 found = torch.tensor(g.ratios[3], dtype=torch.float32)
                 span = torch.tensor(float(output - align_corners))
                 exact = torch.tensor(float(source - align_corners)) / span

@@ -91,7 +91,7 @@ def test_a_default_device_moves_nothing(transform: str) -> None:
         # The mode is off inside the call, as in PyTorch's own functions; the backward runs with it.
         found = with_gradients(run, u, theta, cotangent)
         direct = st_sample_torch(
-            u.movedim(1, -1).contiguous().movedim(-1, 1), theta, (3, 4), Options(transform)
+            u.movedim(1, -1).contiguous().movedim(-1, 1), theta, None, (3, 4), Options(transform)
         )
         assert direct.device.type == "cpu"
         assert identity_theta(transform, device="cpu").device.type == "cpu"
@@ -176,9 +176,9 @@ def test_every_launch_begins_with_a_tensor(transform: str) -> None:
     u, theta = example_of(transform, dtype=torch.float32)
     options = Options(transform)
     with recorded() as launches:
-        out = sample_forward(u, theta, (3, 4), options)
+        out = sample_forward(u, theta, None, (3, 4), options)
         for wanted in ((True, True), (True, False), (False, True)):
-            sample_backward(out, u, theta, (3, 4), options, wanted)
+            sample_backward(out, u, theta, None, (3, 4), options, wanted)
         _PRODUCTS["tangent"].kernel(u, theta, theta, (3, 4), options)
         _PRODUCTS["adjoint"].kernel(out, u, theta, theta, (3, 4), options)
         _PRODUCTS["curvature"].kernel(out, u, theta, theta, (3, 4), options)

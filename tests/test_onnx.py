@@ -93,6 +93,7 @@ def test_same_numbers(transform: str, ndim: int, several: bool) -> None:
         {"transform": transform},
         {"transform": transform, "padding_mode": "border", "antialias": 2},
         {"transform": transform, "padding_mode": "reflection", "align_corners": True},
+        {"transform": transform, "padding_value": -0.6, "antialias": 2},
     ]
     model = Calls(OUT[ndim], *calls)
     u, theta = inputs_for(transform, ndim, *((2, 3) if several else (2,)))

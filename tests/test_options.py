@@ -38,7 +38,7 @@ MAPS = {
 }  # fmt: skip
 PADDINGS = ["zeros", "border", "reflection"]
 IN_SIZES, OUT_SIZES = {2: (4, 5), 3: (3, 4, 5)}, {2: (3, 4), 3: (2, 3, 2)}
-SAMPLING = ("transform", "mode", "padding_mode", "align_corners", "antialias")
+SAMPLING = ("transform", "mode", "padding_mode", "padding_value", "align_corners", "antialias")
 
 PLANES = pairwise(
     {
@@ -70,7 +70,10 @@ def make(
         OUT_SIZES[ndim], transform=transform, mode=case.get("mode", "bilinear"), form=form,
         align=case.get("align_corners", False), antialias=antialias, spread=case.get("spread", 0.4),
     )  # fmt: skip
-    return u, theta, {"transform": transform} | {o: case[o] for o in SAMPLING if o in case}
+    options = {"transform": transform} | {o: case[o] for o in SAMPLING if o in case}
+    if "index" in case:
+        options["index"] = torch.tensor(case["index"], device=device)
+    return u, theta, options
 
 
 @pytest.mark.parametrize("transform", ["affine", "attention"])
@@ -390,6 +393,7 @@ def test_theta_of_nearest_has_the_gradient_zero(
 
 
 GRAPHS = {
+    "padding value": {"map": "affine", "padding_value": 0.7, "spread": 0.8},
     "reflection": {"map": "affine", "padding_mode": "reflection"},
     "projective": {"map": "projective", "mode": "bicubic", "padding_mode": "border", "k": 2},
     "tps": {"map": "tps", "padding_mode": "border", "layout": "channels_last"},

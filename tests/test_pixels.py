@@ -43,7 +43,7 @@ def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Option
     trailing = definition.theta_dims(theta, options.transform)
     k = theta.shape[1 : theta.dim() - trailing]
     g = torch.randn(u.shape[0], *k, u.shape[1], *out_size, device=u.device).to(u.dtype)
-    found = pixel_backward(g, u, theta, out_size, options)
+    found = pixel_backward(g, u, theta, None, out_size, options)
     assert found.shape == u.shape
     if u.dtype == torch.float64:
         expected = true_gradient(u, theta, g, out_size, options, definition.sample)
@@ -88,8 +88,9 @@ def test_options(case: dict[str, Any], device: torch.device) -> None:
     ndim, k, dtype = MAPS[case["map"]], case["k"], case["dtype"]
     in_size, out_size = ((3, 6, 7), (4, 3, 3)) if ndim == 3 else ((6, 9), (5, 6))
     options = Options(
-        transform, case["mode"], case["padding_mode"], case["align_corners"], case["samples"]
-    )
+        transform, case["mode"], case["padding_mode"], align_corners=case["align_corners"],
+        samples=case["samples"],
+    )  # fmt: skip
     torch.manual_seed(0)
     theta = draw_theta(
         (1,) if k is None else (1, k), dtype, device, in_size, out_size, transform=transform,
@@ -183,7 +184,7 @@ def test_mirrored_copies(
         [[[scale, 0.3, 0.07], [-0.2, 0.8 * scale, 0.31]]], dtype=torch.float64, device=device
     )
     u = image(1, 1, 3, 4, device=device)
-    compare(u, theta, (6, 7), Options("affine", mode, "reflection", align_corners))
+    compare(u, theta, (6, 7), Options("affine", mode, "reflection", align_corners=align_corners))
 
 
 @pytest.mark.parametrize("align_corners", [slow(False), True])
@@ -196,7 +197,7 @@ def test_images_of_one_row_or_column(
     torch.manual_seed(4)
     theta = torch.tensor([[[0.8, 0.3, 0.4], [-0.4, 1.3, 0.2]]], dtype=torch.float64, device=device)
     u = image(1, 1, *size, device=device)
-    compare(u, theta, (4, 3), Options("affine", mode, padding_mode, align_corners))
+    compare(u, theta, (4, 3), Options("affine", mode, padding_mode, align_corners=align_corners))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_reflection_of_what_is_far_or_not_finite(
     theta[0, 1] += torch.tensor(values, device=device)
     u = image(1, 1, 5, 6, device=device, dtype=torch.float32)
     g = torch.randn(1, 1, 4, 5, device=device)
-    found = pixel_backward(g, u, theta, (4, 5), Options(padding_mode="reflection"))
+    found = pixel_backward(g, u, theta, None, (4, 5), Options(padding_mode="reflection"))
     if not theta.isfinite().all():
         assert not found[..., 1:, :].any()
     torch.testing.assert_close(found.sum(), g.sum(), rtol=1e-4, atol=1e-4)
@@ -265,7 +266,7 @@ def test_change_along_a_tangent(
     )  # fmt: skip
     u, g = image(1, 2, 5, 6, device=device), image(1, 2, 2, 6, 5, device=device)
     along, options = torch.randn_like(theta), Options(transform, mode, padding_mode)
-    found = pixel_backward(g, u, theta, (6, 5), options, along)
+    found = pixel_backward(g, u, theta, None, (6, 5), options, along)
     expected = _PRODUCTS["adjoint"].formula((6, 5), options, g, u, theta, along)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * expected.abs().max().item())
 
@@ -282,7 +283,7 @@ def test_gradients_that_are_not_finite(
     g = torch.randn(1, 1, 6, 8, device=device)
     g[..., 0, 0], g[..., 3, 4] = value, value
     options = Options(mode="bicubic", padding_mode=padding_mode)
-    found = pixel_backward(g, u, theta, (6, 8), options)
+    found = pixel_backward(g, u, theta, None, (6, 8), options)
     expected = true_gradient(u, theta, g, (6, 8), options, definition.sample)
     assert torch.equal(found.isfinite(), expected.isfinite())
     assert not found.isfinite().all()
@@ -293,8 +294,8 @@ def test_the_same_bits_again(device: torch.device) -> None:
     theta = torch.tensor([[[0.3, 0.31, 0.33], [-0.27, 0.2, 0.12]]], device=device)
     u, g = torch.randn(1, 2, 5, 9, device=device), torch.randn(1, 2, 9, 8, device=device)
     options = Options(padding_mode="reflection")
-    first = pixel_backward(g, u, theta, (9, 8), options)
-    assert torch.equal(first, pixel_backward(g, u, theta, (9, 8), options))
+    first = pixel_backward(g, u, theta, None, (9, 8), options)
+    assert torch.equal(first, pixel_backward(g, u, theta, None, (9, 8), options))
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
@@ -302,4 +303,4 @@ def test_outputs_near_an_end_that_nothing_folds_count_once(mode: str, device: to
     """With aligned corners the pixels at the ends are their own mirror images."""
     theta = torch.tensor([[0.83, 0.013, -0.041]], dtype=torch.float64, device=device)
     u = image(1, 2, 4, 5, device=device)
-    compare(u, theta, (5, 4), Options("attention", mode, "reflection", True))
+    compare(u, theta, (5, 4), Options("attention", mode, "reflection", align_corners=True))

@@ -23,7 +23,7 @@ def of_transform(
     u = torch.empty(2, 1, 4, 5, device=device)
     theta = TRANSFORMS[name].identity(2, 3).to(device, theta_dtype)
     theta = theta.expand(2, 2, *theta.shape).contiguous()
-    g = geometry(u, theta, (3, 4), Options(name))
+    g = geometry(u, theta, None, (3, 4), Options(name))
     partial = new_partial(g, theta, parts).normal_()
     found = sum_partial(g, partial, theta)
     assert (found.shape, found.dtype) == (theta.shape, theta.dtype)
@@ -62,7 +62,7 @@ def test_rounded_once_to_thetas_dtype(dtype: torch.dtype, device: torch.device) 
 
 def test_three_sizes_of_programs() -> None:
     u, theta = torch.empty(1, 1, 4, 5, device="meta"), torch.empty(1, 2, 3, device="meta")
-    g = geometry(u, theta, (3, 4), Options())
+    g = geometry(u, theta, None, (3, 4), Options())
     with recorded() as launches:
         for parts in SIZES:
             sum_partial(g, new_partial(g, theta, parts), theta)

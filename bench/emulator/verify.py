@@ -62,9 +62,11 @@ def small_case(variant: Variant) -> Case:
         shape=(2, variant.shape[1], *((7, 9, 11) if volume else (23, 19))),
         out_size=(6, 7, 13) if volume else (21, 26),
         k=variant.k,
+        crops=None if variant.crops is None else 5,
         transform=variant.transform,
         mode=variant.mode,
         padding_mode=variant.padding_mode,
+        padding_value=variant.padding_value,
         antialias={1: False, AUTO: True}.get(variant.samples, variant.samples),
         control_points=tuple(
             zip(variant.control_points[::2], variant.control_points[1::2], strict=True)
@@ -108,7 +110,7 @@ def _differences(case: Case, inputs: Inputs, tangent: Tensor) -> Results:
 
     def at(offset: float) -> Results:
         theta = inputs.theta.double() + offset * tangent.double()
-        wide = Inputs(inputs.input.double(), theta, inputs.grad.double())
+        wide = Inputs(inputs.input.double(), theta, inputs.grad.double(), inputs.index)
         return expect(replace(case, dtype=torch.float64), wide, "both").exact
 
     high, low = at(step), at(-step)
@@ -129,7 +131,9 @@ def _of_taps(case: Case, inputs: Inputs, tangent: Tensor, kind: Kind) -> Results
     """The same in the arithmetic of the case, by derivatives of torch operations."""
     wide = torch.promote_types(case.dtype, torch.float32)
     x, theta, grad = inputs.input.to(wide), inputs.theta.to(wide), inputs.grad.to(wide)
-    sample = partial(st_sample_taps, out_size=case.out_size, options=options_of(case))
+    sample = partial(
+        st_sample_taps, index=inputs.index, out_size=case.out_size, options=options_of(case)
+    )
     tangent = tangent.to(wide)
     if kind == "fwd":
         return Results(torch.func.jvp(partial(sample, x), (theta,), (tangent,))[1].to(case.dtype))
@@ -341,6 +345,9 @@ def checks() -> Iterator[Check]:
     for padding in ({}, border, folded):
         yield _hard(hard_case("affine", 3, **volume, **padding))
     yield _hard(hard_case("affine", 1, k=2))
+    yield _hard(hard_case("affine", 3, padding_value=-1.5))
+    yield _hard(hard_case("affine", 16, padding_value=-1.5, **last))
+    yield _hard(hard_case("projective", 3, padding_value=-1.5))
     yield _hard(hard_case("attention", 16, k=3, dtype=half, **last))
     yield _hard(hard_case("affine", 3, shape=(0, 3, 1, 7), out_size=(5, 1)))
     yield _hard(hard_case("affine", 3, shape=(0, 3, 64, 64), out_size=(64, 64)))
@@ -358,6 +365,7 @@ def checks() -> Iterator[Check]:
 def _hard(case: Case, ulp: float = 0.0) -> Check:
     words = ["hard", case.transform, case.dtype_name, case.memory_format, case.padding_mode]
     words += [f"{case.shape[1:]}-{case.out_size}".replace(", ", "x")]
+    words += [f"padding={case.padding_value}"] * bool(case.padding_value)
     words += ["corners"] * case.align_corners + [f"K={case.k}"] * bool(case.k)
     words += [f"ulp={ulp}"] * bool(ulp)
     return Check(" ".join(words), partial(check_hard, case, ulp=ulp))

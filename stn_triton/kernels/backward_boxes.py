@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import empty_input_gradient, like_output
+from stn_triton.ragged import rows_of_images
 from stn_triton.transforms import Options
 
 from . import maps
@@ -34,6 +35,7 @@ from .layout import (
     per_pixel,
     program_image,
     program_tile,
+    rows_of,
 )
 from .pixels.spec import Tile, load_grid
 from .supersampling import load_finer_map, mean, sample_count, sample_position
@@ -224,6 +226,7 @@ def _gather(box_ptr, chunk_ptr, nk, tile, first, last, grid, zeros, SPEC: tl.con
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _box_backward_kernel(
     map_ptr, points_ptr,                            # (N * K, [2,] PARAMETERS), (P, 2)
+    order_ptr, starts_ptr,                          # indexed: `ragged.rows_of_images`
     box_ptr, chunk_ptr,                             # (N * K, chunks, 4, CHUNK), (N * K, 4, chunks)
     grad_output_ptr, grad_input_ptr,                # (N * K, C, OD, OH, OW), (N, C, D, H, W)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
@@ -243,8 +246,13 @@ def _box_backward_kernel(
 
     zeros = block_zeros(TILING.TILE_X * TILING.TILE_Y, TILING.BLOCK_C, SPEC)
     total = zeros
-    for k in range(K):
+    before, after = 0, K
+    if SPEC.INDEXED:
+        before, after = rows_of(n, starts_ptr)
+    for k in range(before, after):
         nk = n.to(tl.int64) * K + k
+        if SPEC.INDEXED:
+            nk = tl.load(order_ptr + k)
         grid = load_grid(call, grad_output_ptr, nk, C, channels, SPEC)
         total += _gather(box_ptr, chunk_ptr, nk, tile, first, last, grid, zeros, SPEC)
 
@@ -260,27 +268,29 @@ def box_backward(
     grad_output: Tensor,
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the input, or its change as theta changes along `tangent`."""
-    g = geometry(input, theta, out_size, options, tangent)
+    g = geometry(input, theta, index, out_size, options, tangent)
     boxes = Blocks(BOX_X.value * CHUNK_X.value, BOX_Y.value * CHUNK_Y.value, 1, 4)
     chunks = tiles_of(g.out_size, 1, boxes)
-    box_bounds = input.new_empty((g.n * g.k, chunks, 4, CHUNK.value), dtype=torch.int32)
-    chunk_bounds = input.new_empty((g.n * g.k, 4, chunks), dtype=torch.int32)
+    box_bounds = input.new_empty((g.maps, chunks, 4, CHUNK.value), dtype=torch.int32)
+    chunk_bounds = input.new_empty((g.maps, 4, chunks), dtype=torch.int32)
     grad_input = empty_input_gradient(input)
     map_ = parameters(g, theta, tangent)
     points = scattered_points(g, map_)
+    rows = (map_, map_) if index is None else rows_of_images(index, g.n)
     launch(
-        _bounds_kernel, (g.n * g.k * chunks,), map_, points, box_bounds, chunk_bounds, *g.sizes, *g.ratios,
-        num_warps=8, SPEC=g.spec,
+        _bounds_kernel, (g.maps * chunks,), map_, points, box_bounds, chunk_bounds, *g.sizes, *g.ratios,
+        num_warps=8, SPEC=g.linear_spec,
     )  # fmt: skip
     launch_tiles(
         _box_backward_kernel,
         g.n, g.size, g.channels, box_blocks(g),
-        map_, points, box_bounds, chunk_bounds, like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
-        SPEC=g.spec,
+        map_, points, *rows, box_bounds, chunk_bounds, like_output(grad_output, input), grad_input, *g.sizes,
+        *g.ratios, SPEC=g.linear_spec,
     )  # fmt: skip
     return grad_input

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import empty_input_gradient, like_output
+from stn_triton.ragged import rows_of_images
 from stn_triton.transforms import Options
 
 from . import maps
@@ -32,6 +33,7 @@ from .cells.tile import finish_tile, give_tile, turn_tile
 from .cells.turned import turning_pays
 from .geometry import Call, geometry, parameters
 from .launch import MOST_PROGRAMS, launch
+from .layout import outside_value, rows_of
 from .maps import affine
 from .maps.units import divide, middle
 from .preimage.affine import meets_tile
@@ -40,7 +42,7 @@ from .theta_sum import new_partial, sum_partial
 
 SIZES = [
     *("K", "C", "BLOCKS", "PARAMETERS", "H", "W", "OH", "OW", "align_corners", "S"),
-    *("x_by_x", "x_by_y", "y_by_x", "y_by_y"),
+    *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "padding_value"),
     *("ROWS", "STRIPS", "BANDS", "first_strip", "first_band"),
     *("stride_n", "stride_c", "stride_h", "stride_w"),
 ]
@@ -48,14 +50,16 @@ SIZES = [
 
 
 @triton.jit
-def _image(ptr, block, plane, vectors, SPEC: tl.constexpr):
+def _image(ptr, block, plane, vectors, outside, SPEC: tl.constexpr):
     """One image as a program of channel block number `block` sees it; plane: elements of a channel."""
     first = block * (SPEC.CHUNKS * SPEC.VECTORS)
     if SPEC.CHANNELS_LAST:
         step: tl.constexpr = SPEC.VECTORS * SPEC.VECTOR
-        image = channels_in(ptr + first * SPEC.VECTOR, first, step, vectors, SPEC)
+        image = channels_in(ptr + first * SPEC.VECTOR, first, step, vectors, outside, SPEC)
     else:
-        image = channels_in(ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, SPEC)
+        image = channels_in(
+            ptr + first.to(SPEC.OFFSET) * plane, first, plane, vectors, outside, SPEC
+        )
     return image
 
 
@@ -89,8 +93,10 @@ def _reaches(tile, m, size, out, SPEC: tl.constexpr):
 def _cell_backward_kernel(
     input_ptr, map_ptr, grad_output_ptr,        # (N, C, H, W), (N * K, PARAMETERS), (N * K, C, OH, OW)
     grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
+    order_ptr, starts_ptr,                      # indexed: `ragged.rows_of_images`
     K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    padding_value,
     ROWS, STRIPS, BANDS, first_strip, first_band,
     stride_n, stride_c, stride_h, stride_w,                         # of input, in vectors
     SPEC: tl.constexpr,
@@ -109,15 +115,21 @@ def _cell_backward_kernel(
     plane, out_plane = H.to(SPEC.OFFSET) * W, OH.to(SPEC.OFFSET) * OW
     image = n.to(tl.int64) * (plane * (C * SPEC.VECTOR))
     at_u = input_ptr + n.to(tl.int64) * stride_n * SPEC.VECTOR
-    u = _image(at_u, block, stride_c, C, SPEC)
-    grad_input = _image(grad_input_ptr + image, block, plane, C, SPEC)
-    total = _image(sum_ptr + image, block, plane, C, SPEC)
+    u = _image(at_u, block, stride_c, C, outside_value(padding_value, SPEC), SPEC)
+    grad_input = _image(grad_input_ptr + image, block, plane, C, 0.0, SPEC)
+    total = _image(sum_ptr + image, block, plane, C, 0.0, SPEC)
     if SPEC.DENSE:
         stride_w = 1
 
     stored = n < 0
-    for k in range(K if SPEC.SEVERAL else 1):
-        nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
+    before, after = 0, K
+    if SPEC.INDEXED:
+        before, after = rows_of(n, starts_ptr)
+    for k in range(before if SPEC.INDEXED else 0, after if SPEC.SEVERAL else 1):
+        if SPEC.INDEXED:
+            nk = tl.load(order_ptr + k)
+        else:
+            nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
         samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)
         sums = affine.sums(zero_row(SPEC.COMPUTE, SPEC))
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
@@ -125,7 +137,7 @@ def _cell_backward_kernel(
             plan = plan_cells(m, size, finer, SPEC)
             grad = grad_output_ptr + nk * (out_plane * (C * SPEC.VECTOR))
             out = Output(
-                _image(grad, block, out_plane, C, SPEC), C,
+                _image(grad, block, out_plane, C, 0.0, SPEC), C,
                 OW.to(SPEC.OFFSET), samples,
                 _share(samples, SPEC), finer,
                 middle(finer[0], SPEC), middle(finer[1], SPEC),
@@ -152,13 +164,14 @@ def cell_backward(
     grad_output: Tensor,
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     *,
     with_theta: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of the input and, `with_theta`, that of theta (None else)."""
-    g = geometry(input, theta, out_size, options)
+    g = geometry(input, theta, index, out_size, options)
     smooth = with_theta and options.mode != "nearest"
     spec, blocks = cell_blocks(g, with_theta=smooth)
     _, height, width = g.size
@@ -169,6 +182,9 @@ def cell_backward(
     partial = new_partial(g, theta, strips * bands * blocks.channels if smooth else 0)
     stride_n, stride_c, _, stride_h, stride_w = g.strides
     grad_output, map_ = like_output(grad_output, input), parameters(g, theta)
+    rows = (map_, map_) if index is None else rows_of_images(index, g.n)
+    if index is not None:
+        partial.zero_()  # of transformations that no image has nobody writes any
     for first_band in range(0, bands, MOST_PROGRAMS):
         for first_strip in range(0, strips, MOST_PROGRAMS):
             launch(
@@ -178,9 +194,9 @@ def cell_backward(
                     min(strips - first_strip, MOST_PROGRAMS),
                     min(bands - first_band, MOST_PROGRAMS),
                 ),
-                input, map_, grad_output, grad_input, total, partial,
+                input, map_, grad_output, grad_input, total, partial, *rows,
                 g.k, g.vectors, blocks.channels, g.parameters, *g.size[1:], *g.out_size[1:],
-                g.align_corners, g.samples, *g.ratios, blocks.rows, strips, bands, first_strip, first_band,
+                g.align_corners, g.samples, *g.ratios, g.padding, blocks.rows, strips, bands, first_strip, first_band,
                 stride_n, stride_c, stride_h, stride_w,
                 num_warps=1, maxnreg=blocks.maxnreg, SPEC=spec,
             )  # fmt: skip

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stn_triton.formats import empty_input_gradient, like_output
+from stn_triton.ragged import rows_of_images
 from stn_triton.transforms import Options
 
 from .blocks import pixel_blocks
@@ -26,6 +27,7 @@ from .layout import (
     dense_image,
     per_pixel,
     program_image,
+    rows_of,
 )
 from .maps.volume import Volume
 from .pixels.copies import Copy, copies_of
@@ -136,7 +138,8 @@ def _transformer(call, grad_output_ptr, nk, C, channels, SPEC: tl.constexpr):
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _pixel_backward_kernel(
-    map_ptr, grad_output_ptr, grad_input_ptr,   # (N * K, [2,] PARAMETERS), (N * K, C, OD, OH, OW), (N, C, D, H, W)
+    map_ptr, order_ptr, starts_ptr,             # (N * K, [2,] PARAMETERS); indexed: `ragged.rows_of_images`
+    grad_output_ptr, grad_input_ptr,            # (N * K, C, OD, OH, OW), (N, C, D, H, W)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
@@ -162,6 +165,9 @@ def _pixel_backward_kernel(
         grid, plan = _transformer(call, grad_output_ptr, nk, C, channels, SPEC)
     lane = tl.arange(0, PIXELS)
     image = dense_image(grad_input_ptr, n, call.size, C, SPEC)
+    before, after = 0, K
+    if SPEC.INDEXED:
+        before, after = rows_of(n, starts_ptr)
     for down in range(0, tl.minimum(TILING.TILE_Y, H - row * TILING.TILE_Y), LANES_Y):
         top = row * TILING.TILE_Y + down
         ix, iy = left + lane % TILE_X, top + lane // TILE_X
@@ -169,8 +175,11 @@ def _pixel_backward_kernel(
         first = left, top, iz
         last = tl.minimum(left + TILE_X, W) - 1, tl.minimum(top + LANES_Y, H) - 1, iz
         total = block_zeros(PIXELS, TILING.BLOCK_C, SPEC)
-        for k in range(K if SPEC.SEVERAL else 1):
-            if SPEC.SEVERAL:
+        for k in range(before if SPEC.INDEXED else 0, after if SPEC.SEVERAL else 1):
+            if SPEC.INDEXED:
+                of_image = tl.load(order_ptr + k)
+                grid, plan = _transformer(call, grad_output_ptr, of_image, C, channels, SPEC)
+            elif SPEC.SEVERAL:
                 grid, plan = _transformer(call, grad_output_ptr, nk * K + k, C, channels, SPEC)
             if SPEC.PADDING == "reflection":
                 total = _gather_copies(total, tile, first, last, plan, grid, SPEC)
@@ -187,18 +196,20 @@ def pixel_backward(
     grad_output: Tensor,
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the input, or its change as theta changes along `tangent`."""
-    g = geometry(input, theta, out_size, options, tangent)
+    g = geometry(input, theta, index, out_size, options, tangent)
     blocks, lanes_y = pixel_blocks(g)
-    grad_input = empty_input_gradient(input)
+    grad_input, map_ = empty_input_gradient(input), parameters(g, theta, tangent)
+    rows = (map_, map_) if index is None else rows_of_images(index, g.n)
     launch_tiles(
         _pixel_backward_kernel,
         g.n, g.size, g.channels, blocks,
-        parameters(g, theta, tangent), like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
-        SPEC=PixelSpec(*g.spec, SEVERAL=g.k != 1, LANES_Y=lanes_y),
+        map_, *rows, like_output(grad_output, input), grad_input, *g.sizes, *g.ratios,
+        SPEC=PixelSpec(*g.linear_spec, SEVERAL=g.several, LANES_Y=lanes_y),
     )  # fmt: skip
     return grad_input

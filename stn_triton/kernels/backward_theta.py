@@ -24,6 +24,8 @@ from .layout import (
     dense_image,
     input_block,
     input_image,
+    is_image,
+    outside_value,
     per_pixel,
     program_image,
     program_tile,
@@ -89,6 +91,8 @@ def _slopes(
                 there = per_pixel(in_z & inside(ix, W) & inside(iy, H), SPEC) & channels.exists
                 at = input_block(image, ix, iy, slice_offset, channels, SPEC)
                 value = tl.load(at, mask=there, other=0.0).to(SPEC.COMPUTE)
+                if SPEC.HAS_PADDING_VALUE:
+                    value = tl.where(there, value, image.outside)
                 curves = curvature(sx, tx, SPEC), curvature(sy, ty, SPEC)
                 change_x, change_y, change_z = _changes(
                     (wx, wy, wz), (slope_x, slope_y, slope_z), curves, along, TANGENT, SPEC
@@ -115,12 +119,13 @@ def _slopes(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _theta_backward_kernel(
-    input_ptr, map_ptr, points_ptr,             # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2)
+    input_ptr, map_ptr, points_ptr, index_ptr,  # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2), (N * K)
     grad_output_ptr,                            # (N * K, C, OD, OH, OW)
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,         # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    padding_value,
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
@@ -133,8 +138,11 @@ def _theta_backward_kernel(
     part = (first_image + tl.program_id(2)).to(tl.int64) * tile_count(call.out, TILING) + tile
     channels = block_channels(block, C, SPEC, TILING)
     in_output = (px < OW) & (py < OH)
-    at = input_ptr + input_image(nk, K) * stride_n * SPEC.VECTOR
-    image = Image(at, stride_c, stride_d, stride_h, stride_w)
+    if SPEC.INDEXED:
+        in_output = (in_output & is_image(tl.load(index_ptr + nk), K)) != 0
+    at = input_ptr + input_image(nk, index_ptr, K, SPEC) * stride_n * SPEC.VECTOR
+    outside = outside_value(padding_value, SPEC)
+    image = Image(at, stride_c, stride_d, stride_h, stride_w, outside)
 
     samples, finer, m, t = load_finer_map(call, nk, SPEC)
     count = sample_count(samples, SPEC)
@@ -168,6 +176,7 @@ def theta_backward(
     grad_output: Tensor,
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
@@ -175,18 +184,17 @@ def theta_backward(
     """The gradient of theta, or its change as theta changes along `tangent`."""
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
-    g = geometry(input, theta, out_size, options, tangent)
+    g = geometry(input, theta, index, out_size, options, tangent)
     blocks = theta_blocks(g)
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
-    partial = new_partial(g, theta, parts)
-    map_ = parameters(g, theta, tangent)
+    partial, map_ = new_partial(g, theta, parts), parameters(g, theta, tangent)
     launch_tiles(
         _theta_backward_kernel,
-        g.n * g.k, g.out_size, g.channels, blocks,
-        input, map_, scattered_points(g, map_), like_output(grad_output, input), partial,
-        *g.sizes, *g.strides, *g.ratios,
+        g.maps, g.out_size, g.channels, blocks,
+        input, map_, scattered_points(g, map_), map_ if index is None else index,
+        like_output(grad_output, input), partial, *g.sizes, *g.strides, *g.ratios, g.padding,
         SPEC=g.spec,
     )  # fmt: skip
     return sum_partial(g, partial, theta)

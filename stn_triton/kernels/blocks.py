@@ -105,7 +105,7 @@ def _first_blocks(g: Geometry) -> Blocks:
     tiles = [tiles_of(size, 1, each) for each in (square, strip)]
     blocks = square if size[-1] <= 16 or (turns and tiles[0] <= tiles[1]) else strip
     # Several programs share the channels where one for all would leave multiprocessors idle.
-    while blocks.BLOCK_C > 1 and g.n * g.k * tiles_of(size, g.channels, blocks) < _ENOUGH_PROGRAMS:
+    while blocks.BLOCK_C > 1 and g.maps * tiles_of(size, g.channels, blocks) < _ENOUGH_PROGRAMS:
         blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
     if _has_room(g) and blocks.BLOCK_C <= 4:
         blocks = blocks._replace(num_warps=1 if g.channels == 1 else 2)
@@ -182,14 +182,14 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
     cells = 32 // vectors
     held = chunks * vector
     cell_spec = CellSpec(
-        *spec,
+        *(spec if with_theta else g.linear_spec),
         DENSE=not spec.CHANNELS_LAST and g.strides[-1] == 1,
         WITH_THETA=with_theta,
-        SEVERAL=g.k != 1,
+        SEVERAL=g.several,
         CELLS=cells,
         VECTORS=vectors,
         CHUNKS=chunks,
-        FOURFOLD=held <= 4 or g.k == 1,
+        FOURFOLD=held <= 4 or not g.several,
         MASKED=programs * chunks != number,
     )
     maxnreg = (
@@ -203,7 +203,7 @@ def _cell_registers(g: Geometry, held: int, *, with_theta: bool) -> Registers:
     spill nothing, in steps of 16. `held`: channels of a lane.
     """
     # Border, samples and sums in memory take some more.
-    more = g.k > 1 or g.spec.PADDING == "border" or g.spec.ANTIALIAS != "none"
+    more = g.several or g.spec.PADDING == "border" or g.spec.ANTIALIAS != "none"
     if held > 4:
         return Registers(168 if more else 152, 128)
     if held == 4 or more:

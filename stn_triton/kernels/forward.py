@@ -25,6 +25,8 @@ from .layout import (
     dense_image,
     input_block,
     input_image,
+    is_image,
+    outside_value,
     per_pixel,
     program_image,
     program_tile,
@@ -34,12 +36,16 @@ from .supersampling import load_finer_map, mean, sample_count, sample_position
 
 @triton.jit
 def _interpolate(total, image, s, along, wanted, call, channels, SPEC: tl.constexpr):
-    """Add to `total` what lies at source coordinates s; with a tangent: its change as they change by `along`."""
+    """Add to `total` what lies at source coordinates s; with a tangent: its change as they change by `along`.
+
+    Returns (total, with a padding value: which s have a tap inside).
+    """
     W, H, D = call.size
     padded, follows = pad_all(s, call.size, call.align_corners, SPEC)
     sx, sy, sz = padded
     if SPEC.TANGENT:
         along = follow(along, follows)
+    before, met = total, wanted & False
     TAPS: tl.constexpr = taps_of(SPEC.MODE)
     for tz in tl.static_range(TAPS if SPEC.NDIM == 3 else 1):
         iz, wz, slope_z = tap_z(sz, D, call.align_corners, tz, SPEC)
@@ -51,21 +57,31 @@ def _interpolate(total, image, s, along, wanted, call, channels, SPEC: tl.conste
             iy, wy, slope_y = tap(sy, H, call.align_corners, ty, SPEC)
             for tx in tl.static_range(TAPS):
                 ix, wx, slope_x = tap(sx, W, call.align_corners, tx, SPEC)
-                there = per_pixel(in_z & inside(ix, W) & inside(iy, H), SPEC) & channels.exists
+                in_image = in_z & inside(ix, W) & inside(iy, H)
+                there = per_pixel(in_image, SPEC) & channels.exists
                 at = input_block(image, ix, iy, slice_offset, channels, SPEC)
                 value = tl.load(at, mask=there, other=0.0).to(SPEC.COMPUTE)
+                if SPEC.HAS_PADDING_VALUE:
+                    value = tl.where(there, value, image.outside)
+                    met |= in_image
                 weight = product_weight((wx, wy, wz), (slope_x, slope_y, slope_z), along, SPEC)
                 total += per_pixel(weight, SPEC) * value
-    return total
+    if (
+        SPEC.HAS_PADDING_VALUE
+    ):  # which is exact where no tap lies inside: there weights have the sum 1, but for rounding
+        alone = before if SPEC.TANGENT else before + image.outside
+        total = tl.where(per_pixel(met, SPEC), total, alone)
+    return total, met
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _sample_forward_kernel(
-    input_ptr, map_ptr, points_ptr,     # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2)
-    output_ptr,                         # (N * K, C, OD, OH, OW)
+    input_ptr, map_ptr, points_ptr, index_ptr,  # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2), (N * K)
+    output_ptr,                                 # (N * K, C, OD, OH, OW)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
+    padding_value,
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
     SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
@@ -77,22 +93,35 @@ def _sample_forward_kernel(
     nk, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     written = (px < OW) & (py < OH)
-    at = input_ptr + input_image(nk, K) * stride_n * SPEC.VECTOR
-    image = Image(at, stride_c, stride_d, stride_h, stride_w)
+    wanted = written
+    if SPEC.INDEXED:
+        # The interpreter takes what numbers and blocks gave together for no mask.
+        wanted = (wanted & is_image(tl.load(index_ptr + nk), K)) != 0
+    at = input_ptr + input_image(nk, index_ptr, K, SPEC) * stride_n * SPEC.VECTOR
+    outside = outside_value(padding_value, SPEC)
+    image = Image(at, stride_c, stride_d, stride_h, stride_w, outside)
 
     samples, finer, m, t = load_finer_map(call, nk, SPEC)
     total = block_zeros(TILING.TILE_X * TILING.TILE_Y, TILING.BLOCK_C, SPEC)
     count = sample_count(samples, SPEC)
+    met = written & False
     for sample in range(count):
         d = sample_position((px, py, pz), sample, samples, finer, SPEC)
         s = maps.locate(m, d, SPEC)
         along = maps.along(m, t, d, SPEC) if SPEC.TANGENT else s
-        total = _interpolate(total, image, s, along, written, call, channels, SPEC)
+        total, has_tap = _interpolate(total, image, s, along, wanted, call, channels, SPEC)
+        if SPEC.HAS_PADDING_VALUE:
+            met |= has_tap
+    total = mean(total, count, SPEC)
+    if SPEC.HAS_PADDING_VALUE and not SPEC.TANGENT and SPEC.ANTIALIAS != "none":
+        total = tl.where(per_pixel(met, SPEC), total, outside)
+    if SPEC.HAS_PADDING_VALUE and SPEC.INDEXED:  # where there is no image nothing lies outside it
+        total = tl.where(per_pixel(wanted, SPEC), total, 0.0)
 
     output = dense_image(output_ptr, nk, call.out, C, SPEC)
     tl.store(
         dense_block(output, (px, py, pz), call.out, C, channels, SPEC),
-        as_stored(mean(total, count, SPEC), output_ptr),
+        as_stored(total, output_ptr),
         mask=per_pixel(written, SPEC) & channels.exists,
     )
 
@@ -100,18 +129,19 @@ def _sample_forward_kernel(
 def sample_forward(
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
 ) -> Tensor:
     """The result, or its change as theta changes along `tangent`. No validation, no autograd."""
-    g = geometry(input, theta, out_size, options, tangent)
-    output = empty_output(input, g.outer, out_size)
-    map_ = parameters(g, theta, tangent)
+    g = geometry(input, theta, index, out_size, options, tangent)
+    output, map_ = empty_output(input, g.outer, out_size), parameters(g, theta, tangent)
     launch_tiles(
         _sample_forward_kernel,
-        g.n * g.k, g.out_size, g.channels, forward_blocks(g),
-        input, map_, scattered_points(g, map_), output, *g.sizes, *g.strides, *g.ratios,
+        g.maps, g.out_size, g.channels, forward_blocks(g),
+        input, map_, scattered_points(g, map_), map_ if index is None else index, output,
+        *g.sizes, *g.strides, *g.ratios, g.padding,
         SPEC=g.spec,
     )  # fmt: skip
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -27,8 +28,10 @@ class Spec(NamedTuple):
     NDIM: int
     MODE: str
     PADDING: str
+    HAS_PADDING_VALUE: bool  # other than 0
     ANTIALIAS: str  # none, fixed (S is the same for all) or auto (theta's own)
     TANGENT: bool  # every map is followed by its change, and the change of the result is asked for
+    INDEXED: bool  # ragged crops: each transformation reads the image that it names
     COMPUTE: Any  # dtype of coordinates, weights and sums
     OFFSET: Any  # dtype of offsets inside an image
     CHANNELS_LAST: bool
@@ -56,9 +59,9 @@ class Call(NamedTuple):
 class Geometry:
     """Sizes, strides and compile-time facts of one call; the same object for every call like it."""
 
-    outer: tuple[int, ...]  # of the result, before its channels: (N,) or (N, K)
+    outer: tuple[int, ...]  # of the result, before its channels: (N,) or (N, K); indexed: (M,)
     n: int
-    k: int
+    k: int  # transformations of an image; indexed: 1
     channels: int
     size: tuple[int, ...]  # of input, (D, H, W)
     out_size: tuple[int, ...]  # (OD, OH, OW)
@@ -67,6 +70,7 @@ class Geometry:
     parameters: int  # numbers by which the kernels know a transformation
     align_corners: int
     samples: int
+    padding_value: float
     strides: tuple[int, ...]  # of input (n, c, d, h, w), in vectors
     dtype: torch.dtype  # of coordinates, weights and sums
     spec: Spec
@@ -76,11 +80,35 @@ class Geometry:
         """Channels in vectors."""
         return self.channels // self.spec.VECTOR
 
+    @property
+    def maps(self) -> int:
+        """Transformations in all."""
+        return math.prod(self.outer)
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have any number of transformations but one."""
+        return self.k != 1 or self.spec.INDEXED
+
+    @property
+    def linear_spec(self) -> Spec:
+        """Of kernels that are linear in images: what lies outside is a constant to them."""
+        return self.spec._replace(HAS_PADDING_VALUE=False)
+
+    @cached_property
+    def padding(self) -> float | int:
+        """`padding_value` as an argument of a kernel: Triton takes a float as float32, so in float64 its bits."""
+        if self.dtype == torch.float32:
+            return self.padding_value
+        (bits,) = struct.unpack("q", struct.pack("d", self.padding_value))
+        return int(bits)
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Every kernel over tiles takes these after its pointers: from K and C to S."""
+        """Every kernel over tiles takes these after its pointers: from K (indexed: N) and C to S."""
         return (
-            *(self.k, self.vectors, *self.rows, self.parameters, *self.size, *self.out_size),
+            *(self.n if self.spec.INDEXED else self.k, self.vectors, *self.rows, self.parameters),
+            *(*self.size, *self.out_size),
             *(self.align_corners, self.samples),
         )
 
@@ -119,7 +147,7 @@ def parameters(g: Geometry, theta: Tensor, tangent: Tensor | None = None) -> Ten
         if tangent is None:
             return theta.contiguous()
         return torch.stack((theta.to(g.dtype), tangent.to(g.dtype)), len(g.outer))
-    maps, given = g.n * g.k, (theta,) if tangent is None else (theta, tangent)
+    maps, given = g.maps, (theta,) if tangent is None else (theta, tangent)
     found = theta.new_empty((maps, len(given), g.parameters // 2, 2), dtype=g.dtype)
     for number, points in enumerate(given):
         flat = points.contiguous().view(maps, count_of(g.points), 2)
@@ -144,6 +172,7 @@ def scattered_points(g: Geometry, map_: Tensor) -> Tensor:
 def geometry(
     input: Tensor,
     theta: Tensor,
+    index: Tensor | None,
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
@@ -151,7 +180,7 @@ def geometry(
     """Read off the geometry of one call; tangent: of one along that change of theta."""
     return _geometry(
         tuple(input.shape), input.stride(), input.element_size(), is_channels_last(input),
-        tuple(theta.shape), compute_dtype(input, theta), out_size, options, tangent is not None,
+        tuple(theta.shape), compute_dtype(input, theta), out_size, options, tangent is not None, index is not None,
     )  # fmt: skip
 
 
@@ -159,6 +188,7 @@ def geometry(
 def _geometry(
     shape: tuple[int, ...], strides: tuple[int, ...], element_size: int, channels_last: bool,
     theta_shape: tuple[int, ...], dtype: torch.dtype, out_size: tuple[int, ...], options: Options, tangent: bool,
+    indexed: bool,
 ) -> Geometry:  # fmt: skip
     n, channels, *size = shape
     stride_n, stride_c, *steps = strides
@@ -181,14 +211,14 @@ def _geometry(
     )
     largest = max(span + 1, channels * math.prod(size), channels * math.prod(out_size))
     spec = Spec(
-        options.transform, ndim, options.mode, options.padding_mode,
-        {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent,
+        options.transform, ndim, options.mode, options.padding_mode, options.padding_value != 0,
+        {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent, indexed,
         _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, channel_lanes, vector,
         len(points) > 2,
     )  # fmt: skip
     return Geometry(
-        outer, n, math.prod(outer[1:]), channels, tuple(size), out_size,
+        outer, n, 1 if indexed else math.prod(outer[1:]), channels, tuple(size), out_size,
         points, _rows_of(points), parameter_count(trailing, options),
-        int(options.align_corners), options.samples,
+        int(options.align_corners), options.samples, options.padding_value,
         tuple(stride // vector for stride in (stride_n, stride_c, *steps)), dtype, spec,
     )  # fmt: skip

@@ -23,7 +23,7 @@ INTERPRET: bool = triton.knobs.runtime.interpret
 UNSPECIALISED = [
     *("K", "C", "G", "ROWS", "PARAMETERS", "D", "H", "W", "OD", "OH", "OW", "align_corners", "S"),
     *("stride_n", "stride_c", "stride_d", "stride_h", "stride_w"),
-    *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "first_row", "first_image"),
+    *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "padding_value", "first_row", "first_image"),
 ]
 """Kernel arguments whose values no kernel is compiled for: a new size is not a new compilation."""
 

@@ -42,6 +42,7 @@ class Image(NamedTuple):
     slice: Any
     row: Any
     pixel: Any
+    outside: Any  # what lies there
 
 
 @triton.jit
@@ -99,12 +100,30 @@ def channel_blocks(C, SPEC: tl.constexpr, TILING: tl.constexpr):
 
 
 @triton.jit
-def input_image(nk, K):
-    """The image that transformer number nk samples; mostly K is 1, and a division costs thirty instructions."""
+def input_image(nk, index_ptr, K, SPEC: tl.constexpr):
+    """The image that transformer number nk samples; indexed: which may be none of the K, and then is the first.
+
+    Mostly K is 1, and a division costs thirty instructions.
+    """
     n = nk
-    if K > 1:
+    if SPEC.INDEXED:
+        number = tl.load(index_ptr + nk)
+        n = tl.where(is_image(number, K), number, 0)
+    elif K > 1:
         n = nk // K
     return n.to(tl.int64)
+
+
+@triton.jit
+def is_image(number, images):
+    """Whether an image has that number."""
+    return (number >= 0) & (number < images)
+
+
+@triton.jit
+def rows_of(n, starts_ptr):
+    """Which transformations sample image n: the first and the last but one of `ragged.rows_of_images`."""
+    return tl.load(starts_ptr + n), tl.load(starts_ptr + n + 1)
 
 
 @triton.jit
@@ -139,6 +158,16 @@ def input_block(image, ix, iy, slice_offset, channels, SPEC: tl.constexpr):
     """Pointers to pixels (ix, iy) of a slice of the input, which may have any strides."""
     pixel = iy.to(SPEC.OFFSET) * image.row + ix.to(SPEC.OFFSET) * image.pixel + slice_offset
     return _pointers(image.ptr, pixel, image.channel, channels, SPEC)
+
+
+@triton.jit
+def outside_value(padding_value, SPEC: tl.constexpr):
+    """What lies outside an image, as `geometry.Geometry.padding` hands it over."""
+    if SPEC.COMPUTE == tl.float64:
+        value = padding_value.to(tl.int64).to(tl.float64, bitcast=True)
+    else:
+        value = padding_value
+    return value
 
 
 @triton.jit

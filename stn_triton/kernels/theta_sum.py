@@ -40,7 +40,7 @@ def _sum_kernel(
 
 def new_partial(g: Geometry, theta: Tensor, parts: int) -> Tensor:
     """Room for the gradient of the map's numbers as each of `parts` programs of each transformation finds it."""
-    return theta.new_empty((g.n * g.k, parts, g.parameters), dtype=g.dtype)
+    return theta.new_empty((g.maps, parts, g.parameters), dtype=g.dtype)
 
 
 def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:

@@ -21,8 +21,15 @@ struct Call {
   int64_t padding, align_corners;
   int64_t samples;  // of an output pixel along each axis; 0: as theta asks for
   int64_t channels_last, storage, parameters, functions;
+  // Ragged crops: image n has the transformations order[starts[n]] to order[starts[n + 1] - 1]; else null.
+  const int64_t* order;
+  const int32_t* starts;
+  double padding_value;  // what lies outside, with ZEROS
 
   bool is_forward() const { return output != nullptr; }
+  // How many transformations image n has, and their numbers.
+  int64_t maps_of(int64_t n) const { return starts ? starts[n + 1] - starts[n] : transformers; }
+  int64_t number(int64_t n, int64_t k) const { return starts ? order[starts[n] + k] : n * transformers + k; }
   int64_t pixels_in() const { return in[0] * in[1] * in[2]; }
   int64_t pixels_out() const { return out[0] * out[1] * out[2]; }
 };

@@ -22,29 +22,35 @@ def sees_only_tensors(*tensors: Tensor) -> bool:
     return not (is_transformed(*tensors) or is_vectorized(*tensors) or is_dispatched(*tensors))
 
 
-def sample(input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
+def sample(
+    input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
+) -> Tensor:
     """S(theta) u of plain tensors, with its gradient and what follows from that."""
     if is_gradient_wanted(input, theta):
-        return _Sample.apply(input, theta, size, options)
-    return sample_forward(input, theta, size, options)
+        return _Sample.apply(input, theta, index, size, options)
+    return sample_forward(input, theta, index, size, options)
 
 
 class _Sample(torch.autograd.Function):
-    """S(theta) u, from (input, theta, size, options)."""
+    """S(theta) u, from (input, theta, index, size, options)."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, theta: Tensor, size: _Size, options: Options) -> Tensor:
-        ctx.save_for_backward(input, theta)
+    def forward(
+        ctx: Any, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
+    ) -> Tensor:
+        ctx.save_for_backward(input, theta, index)
         ctx.arguments = size, options
-        return sample_forward(input, theta, size, options)
+        return sample_forward(input, theta, index, size, options)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, theta = ctx.saved_tensors
+        input, theta, index = ctx.saved_tensors
         size, options = ctx.arguments
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
-            return *gradients_by_taps(size, options, grad, input, theta), None, None
+            return *gradients_by_taps(grad, input, theta, index, size, options), *[None] * 3
         if is_dispatched(grad, input, theta):
-            return *registered_gradients(grad, input, theta, size, options, wanted), None, None
-        return *sample_backward(grad, input, theta, size, options, wanted), None, None
+            found = registered_gradients(grad, input, theta, index, size, options, wanted)
+            return *found, *[None] * 3
+        found = sample_backward(grad, input, theta, index, size, options, wanted)
+        return *found, *[None] * 3

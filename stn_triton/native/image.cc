@@ -73,14 +73,15 @@ template <class T, int K, int ND> class Image {
   int64_t n_;
   int64_t have_[3];
   Steps steps_;
-  Box box_;
+  Box box_ = {};
+  int64_t maps_;  // transformations of this image
   Taps<T>& t_;
   double* sums_ = nullptr;
 
-  Image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : call_(call), buffers_(buffers), n_(n), t_(t) {
+  Image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : call_(call), buffers_(buffers), n_(n), maps_(call.maps_of(n)), t_(t) {
     for (int a = 0; a < 3; a++) have_[a] = a < ND && call.in[a] < K ? K : call.in[a];
     steps_ = {have_[0], have_[0] * have_[1], have_[0] * have_[1] * have_[2]};
-    for (int64_t k = 0; k < call.transformers; k++) {
+    for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = map(k);
       Box box = box_of(m, call, have_, 0, m_rows(), 0, m_slices());
       for (int a = 0; a < 3; a++) {
@@ -89,7 +90,7 @@ template <class T, int K, int ND> class Image {
       }
     }
     if (!call.is_forward() && call.theta_gradient) {
-      int64_t count = call.transformers * sums_of(call);
+      int64_t count = maps_ * sums_of(call);
       sums_ = buffers.theta.of<double>(count);
       memset(sums_, 0, count * sizeof(double));
     }
@@ -97,7 +98,7 @@ template <class T, int K, int ND> class Image {
 
   int64_t m_rows() const { return call_.out[1]; }
   int64_t m_slices() const { return call_.out[2]; }
-  Map<T> map(int64_t k) const { return map_of<T>(call_, n_ * call_.transformers + k); }
+  Map<T> map(int64_t k) const { return map_of<T>(call_, call_.number(n_, k)); }
   bool has_windows() const { return have_[0] == call_.in[0] && have_[1] == call_.in[1] && have_[2] == call_.in[2]; }
   bool is_wide() const { return call_.storage == (sizeof(T) == 4 ? FLOAT32 : FLOAT64); }
   T parts(const Map<T>& m) const {
@@ -107,7 +108,7 @@ template <class T, int K, int ND> class Image {
   // Numbers of elements before channel c of this image or of result k, and those before a pixel of them.
   int64_t image_at(int64_t c) const { return n_ * call_.channels * call_.pixels_in() + channel(c, call_.pixels_in()); }
   int64_t result_at(int64_t k, int64_t c) const {
-    return (n_ * call_.transformers + k) * call_.channels * call_.pixels_out() + channel(c, call_.pixels_out());
+    return call_.number(n_, k) * call_.channels * call_.pixels_out() + channel(c, call_.pixels_out());
   }
   int64_t channel(int64_t c, int64_t pixels) const { return call_.channels_last ? c : c * pixels; }
   int64_t pixel(int64_t p) const { return call_.channels_last ? p * call_.channels : p; }
@@ -174,8 +175,8 @@ template <class T, int K, int ND> class Image {
   double* sums(int64_t k) const { return sums_ + k * sums_of(call_); }
   void store_theta() const {
     if (!sums_) return;
-    for (int64_t k = 0; k < call_.transformers; k++)
-      store_theta_gradient(map(k), call_, n_ * call_.transformers + k, sums(k));
+    for (int64_t k = 0; k < maps_; k++)
+      store_theta_gradient(map(k), call_, call_.number(n_, k), sums(k));
   }
   // Calls body(number of the row in the image, in the copy of it) for the rows that the box holds, or for all.
   template <class Body> void over_image(bool everything, Body body) const {
@@ -194,29 +195,34 @@ template <class T, int K, int ND> class Image {
 // Few channels in planes.
 template <class T, int K, int ND> class Planes : Image<T, K, ND> {
   typedef Image<T, K, ND> Base;
-  using Base::buffers_, Base::call_, Base::steps_, Base::t_;
+  using Base::buffers_, Base::call_, Base::maps_, Base::steps_, Base::t_;
   static constexpr int MOST = Taps<T>::MOST, S = SIDE_BY_SIDE<K>;
 
  public:
   Planes(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : Base(call, buffers, t, n) {}
 
   void forward() {
+    if (!maps_) return;
     int channels = int(call_.channels);
     const T* u = planes();
     T* row = buffers_.row.template of<T>(channels * MOST);
-    for (int64_t k = 0; k < call_.transformers; k++) {
+    for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
       bool direct = this->is_wide() && m.samples == 1;
       this->over_rows(m, u, 1, channels, [&](Row& r, bool outside) {
         char* to = element(call_, call_.output, this->result_at(k, 0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
         if (outside) {
-          for (int c = 0; c < channels; c++) memset(to + c * apart * bytes_of(call_), 0, r.n * bytes_of(call_));
+          for (int64_t i = 0; i < r.n; i++) row[i] = T(call_.padding_value);
+          stored_as<T>(call_, to, [&](auto* p) {
+            for (int c = 0; c < channels; c++) narrow<T>(row, r.n, T(1), p + c * apart);
+          });
           return;
         }
         T* at = direct ? reinterpret_cast<T*>(to) : row;
         this->template over_samples<false>(m, r, [&](const Row&, bool more) {
           planes_forward<T, K, ND>(t_, r.n, u, steps_, channels, at, direct ? apart : MOST, more);
+          add_beyond<T>(t_, r.n, call_.padding_value, at, 1, channels, direct ? apart : MOST);
         });
         if (direct) return;
         stored_as<T>(call_, to, [&](auto* p) {
@@ -260,7 +266,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
       for (int c = 0; c < channels; c++) this->clear(sums + c * steps_.all * S, S);
     }
     T* row = buffers_.row.template of<T>(channels * MOST);
-    for (int64_t k = 0; k < call_.transformers; k++) {
+    for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
       bool direct = this->is_wide() && m.samples == 1;
       this->over_rows(m, u ? u + c0 * steps_.all : u, 1, channels, [&](Row& r, bool outside) {
@@ -277,6 +283,8 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
           if (u) {
             planes_theta<T, K, ND>(t_, r.n, u + c0 * steps_.all, steps_, channels, grad, apart);
             add_derivatives(m, sample, call_, t_, this->sums(k));
+            if (beyond_theta<T, ND>(t_, r.n, call_.padding_value, grad, 1, channels, apart))
+              add_derivatives(m, sample, call_, t_, this->sums(k));
           }
           for (int group = 0; sums && group < GROUPS<K, ND>; group++) {
             if (K > 1) weights_side_by_side<T, K, ND>(t_, r.n, group, weights);
@@ -306,7 +314,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
 // Channels side by side: as many as fit the cache brought into that form, or all of them where they lie so.
 template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   typedef Image<T, K, ND> Base;
-  using Base::buffers_, Base::call_, Base::steps_, Base::t_;
+  using Base::buffers_, Base::call_, Base::maps_, Base::steps_, Base::t_;
   static constexpr int MOST = Taps<T>::MOST;
   bool direct_;
   int64_t stride_;  // numbers of a pixel in memory, no fewer than L
@@ -319,10 +327,11 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   }
 
   void forward() {
+    if (!maps_) return;
     T* row = buffers_.row.template of<T>(MOST * stride_);
     for (int64_t c = 0; c < call_.channels; c += stride_) {
       const T* u = pixels(c);
-      for (int64_t k = 0; k < call_.transformers; k++) {
+      for (int64_t k = 0; k < maps_; k++) {
         Map<T> m = this->map(k);
         int64_t first = 0, end = 0;  // results that wait in `row`, to be stored channel by channel
         auto store = [&]() {
@@ -336,10 +345,11 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
           end = pixel + r.n;
           T* at = direct_ ? reinterpret_cast<T*>(result(call_.output, k, 0, pixel)) : row + (pixel - first) * stride_;
           if (outside) {
-            memset(at, 0, r.n * stride_ * sizeof(T));
+            for (int64_t i = 0; i < r.n * stride_; i++) at[i] = T(call_.padding_value) * this->parts(m);
           } else {
             this->template over_samples<false>(m, r, [&](const Row&, bool more) {
               pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
+              add_beyond<T>(t_, r.n, call_.padding_value, at, stride_, lanes(c), 1);
             });
           }
         });
@@ -391,7 +401,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       this->clear(sums, stride_);
     }
     T* row = buffers_.row.template of<T>(MOST * stride_);
-    for (int64_t k = 0; k < call_.transformers; k++) {
+    for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
       int64_t first = 0, end = 0;  // pixels of the output whose gradients are in `row`
       this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
@@ -405,6 +415,8 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         const T* grad = direct_ ? reinterpret_cast<const T*>(result(call_.grad, k, 0, pixel)) : row + (pixel - first) * stride_;
         this->template over_samples<true>(m, r, [&](const Row& sample, bool) {
           if (u) pixels_theta<T, K, ND, L>(t_, m, sample, call_, u, steps_, stride_, lanes(c), grad, this->sums(k));
+          if (u && beyond_theta<T, ND>(t_, r.n, call_.padding_value, grad, stride_, width(c, stride_), 1))
+            add_derivatives(m, sample, call_, t_, this->sums(k));
           if (sums) pixels_input<T, K, ND, L>(t_, r.n, grad, steps_, stride_, lanes(c), sums);
         });
       });

@@ -23,6 +23,8 @@ class Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_int64) for name in _NUMBERS),
+        *((name, ctypes.c_void_p) for name in ("order", "starts")),
+        ("padding_value", ctypes.c_double),
     )
 
 

@@ -23,9 +23,10 @@ from stn_triton.formats import (
     empty_output,
     is_channels_last,
     like_output,
+    outer_shape,
     theta_shape,
-    transformers,
 )
+from stn_triton.ragged import rows_of_images
 from stn_triton.tracing import as_stored, unobserved
 from stn_triton.transforms import TRANSFORMS, Options, output_axes
 
@@ -51,21 +52,24 @@ def can_sample(input: Tensor) -> bool:
     return math.prod(input.shape[2:]) < 2**31
 
 
-def sample_forward(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def sample_forward(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """S(theta) u."""
-    outer = (input.shape[0], *transformers(theta, len(out_size), options))
+    outer = outer_shape(theta, len(out_size), options)
     output = empty_output(input, outer, out_size)
     if not output.numel():
         return output
     stored = _as_read(input, theta)
     wide = _result_like(output, stored)
-    _run(stored, theta, out_size, options, output=wide)
+    _run(stored, theta, index, out_size, options, output=wide)
     return output if wide is output else output.copy_(wide)
 
 
 def sample_backward(
-    grad: Tensor, input: Tensor, theta: Tensor, out_size: _Size, options: Options, wanted: _Wanted
-) -> tuple[Tensor | None, Tensor | None]:
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options,
+    wanted: _Wanted,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The gradients of (input, theta) as far as they are wanted."""
     input_wanted, theta_wanted = wanted
     of_input = empty_input_gradient(input) if input_wanted else None
@@ -81,7 +85,14 @@ def sample_backward(
     grad = like_output(as_stored(grad), input).to(stored.dtype)
     wide = None if of_input is None else _result_like(of_input, stored)
     found = _run(
-        stored, theta, out_size, options, grad=grad, input_gradient=wide, theta_wanted=theta_wanted
+        stored,
+        theta,
+        index,
+        out_size,
+        options,
+        grad=grad,
+        input_gradient=wide,
+        theta_wanted=theta_wanted,
     )
     if of_input is not None and wide is not None and wide is not of_input:
         of_input.copy_(wide)
@@ -102,8 +113,9 @@ def _result_like(result: Tensor, stored: Tensor) -> Tensor:
 
 
 def _run(
-    input: Tensor, theta: Tensor, out_size: _Size, options: Options, *, output: Tensor | None = None,
-    grad: Tensor | None = None, input_gradient: Tensor | None = None, theta_wanted: bool = False,
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options, *,
+    output: Tensor | None = None, grad: Tensor | None = None, input_gradient: Tensor | None = None,
+    theta_wanted: bool = False,
 ) -> Tensor | None:  # fmt: skip
     """One call of the library; returns theta's gradient if that is wanted."""
     trailing = theta_shape(theta, len(out_size), options)
@@ -121,6 +133,11 @@ def _run(
     call.channels_last = is_channels_last(input)
     call.storage = _STORAGES[input.dtype]
     call.input, call.theta = input.data_ptr(), numbers.data_ptr()
+    rows = None  # kept until the call is over
+    if index is not None:
+        rows = rows_of_images(index, input.shape[0])
+        call.order, call.starts = (each.data_ptr() for each in rows)
+        call.transformers = -(-len(theta) // call.images)  # about: for the number of threads
     basis = of_theta = None
     if lattice is not None:
         basis = _basis(lattice, points, out_size, options, dtype)
@@ -168,6 +185,7 @@ def _arguments(
             align_corners=options.align_corners,
             samples=options.samples,
             parameters=math.prod(trailing),
+            padding_value=options.padding_value,
         )
     )
 

@@ -18,6 +18,8 @@ template <class T> struct Taps {
   alignas(64) T w[3][4][MOST];       // weights
   alignas(64) T d[3][4][MOST];       // their derivatives by the coordinate
   alignas(64) T g[3][MOST];          // derivatives of the loss by the coordinates
+  alignas(64) T beyond[MOST];        // with a padding value, and where not whole: the weight of all taps outside,
+  alignas(64) T beyond_d[3][MOST];   // and its derivatives
   bool whole;                        // all bits of all pixels are set,
   bool whole_group[MOST];            // or those of the pixels of a vector
 
@@ -106,14 +108,33 @@ template <class T, int K> INLINE void taps_around(Lanes<T> s, Lanes<T>* at, Lane
   }
 }
 
+// What the taps outside weigh along one axis: 0 where none is, 1 and constant where no other is.
+template <class T> struct Beyond {
+  Lanes<T> weight, slope;
+};
+template <class T, int K> INLINE Beyond<T> weigh_beyond(const Lanes<T>* at, const Lanes<T>* w, const Lanes<T>* d, Lanes<T> follows, T size) {
+  Beyond<T> found = {};
+  Whole<T> any = {};
+  for (int k = 0; k < K; k++) {
+    Whole<T> inside = (at[k] >= T(0)) & (at[k] < size);
+    found.weight += where<T>(~inside, w[k]);
+    found.slope += where<T>(~inside, d[k] * follows);
+    any |= inside;
+  }
+  return {any ? found.weight : splat<T>(1), where<T>(any, found.slope)};
+}
+
 // Taps that may lie outside, as windows that do not: weights, derivatives, first pixel; returns the axis' bits.
+// beyond: what is left out, or null.
 template <class T, int K>
-static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T align, int padding, Lanes<T>* w, Lanes<T>* d, Lanes<T>& base) {
+static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T align, int padding, Lanes<T>* w, Lanes<T>* d, Lanes<T>& base,
+                                                   Beyond<T>* beyond) {
   typedef Lanes<T> V;
   V follows, side, at[K], weight[K], slope[K];
   s = padded<T, K>(s, size, align, padding, follows);
   taps_around<T, K>(s, at, weight, slope);
   base = at[0];
+  if (beyond) *beyond = weigh_beyond<T, K>(at, weight, slope, follows, size);
   if (K == 4 && padding != ZEROS) {
     for (int k = 0; k < K; k++) {
       at[k] = padding == BORDER ? bounded<T>(at[k], 0, size - 1) : reflected<T>(at[k], size, align, side);
@@ -136,6 +157,28 @@ static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T
   return bits;
 }
 
+// Adds what lies outside, to n results `across` apart, of `channels` that are `apart`.
+template <class T> static void add_beyond(const Taps<T>& t, int n, double value, T* to, int64_t across, int64_t channels, int64_t apart) {
+  if (value == 0 || t.whole) return;
+  for (int i = 0; i < n; i++)
+    if (T all = T(value) * t.beyond[i]; t.beyond[i] != 0)
+      for (int64_t c = 0; c < channels; c++) to[i * across + c * apart] += all;
+}
+
+// Writes into t.g the derivatives of that by the coordinates; false if there are none.
+template <class T, int ND>
+static bool beyond_theta(Taps<T>& t, int n, double value, const T* grad, int64_t across, int64_t channels, int64_t apart) {
+  if (value == 0 || t.whole) return false;
+  for (int i = 0; i < (n + WIDTH<T> - 1) / WIDTH<T> * WIDTH<T>; i++) {
+    bool any = false;
+    for (int a = 0; a < ND; a++) any |= i < n && t.beyond_d[a][i] != 0;
+    T total = 0;
+    for (int64_t c = 0; any && c < channels; c++) total += grad[i * across + c * apart];
+    for (int a = 0; a < ND; a++) t.g[a][i] = any && t.beyond_d[a][i] != 0 ? T(value) * t.beyond_d[a][i] * total : 0;
+  }
+  return true;
+}
+
 // The taps of the n coordinates in t.s; lanes up to the next whole vector hold coordinates too.
 template <class T, int K, int ND, bool SLOPES>
 static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) {
@@ -148,7 +191,7 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
     last[a] = have[a] == call.in[a] ? size[a] - 1 - margin : T(-1);  // none is simple in a copy
   }
   int padding = int(call.padding);
-  bool every = true;
+  bool every = true, weighed = call.padding_value != 0;
   for (int i = 0; i < n; i += L) {
     Whole<T> simple = whole<T>(-1), at = {}, bits = whole<T>(EVERY_BIT<K, ND>);
     for (int a = 0; a < ND; a++) {
@@ -157,18 +200,29 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
     }
     bool is_simple = all(simple);
     if (!is_simple) bits = Whole<T>{};
+    Beyond<T> beyond[ND] = {};
     for (int a = ND - 1; a >= 0; a--) {
       V s = load<T>(t.s[a] + i), base, taps[K], w[K], d[K];
       if (is_simple) {
         taps_around<T, K>(s, taps, w, d);
         base = taps[0];
       } else {
-        bits |= windowed<T, K>(s, size[a], memory[a], align, padding, w, d, base) << (a * AXIS_BITS);
+        bits |= windowed<T, K>(s, size[a], memory[a], align, padding, w, d, base, weighed ? &beyond[a] : nullptr) << (a * AXIS_BITS);
       }
       at = at * Integer<T>(memory[a]) + __builtin_convertvector(base, Whole<T>);
       for (int k = 0; k < K; k++) {
         store<T>(t.w[a][k] + i, w[k]);
         if (SLOPES) store<T>(t.d[a][k] + i, d[k]);
+      }
+    }
+    if (weighed) {
+      V total = {}, one = splat<T>(1);
+      for (int a = 0; a < ND; a++) total += (one - total) * beyond[a].weight;
+      store<T>(t.beyond + i, total);
+      for (int a = 0; a < ND; a++) {
+        V slope = beyond[a].slope;
+        for (int b = 0; b < ND; b++) slope = b == a ? slope : slope * (one - beyond[b].weight);
+        store<T>(t.beyond_d[a] + i, slope);
       }
     }
     store<Integer<T>, L>(t.at + i, at);

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stn_triton.formats import compute_dtype, is_channels_last, like_output, theta_shape
+from stn_triton.formats import (
+    compute_dtype,
+    is_channels_last,
+    like_output,
+    outer_shape,
+    theta_shape,
+)
+from stn_triton.ragged import images_of, or_zero
 from stn_triton.tracing import (
     is_gradient_wanted,
     is_jit_traced,
@@ -23,7 +30,7 @@ from stn_triton.tracing import (
 from stn_triton.transforms import Options, vector_like
 
 from .antialias import Sampler, mean_of_samples
-from .taps import sample_taps
+from .taps import sample_taps, weight_outside
 
 _MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
@@ -39,38 +46,62 @@ _OVERFLOWS = 1e30
 _Size = tuple[int, ...]
 
 
-def st_sample_torch(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def st_sample_torch(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """`st_sample` in torch operations, arguments validated."""
     looked_at = is_transformed(input, theta) or is_vectorized(input, theta)
     sampler = _by_taps if looked_at else _by_grid_sampler
-    return _sample(input, theta, out_size, options, sampler)
+    return _sample(input, theta, index, out_size, options, sampler)
 
 
-def st_sample_taps(input: Tensor, theta: Tensor, out_size: _Size, options: Options) -> Tensor:
+def st_sample_taps(
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
+) -> Tensor:
     """The same in index operations only: derivatives of any order and mode, on any device."""
-    return _sample(input, theta, out_size, options, _by_taps)
+    return _sample(input, theta, index, out_size, options, _by_taps)
 
 
 def _sample(
-    input: Tensor, theta: Tensor, out_size: _Size, options: Options, sampler: Sampler
-) -> Tensor:
-    n, channels = input.shape[:2]
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options,
+    sampler: Sampler,
+) -> Tensor:  # fmt: skip
     trailing = theta_shape(theta, len(out_size), options)
-    k = tuple(theta.shape[1 : theta.dim() - len(trailing)])
+    outer = outer_shape(theta, len(out_size), options)
     wide = compute_dtype(input, theta)
     theta = theta.to(wide)
-    if 0 in input.shape or 0 in k:
-        return like_output(_empty(input, theta, (n, *k, channels, *out_size)), input)
-    image = _with_formatted_gradient(input).to(wide)
-    theta = theta.reshape(n, -1, *trailing)
+    if 0 in input.shape or 0 in outer:
+        return like_output(_empty(input, theta, (*outer, input.shape[1], *out_size)), input)
+    image, there = _with_formatted_gradient(input).to(wide), None
+    if index is not None:
+        image, there = images_of(image, index)
+    theta = theta.reshape(outer[0], -1, *trailing)
+    if options.padding_value:
+        sampler = partial(_with_padding_value, sampler=sampler)
     output = mean_of_samples(image, theta, out_size, options, sampler).to(input.dtype)
-    if k:
+    if len(outer) > 1:
         output = output.unflatten(2, (-1, out_size[0])).movedim(2, 1)
+    if there is not None:
+        output = or_zero(output, there)
     return like_output(output, input)
 
 
 def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
     return _taps_on_grid(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
+
+
+def _with_padding_value(
+    image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler
+) -> Tensor:
+    """What a sampler finds with 0 outside, and `padding_value` times the weight of the taps that lie there."""
+    if options.mode == "nearest":  # where the parts must not be of two minds about what lies inside
+        sampler = _by_taps
+    output = sampler(image, grid, options)
+    source = _in_pixels(
+        _finite(grid, image.shape[2:], options).flatten(1, 2), image.shape[2:], options
+    )
+    outside = weight_outside(source, tuple(image.shape[2:]), options).unflatten(1, output.shape[2:])
+    return output + options.padding_value * outside.unsqueeze(1)
 
 
 def _taps_on_grid(image: Tensor, grid: Tensor, options: Options) -> Tensor:
@@ -174,8 +205,8 @@ class _Formatted(torch.autograd.Function):
 
 
 def _empty(input: Tensor, theta: Tensor, shape: _Size) -> Tensor:
-    """A result without elements that has gradients."""
-    return input.new_empty(shape) + 0 * (input.sum() + theta.sum().to(input.dtype))
+    """A result of no images or transformations, which has gradients."""
+    return input.new_zeros(shape) + 0 * (input.sum() + theta.sum().to(input.dtype))
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -184,9 +215,9 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def gradients_by_taps(
-    size: tuple[int, ...], options: Options, grad: Tensor, *tensors: Tensor
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of <grad, S(theta) u> by tensors = (u, theta), differentiable in their turn."""
-    run = partial(st_sample_taps, out_size=size, options=options)
-    of_input, of_theta = torch.func.vjp(run, *tensors)[1](grad)
+    """The gradients of <grad, S(theta) u> by (u, theta), differentiable in their turn."""
+    run = partial(st_sample_taps, index=index, out_size=size, options=options)
+    of_input, of_theta = torch.func.vjp(run, input, theta)[1](grad)
     return of_input, of_theta

@@ -40,6 +40,23 @@ def sample_taps(image: Tensor, source: Tensor, options: Options) -> Tensor:
     return output
 
 
+def weight_outside(source: Tensor, size: tuple[int, ...], options: Options) -> Tensor:
+    """The sum of the weights of all taps outside an image of `size`, with "zeros".
+
+    Shapes: source (ndim, N, P), x first, finite. Returns (N, P): exactly 0 where all taps lie inside, a constant 1
+    where none does. Derivatives of any order and mode.
+    """
+    total = torch.zeros_like(source[0])
+    alone = torch.zeros_like(total, dtype=torch.bool)
+    for s, length in zip(source.unbind(), reversed(size), strict=True):
+        _, weights, inside = axis_taps(s, s.new_full((), length - 1), options, weigh_outside=True)
+        beyond = torch.where(inside, 0.0, weights).sum(0)
+        total = total + (1 - total) * beyond
+        alone = alone | ~inside.any(0)
+    # Their weights are 1 only nearly; and the outer `where` stops gradients that are not finite.
+    return torch.where(alone, 1.0, total)
+
+
 def _left_out(weight: Tensor, values: Tensor, there: Tensor, options: Options) -> Tensor:
     """weight * values, or 0 where no tap is there, whatever the values or the gradients are."""
     if options.padding_mode != "zeros":
@@ -48,11 +65,13 @@ def _left_out(weight: Tensor, values: Tensor, there: Tensor, options: Options) -
     return torch.where(there, weight * torch.where(there, values, 0.0), 0.0)
 
 
-def axis_taps(source: Tensor, last: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+def axis_taps(
+    source: Tensor, last: Tensor, options: Options, *, weigh_outside: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The taps of finite source coordinates in pixels: (whole coordinates, weights, inside or not), stacked in front.
 
-    last: the last pixel's number, broadcast against source. A tap outside weighs nothing and reads its inside
-    neighbour.
+    last: the last pixel's number, broadcast against source. A tap outside weighs nothing (unless `weigh_outside`) and
+    reads its inside neighbour.
     """
     if options.mode == "bicubic":
         low = source.detach().floor()
@@ -72,7 +91,7 @@ def axis_taps(source: Tensor, last: Tensor, options: Options) -> tuple[Tensor, T
         weights = torch.stack((1 - rest, rest))
     pixel = at.clamp(torch.zeros_like(last), last)
     inside = pixel == at
-    if options.padding_mode == "zeros":
+    if options.padding_mode == "zeros" and not weigh_outside:
         weights = torch.where(inside, weights, 0.0)
     return pixel, weights, inside
 

@@ -50,6 +50,8 @@ static void one() {
   call.samples = draw() % 3 ? 1 : call.align_corners ? 1 : upto(3);
   if (call.transform < PROJECTIVE && !call.align_corners && draw() % 8 == 0) call.samples = 0;
   call.channels_last = draw() % 2;
+  if (call.padding == ZEROS && draw() % 2) call.padding_value = number();
+  if (!(fabs(call.padding_value) < 1e10)) call.padding_value = 3;
   call.storage = draw() % 4;
   call.images = upto(3), call.transformers = upto(2), call.channels = upto(draw() % 2 ? 4 : 21);
   int64_t most = call.dimensions == 3 ? 6 : draw() % 8 ? 12 : 300;
@@ -60,7 +62,16 @@ static void one() {
                     : call.transform == ATTENTION ? 1 + call.dimensions : 8 + draw() % 2;
   if (call.transform == LATTICE) call.functions = upto(9);
   int64_t size = sizes[call.storage], wide = call.storage == FLOAT64, computed = wide ? 8 : 4;
-  int64_t nk = call.images * call.transformers, samples = call.samples ? call.samples : 1;
+  // Ragged: as many transformations, each of any image.
+  int64_t order[6];
+  int32_t starts[4] = {0};
+  int64_t ragged = draw() % 2, made = 0, crops = upto(6);
+  for (int64_t n = 0; n < call.images; n++) {
+    for (int64_t c = n + 1 < call.images ? draw() % (crops - made + 1) : crops - made; c > 0; c--, made++) order[made] = crops - 1 - made;
+    starts[n + 1] = int32_t(made);
+  }
+  if (ragged) call.transformers = 1, call.order = order, call.starts = starts;
+  int64_t nk = ragged ? crops : call.images * call.transformers, samples = call.samples ? call.samples : 1;
   int64_t in = call.images * call.channels * call.pixels_in(), out = nk * call.channels * call.pixels_out();
   int64_t numbers = call.transform == LATTICE ? 2 * call.functions : call.parameters;
   Tensor input(in, size, wide, false), output(out, size, wide, false), grad(out, size, wide, false);

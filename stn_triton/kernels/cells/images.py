@@ -18,6 +18,7 @@ class Image(NamedTuple):
     channel: Any  # offsets of a block's channels (channels_last)
     exists: Any  # vectors of channels from the first on
     chunk: Any  # from one block to the next
+    outside: Any  # what lies there
 
 
 class Tile(NamedTuple):
@@ -98,11 +99,11 @@ def from_left(blocks, lane, first, SPEC: tl.constexpr):
 
 
 @triton.jit
-def channels_in(ptr, first, chunk, vectors, SPEC: tl.constexpr):
+def channels_in(ptr, first, chunk, vectors, outside, SPEC: tl.constexpr):
     """An image as a program sees it that begins with vector of channels number `first`."""
     vector = tl.arange(0, SPEC.VECTORS)[:, None, None] * SPEC.VECTOR
     channel = vector + tl.arange(0, SPEC.VECTOR)[None, None, :]
-    return Image(ptr, channel, vectors - first, chunk)
+    return Image(ptr, channel, vectors - first, chunk, outside)
 
 
 @triton.jit
@@ -142,6 +143,18 @@ def load_row(image, pixel, mask, SPEC: tl.constexpr):
     for i in tl.static_range(CHUNKS):
         blocks = blocks + (load_block(image, pixel, mask, i, SPEC),)
     return blocks
+
+
+@triton.jit
+def or_outside(blocks, there, image, SPEC: tl.constexpr):
+    """Blocks of a row of pixels, and what lies outside the image where these are not `there`."""
+    CHUNKS: tl.constexpr = SPEC.CHUNKS
+    found = blocks
+    if SPEC.HAS_PADDING_VALUE:
+        found = ()
+        for i in tl.static_range(CHUNKS):
+            found = found + (tl.where(spread(there != 0), blocks[i], image.outside),)
+    return found
 
 
 @triton.jit

@@ -25,8 +25,10 @@ class CellSpec(NamedTuple):
     NDIM: int
     MODE: str  # bilinear or nearest
     PADDING: str  # zeros or border
+    HAS_PADDING_VALUE: bool
     ANTIALIAS: str
     TANGENT: bool  # False
+    INDEXED: bool
     COMPUTE: Any
     OFFSET: Any
     CHANNELS_LAST: bool
@@ -35,7 +37,7 @@ class CellSpec(NamedTuple):
     SCATTERED: bool  # False
     DENSE: bool  # neighbours along x lie together (else, or channels_last: a stride apart)
     WITH_THETA: bool
-    SEVERAL: bool  # K > 1
+    SEVERAL: bool  # transformations of an image
     CELLS: int  # cells of a row in a warp
     VECTORS: int  # lanes of a cell, each with VECTOR neighbouring channels
     CHUNKS: int  # times that many channels: what a program holds

@@ -3,7 +3,15 @@
 import triton
 import triton.language as tl
 
-from .images import add_blocks, from_left, load_row, of_cell, store_row, zero_blocks
+from .images import (
+    add_blocks,
+    from_left,
+    load_row,
+    of_cell,
+    or_outside,
+    store_row,
+    zero_blocks,
+)
 from .paths import (
     Corners,
     Found,
@@ -69,11 +77,14 @@ def _give_row(
 
 @triton.jit
 def _corner_pixels(u, pixel, left, right, stride_w, SPEC: tl.constexpr):
-    """A row of the input at the cells' left and right corners, 0 where masked: only theta's gradient needs it."""
+    """A row of the input at the cells' left and right corners: only theta's gradient needs it.
+
+    Where masked as it is outside; of cells whose sums count elsewhere these are all, and have no slope.
+    """
     at_left, at_right = (), ()
     if SPEC.WITH_THETA:
-        at_left = load_row(u, pixel, left, SPEC)
-        at_right = load_row(u, pixel + stride_w, right, SPEC)
+        at_left = or_outside(load_row(u, pixel, left, SPEC), left, u, SPEC)
+        at_right = or_outside(load_row(u, pixel + stride_w, right, SPEC), right, u, SPEC)
     return at_left, at_right
 
 

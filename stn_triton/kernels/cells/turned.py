@@ -121,7 +121,7 @@ def _turn_pixel(
         for step in range(tl.max(last - first + 1)):
             px = first + step
             sums, given = _visit(
-                sums, given, pixels, px, py, px <= last, qx, qy, m, size, out, ALL, SPEC
+                sums, given, pixels, px, py, px <= last, qx, qy, m, size, out, u.outside, ALL, SPEC
             )
     added = ()
     for i in tl.static_range(CHUNKS):
@@ -133,7 +133,8 @@ def _turn_pixel(
 
 @triton.jit
 def _visit(
-    sums, given, pixels, px, py, visited, qx, qy, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
+    sums, given, pixels, px, py, visited, qx, qy, m, size, out, outside, ALL: tl.constexpr,
+    SPEC: tl.constexpr,
 ):  # fmt: skip
     """Add what output pixels (px, py), one a lane, give to input pixel (qx, qy)."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
@@ -149,9 +150,14 @@ def _visit(
     more = ()
     along = zero_block(SPEC.COMPUTE, SPEC)
     grads = gradients(out, offset, dx, dy, visited, SPEC)
+    if SPEC.HAS_PADDING_VALUE:
+        # Slopes of all taps have the sum 0: a tap outside counts as if each inside held so much less.
+        partly = (sx < 0) | (sx >= W - 1) | (sy < 0) | (sy >= H - 1)
+        less = spread(tl.where(partly, outside, 0.0))
     for i in tl.static_range(CHUNKS):
         more = more + (tl.fma(weight, grads[i], given[i]),)
-        along = tl.fma(grads[i], pixels[i], along)
+        pixel = pixels[i] - less if SPEC.HAS_PADDING_VALUE else pixels[i]
+        along = tl.fma(grads[i], pixel, along)
     if SPEC.WITH_THETA:
         along = tl.where(visited, tl.sum(along, 2), 0.0).to(wx.dtype)  # the pixel may not be finite
         sums = affine.add_derivatives(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)

@@ -16,15 +16,17 @@ class PixelSpec(NamedTuple):
     NDIM: int
     MODE: str
     PADDING: str
+    HAS_PADDING_VALUE: bool  # False
     ANTIALIAS: str
     TANGENT: bool
+    INDEXED: bool
     COMPUTE: Any
     OFFSET: Any
     CHANNELS_LAST: bool
     CHANNEL_LANES: bool
     VECTOR: int
     SCATTERED: bool  # False
-    SEVERAL: bool  # K > 1
+    SEVERAL: bool  # transformations of an image
     LANES_Y: int  # rows of a tile that are in lanes together
 
 
