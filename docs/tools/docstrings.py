@@ -9,9 +9,9 @@ from typing import Any
 
 import griffe
 
-_SECTION = re.compile(
-    r"(Convention|Derivatives|Deterministic|Shapes|Source|Units|Usage):(?: |$)(.*)"
-)
+_PARSED = "Args|Arguments|Attributes|Raises|Returns|Yields"
+"""What griffe knows."""
+_SECTION = re.compile(rf"(?!(?:{_PARSED}):)([A-Z]\w*(?: \w+){{0,2}}):(?: |$)(.*)")
 _ITEM = re.compile(r"\w+(, \w+)*: ")
 _VALUE = re.compile(r' {4}"\w+"(, "\w+")*: ')
 _STAR = re.compile(r"(?<![*`\\])\*(?=[a-z])")
@@ -41,7 +41,8 @@ def _lines(lines: list[str]) -> Iterator[str]:
         body = textwrap.dedent("\n".join(lines[begun:position])).splitlines()
         yield f"\n**{found[1]}.** {found[2]}"
         yield from body if found[2] else _with_items(body)
-        yield ""
+        if body:
+            yield ""
 
 
 def _with_items(body: list[str]) -> Iterator[str]:
