@@ -12,6 +12,7 @@ PY := $(VENV)/bin/python
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
 WHEELS := $(VENV)/.installed-wheels
+DOCS := $(VENV)/.installed-docs
 NATIVE := stn_triton/native/$(if $(filter Darwin,$(shell uname -s)),stn_native.dylib,stn_native.so)
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
@@ -22,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dis
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench lint native wheels sanitize clean distclean
+.PHONY: help demo test check bench docs lint native wheels sanitize clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,6 +40,10 @@ check: lint native ## Lint, types and the quick tests, for while you work
 
 bench: $(DEV) ## Compare throughput with every peer that is installed
 	$(PY) -m pytest --benchmark $(ARGS)
+
+# npm fetches MathJax once; the site then needs no network.
+docs: native $(DOCS) ## Run the pages' code and build the site: build/site/index.html
+	$(PY) -m mkdocs build --strict
 
 native: $(NATIVE) ## Build the native CPU library beside its sources
 
@@ -86,7 +91,8 @@ $(PY):
 
 $(DEV): EXTRA := dev
 $(TRAIN): EXTRA := train
-$(DEV) $(TRAIN): pyproject.toml constraints.txt | $(PY)
+$(DOCS): EXTRA := docs
+$(DEV) $(TRAIN) $(DOCS): pyproject.toml constraints.txt | $(PY)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
 	@touch $@

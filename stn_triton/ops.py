@@ -176,9 +176,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:2]
     grads = sample_backward_op(grad, *ctx.saved_tensors, *ctx.arguments, *wanted)
-    return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * len(
-        ctx.arguments
-    )
+    of_tensors = (g if w else None for g, w in zip(grads, wanted, strict=True))
+    return *of_tensors, *[None] * (1 + len(ctx.arguments))  # index and the arguments
 
 
 sample.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,162 @@
+"""The site's tables, made from the files in bench/results while it is built."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bench import report
+from bench.results import RESULTS, Record, load
+from docs.tools import accuracy
+
+_CPU = RESULTS / "cpu" / "amd-epyc-1-torch2.13.0.json"
+_GPU = RESULTS / "nvidia-h200-torch2.11.0.json"
+_PREDICTED = RESULTS / "predicted" / "sm_90-triton3.9.0.json"
+
+
+def _table(heading: list[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def _json(path: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _cpu() -> str:
+    found = _json(_CPU)
+
+    def rows() -> Iterable[list[str]]:
+        both = {}
+        for row in found["rows"]:
+            key = row["case"], row["dtype"], row["memory_format"]
+            both.setdefault(key, {})[row["direction"]] = row
+        for (case, dtype, layout), passes in both.items():
+            cells = [f"{case}, {dtype}, {layout}"]
+            for direction in ("fwd", "fwd+bwd"):
+                row = passes[direction]
+                cells += [f"{row['eager_ms']:.2f}", f"{row['ours_ms']:.2f}", f"{row['ratio']:.2f}x"]
+            yield cells
+
+    heading = [
+        "ms",
+        "forward: eager",
+        "ours",
+        "speed",
+        "forward + backward: eager",
+        "ours",
+        "speed",
+    ]
+    return f"{_where(found)}\n\n{_cpu_means(found)}\n{_table(heading, rows())}"
+
+
+def _where(found: dict[str, Any]) -> str:
+    return (
+        f"Measured: {found['processor']}, {found['threads']} thread, torch {found['torch']}, "
+        f"commit `{found['commit']}`, {found['date'][:10]}."
+    )
+
+
+def _cpu_means(found: dict[str, Any]) -> str:
+    def rows() -> Iterable[list[str]]:
+        for dtype in ("float32", "bfloat16"):
+            for direction in ("fwd", "fwd+bwd"):
+                ratios = [
+                    row["ratio"]
+                    for row in found["rows"]
+                    if (row["dtype"], row["direction"]) == (dtype, direction)
+                ]
+                cells = [report.geometric_mean(ratios), min(ratios), max(ratios)]
+                yield [
+                    f"{dtype}, {direction}",
+                    *(f"{value:.2f}x" for value in cells),
+                    str(len(ratios)),
+                ]
+
+    return _table(["faster than eager", "geometric mean", "least", "most", "cases"], rows())
+
+
+def _gpu_summary() -> str:
+    results = load(_GPU)
+    return (
+        f"Measured: {results.gpu}, torch {results.torch}, Triton {results.triton}, commit "
+        f"`{results.commit}`, {results.date[:10]}; a plain copy moves {results.copy_gb_s:,.0f} GB/s.\n\n"
+        f"{report.summary_table(results.records)}"
+    )
+
+
+def _pairs(records: list[Record]) -> Iterable[tuple[str, Record, Record]]:
+    for (case, dtype, layout, direction), group in report.by_measurement(records).items():
+        ours, eager = group.get("stn_triton"), group.get("torch_eager")
+        if ours and eager and ours.ms and eager.ms:
+            yield f"{case}, {dtype}, {layout}, {direction}", eager, ours
+
+
+def _gpu_rows(keep: Callable[[Record, Record], bool]) -> str:
+    def rows() -> Iterable[list[str]]:
+        for name, eager, ours in _pairs(load(_GPU).records):
+            if keep(eager, ours):
+                times = [f"{1000 * (record.ms or math.nan):,.1f}" for record in (eager, ours)]
+                share = f"{ours.fraction_of_copy:.0%}" if ours.fraction_of_copy else ""
+                yield [name, *times, f"{(eager.ms or 0) / (ours.ms or 1):.2f}x", share]
+
+    return _table(["µs of device time", "eager", "ours", "speed", "of copy speed"], rows())
+
+
+def _gpu_host() -> str:
+    def rows() -> Iterable[list[str]]:
+        for name, eager, ours in _pairs(load(_GPU).records):
+            if eager.host_us is not None and ours.host_us is not None:
+                cells = [eager.launches, ours.launches, eager.host_us, ours.host_us]
+                yield [name, *("" if cell is None else f"{cell:.0f}" for cell in cells)]
+
+    return _table(["", "launches: eager", "ours", "host time, µs: eager", "ours"], rows())
+
+
+def _gpu_networks() -> str:
+    return report.networks_table(load(_GPU))
+
+
+def _predicted() -> str:
+    found = _json(_PREDICTED)
+    results = load(_GPU)
+    measured = {
+        (r.case, r.dtype, r.memory_format, r.direction, r.grads): r.ms
+        for r in results.records
+        if r.provider == "stn_triton"
+    }
+
+    def rows() -> Iterable[list[str]]:
+        seen = {}
+        for row in found["rows"]:
+            seen.setdefault((row["case"], row["dtype"], row["memory_format"], row["kind"]), row)
+        for (case, dtype, layout, kind), row in seen.items():
+            forward = measured.get((case, dtype, layout, "fwd", None))
+            whole = measured.get((case, dtype, layout, "fwd+bwd", kind))
+            took = forward if kind == "fwd" else whole and forward and whole - forward
+            cells = [f"{row['h200_us']:.1f}", f"{1000 * took:.1f}" if took else ""]
+            name = "forward" if kind == "fwd" else f"backward, {kind}"
+            yield [f"{case}, {dtype}, {layout}", name, *cells]
+
+    return (
+        f"**Predicted** at commit `{found['commit']}` ({found['predicted']}); **measured** on an "
+        f"{results.gpu} at commit `{results.commit}`: the kernels have changed in between. A backward pass is the "
+        "measured time of both passes less that of the forward pass.\n\n"
+        + _table(["", "pass", "predicted, µs", "measured, µs"], rows())
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cpu": _cpu,
+    "gpu_summary": _gpu_summary,
+    "gpu": lambda: _gpu_rows(lambda eager, ours: True),
+    "gpu_losses": lambda: _gpu_rows(lambda eager, ours: (eager.ms or 0) < (ours.ms or 0)),
+    "gpu_host": _gpu_host,
+    "gpu_networks": _gpu_networks,
+    "predicted": _predicted,
+    "accuracy": accuracy.markdown,
+}
+"""What `<!-- table: NAME -->` on a page stands for."""
