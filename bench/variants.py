@@ -154,18 +154,17 @@ def covering_set() -> tuple[Variant, ...]:
         for layout, samples in ((narrow, 2), (wide, AUTO)):
             for grads in _FORWARD_AND_BOTH:
                 yield Variant(**layout, samples=samples, grads=grads)
-        for layout, grads in product((narrow, wide), _KINDS[:3]):
-            yield Variant(**layout, padding_value=0.5, grads=grads)
-        for layout, grads in product((narrow, wide), _KINDS):
-            yield Variant(**layout, crops=512, grads=grads)
-        for padding, transform in (("reflection", "affine"), ("zeros", "tps")):
-            yield Variant(
-                **narrow, crops=512, padding_mode=padding, transform=transform, grads="both"
-            )
-        yield Variant(**narrow, crops=512, padding_value=0.5)
+        yield Variant(**narrow, padding_value=0.5)
+        yield Variant(**wide, padding_value=0.5, grads="both")
         yield Variant(**_VOLUMES[0], padding_value=0.5, grads="theta")
-        yield Variant(**narrow, mode="bicubic", samples=2, padding_value=0.5)
         yield Variant(**wide, padding_value=0.5, grads="theta", tangent=True)
+        yield Variant(**narrow, crops=512, padding_value=0.5)
+        yield Variant(**narrow, crops=512, grads="both")
+        yield Variant(**wide, crops=512, grads="theta")
+        yield Variant(**wide, crops=512, grads="input")
+        for padding, transform in (("reflection", "affine"), ("zeros", "tps")):
+            usual = Variant(**narrow, crops=512, grads="input")
+            yield replace(usual, padding_mode=padding, transform=transform)
         for turn, transform in enumerate(TRANSFORMS):
             for grads in _OF_A_TANGENT:
                 usual = Variant(**(narrow, wide)[turn % 2], grads=grads, tangent=True)

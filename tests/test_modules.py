@@ -408,13 +408,16 @@ def test_every_sampling_option_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> 
     options = {
         "transform": "attention",
         "mode": "nearest",
-        "padding_mode": "border",
         "align_corners": False,
         "antialias": 3,
         "backend": "torch",
     }
-    transformer([4, 5], **options)(images())
-    assert seen == {**options, "control_points": None, "out_size": (4, 5)}
+    for outside in (
+        {"padding_mode": "border", "padding_value": 0.0},
+        {"padding_mode": "zeros", "padding_value": 2.5},
+    ):
+        transformer([4, 5], **options, **outside)(images())
+        assert seen == {**options, **outside, "control_points": None, "out_size": (4, 5)}
     transformer(control_points=torch.tensor(((-1.0, -1), (1, -1), (0, 1))), transform="tps")(
         images()
     )

@@ -3,6 +3,7 @@
 Notation
     u, v, g     input, output, gradient of the output: images of C channels
     n, k, nk    image, transformer of an image, and n * K + k
+                (ragged crops: nk is any number, and index[nk] its image; `ragged.rows_of_images` has the nk of each n)
     p, d        an output pixel (px, py, pz), and its distance (dx, dy, dz) from the centre of the output
     q           an input pixel (ix, iy, iz), or its whole coordinates (qx, qy, qz)
     s           source coordinates (sx, sy, sz) in pixels: pixel q has its centre at s = q
@@ -23,7 +24,8 @@ The map, in units
 Sampling
     (1)  v[p] = sum over q of w(s(p) - q) u[q]
     For a fixed theta this is linear in u: v = S(theta) u, a sparse matrix with a row for each output pixel. Padding
-    decides which u[q] a tap outside the image stands for; with "zeros" it is left out.
+    decides which u[q] a tap outside the image stands for; with "zeros" it is left out, or counts as `padding_value`: a
+    constant, which (1), (3) and (5) see, and (2) does not.
 
 The two gradients
     (2)  d loss / d u[q] = sum over p of w(s(p) - q) g[p]                  the transpose, S(theta)^T g
