@@ -30,7 +30,7 @@ def _cpu() -> str:
     found = _json(_CPU)
 
     def rows() -> Iterable[list[str]]:
-        both = {}
+        both: dict[tuple[str, ...], dict[str, Any]] = {}
         for row in found["rows"]:
             key = row["case"], row["dtype"], row["memory_format"]
             both.setdefault(key, {})[row["direction"]] = row
@@ -123,14 +123,14 @@ def _gpu_networks() -> str:
 def _predicted() -> str:
     found = _json(_PREDICTED)
     results = load(_GPU)
-    measured = {
+    measured: dict[tuple[str | None, ...], float | None] = {
         (r.case, r.dtype, r.memory_format, r.direction, r.grads): r.ms
         for r in results.records
         if r.provider == "stn_triton"
     }
 
     def rows() -> Iterable[list[str]]:
-        seen = {}
+        seen: dict[tuple[str, ...], Any] = {}
         for row in found["rows"]:
             seen.setdefault((row["case"], row["dtype"], row["memory_format"], row["kind"]), row)
         for (case, dtype, layout, kind), row in seen.items():

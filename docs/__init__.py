@@ -1,0 +1,1 @@
+"""The site, and in `tools` what builds it."""

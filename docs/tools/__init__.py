@@ -1,0 +1,1 @@
+"""What builds the site: `hooks` is where to begin reading."""
