@@ -22,8 +22,9 @@ _PADDINGS = {"zeros": "constant", "border": "nearest"}
 
 def _plain(case: Case) -> str | None:
     """Why a case is not for a peer that knows images, one map each, and float32."""
-    if case.ndim != 2 or case.antialias or case.k is not None:
-        return "images only, one map each, one sample an output pixel"
+    several = case.k is not None or case.crops is not None
+    if case.ndim != 2 or case.antialias or several or case.padding_value:
+        return "images only, one map each, one sample an output pixel, zeros outside"
     return f"no {case.dtype_name}" if case.dtype != torch.float32 else None
 
 

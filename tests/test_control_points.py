@@ -335,7 +335,7 @@ def test_opcheck(points: str, device: torch.device) -> None:
     u, theta, _ = make(points, torch.float32, n=1, device=device)
     u, theta = u.requires_grad_(), theta.requires_grad_()
     options = Options(transform, control_points=numbers)
-    torch.library.opcheck(ops.sample, (u, theta, OUT_SIZE, *options))
+    torch.library.opcheck(ops.sample, (u, theta, None, OUT_SIZE, *options))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -179,9 +179,9 @@ def test_every_launch_begins_with_a_tensor(transform: str) -> None:
         out = sample_forward(u, theta, None, (3, 4), options)
         for wanted in ((True, True), (True, False), (False, True)):
             sample_backward(out, u, theta, None, (3, 4), options, wanted)
-        _PRODUCTS["tangent"].kernel(u, theta, theta, (3, 4), options)
-        _PRODUCTS["adjoint"].kernel(out, u, theta, theta, (3, 4), options)
-        _PRODUCTS["curvature"].kernel(out, u, theta, theta, (3, 4), options)
+        _PRODUCTS["tangent"].kernel(None, (3, 4), options, u, theta, theta)
+        _PRODUCTS["adjoint"].kernel(None, (3, 4), options, out, u, theta, theta)
+        _PRODUCTS["curvature"].kernel(None, (3, 4), options, out, u, theta, theta)
     assert len(launches) >= 7
     assert all(isinstance(each.args[0], Tensor) for each in launches)
 

@@ -267,7 +267,7 @@ def test_change_along_a_tangent(
     u, g = image(1, 2, 5, 6, device=device), image(1, 2, 2, 6, 5, device=device)
     along, options = torch.randn_like(theta), Options(transform, mode, padding_mode)
     found = pixel_backward(g, u, theta, None, (6, 5), options, along)
-    expected = _PRODUCTS["adjoint"].formula((6, 5), options, g, u, theta, along)
+    expected = _PRODUCTS["adjoint"].formula(None, (6, 5), options, g, u, theta, along)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * expected.abs().max().item())
 
 

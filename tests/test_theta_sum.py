@@ -30,7 +30,7 @@ def of_transform(
     exact = partial.double().sum(1)
     lattice = TRANSFORMS[name].lattice
     if lattice is not None:
-        weights = lattice.weights(3).to(device)
+        weights = lattice.weights((3, 3)).to(device)
         exact = weights.mT @ exact.view(4, -1, 2)
     error = (found.double().flatten() - exact.flatten()).abs().max()
     eps = torch.finfo(found.dtype).eps
