@@ -65,6 +65,7 @@ def judge(variants: tuple[Variant, ...], arch: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_core_variants() -> None:
     judge(core_set()[4:], "sm_90")  # those of few channels are in the covering set
 

@@ -89,6 +89,7 @@ def test_maps_that_fold_and_tear(transform: str, small_boxes: None, device: torc
     compare(u, theta, (11, 15), Options(transform, padding_mode="reflection"))
 
 
+@pytest.mark.slow
 def test_chunks_of_the_usual_size(device: torch.device) -> None:
     torch.manual_seed(4)
     u = torch.randn(1, 1, 6, 20, dtype=torch.float64, device=device)
@@ -106,6 +107,7 @@ def test_chunks_of_the_usual_size(device: torch.device) -> None:
     compare(u, theta, out_size, Options("piecewise_affine"))
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_stays_near(device: torch.device) -> None:
     u = torch.zeros(1, 1, 32, 48, device=device)
     g = torch.ones(1, 1, 32, 48, device=device)

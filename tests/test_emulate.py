@@ -290,6 +290,7 @@ def fresh(*command: str, status: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_broken_kernels_are_found_out() -> None:
     said = json.loads(fresh("tests/broken_kernels.py").splitlines()[-1])
     assert said.pop("right") == said.pop("added up") == said.pop("value") == []
@@ -322,7 +323,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", ["bilinear", pytest.param("others", marks=pytest.mark.slow)])
 def test_compiled_kernels(name: str) -> None:
     rows = fresh("-m", "bench.emulate", "--verify", *ROWS[name]).splitlines()
     assert [row.split()[0] for row in rows[:-1]] == ["ok"] * len(ROWS[name]), rows
@@ -351,6 +352,7 @@ def has_disassembler() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_disassembler(), reason="needs nvdisasm and cuobjdump")
 def test_the_command_counts(tmp_path: Path) -> None:
     found, earlier = tmp_path / "rows.json", tmp_path / "earlier.json"

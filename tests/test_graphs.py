@@ -145,6 +145,7 @@ def test_compile(
         assert one.stride() == other.stride()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_compile_once_for_all_sizes(compiler: str, backend: str, device: torch.device) -> None:

@@ -24,6 +24,7 @@ def _slow(name: str) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_outlive_one_that_dies() -> None:
     names = ["a", "dies", "bb", "ccc", "dddd"]
     until = time.monotonic() + 120
@@ -31,6 +32,7 @@ def test_processes_share_the_work_and_outlive_one_that_dies() -> None:
     assert sorted(found) == [("a", 1), ("bb", 2), ("ccc", 3), ("dddd", 4)]
 
 
+@pytest.mark.slow
 def test_more_names_than_a_pipe_holds() -> None:
     names = [f"{number:0100}" for number in range(3000)]
     until = time.monotonic() + 120
@@ -38,6 +40,7 @@ def test_more_names_than_a_pipe_holds() -> None:
     assert sorted(found) == [(name, 100) for name in names]
 
 
+@pytest.mark.slow
 def test_processes_begin_nothing_when_time_is_up() -> None:
     before = time.monotonic() - 1
     assert not list(workers.in_processes(_slow, ["a"], jobs=2, device="cpu", until=before))

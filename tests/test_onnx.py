@@ -181,6 +181,7 @@ def causes(error: BaseException) -> str:
     return said if error.__cause__ is None else said + causes(error.__cause__)
 
 
+@pytest.mark.slow
 def test_refuses_what_onnx_has_not() -> None:
     u, theta = inputs_for("affine", 2, 2)
     with pytest.raises(Exception, match="ONNX") as raised:

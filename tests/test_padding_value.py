@@ -76,6 +76,7 @@ def test_a_few_planes_by_kernels(case: dict[str, Any], device: torch.device) -> 
     check(partial(st_sample, backend="triton"), u[:1], theta[:1], OUT_SIZES[2], **options)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_turned_tiles(device: torch.device) -> None:
     # Nearly singular: a few pixels at the image's edge gather most of the output.
@@ -144,6 +145,7 @@ def test_a_module_samples_with_it() -> None:
     assert "padding_value=3" in repr(module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", SLOW_TRITON)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_with_values_that_change(

@@ -262,6 +262,7 @@ def test_forward_mode_along_a_tangent(backend: str, device: torch.device) -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", SLOW_TRITON)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(dynamic: bool, backend: str, device: torch.device) -> None:
