@@ -62,7 +62,11 @@ def theta_blocks(g: Geometry) -> Blocks:
     short = spec.CHANNEL_LANES and spec.VECTOR <= 4
     cubic = spec.MODE == "bicubic"
     few = short or cubic or spec.TANGENT
-    return _output_blocks(g, 4 if cubic and spec.TANGENT else 2 if few else 1)
+    blocks = _output_blocks(g, 4 if cubic and spec.TANGENT else 2 if few else 1)
+    if not spec.CHANNEL_LANES and blocks.BLOCK_C == 8 and _has_room(g):
+        # On sm_80 the compiler spills to reach 96. Any explicit limit stops that, and from sm_90 on it asks for less.
+        return blocks._replace(maxnreg=Registers(128, 128))
+    return blocks
 
 
 def _output_blocks(g: Geometry, fewer: int) -> Blocks:
