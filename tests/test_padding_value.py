@@ -114,7 +114,9 @@ def test_what_lies_outside_altogether(
         device=device,
     )  # fmt: skip
     cotangent = torch.full((1, 3, 1, 3, 4), math.inf, device=device)
-    for mode, value in product(("bilinear", "nearest", "bicubic"), (0.1, 7)):
+    # Triton's interpreter rounds to bfloat16 towards 0.
+    small = 0.125 if backend == "triton" and dtype == torch.bfloat16 else 0.1
+    for mode, value in product(("bilinear", "nearest", "bicubic"), (small, 7)):
         run = partial(st_sample, mode=mode, padding_value=value, backend=backend)
         found = with_gradients(run, u, theta[None], cotangent, (3, 4))
         assert torch.equal(found["output"], torch.full_like(found["output"], value)), mode
