@@ -353,7 +353,7 @@ def test_nothing_is_written_beside_results(
 def test_sanitizers() -> None:
     script = Path(__file__).parent / "native_fuzz" / "run.py"
     done = subprocess.run(
-        [sys.executable, str(script), "600", "7"], capture_output=True, text=True, check=False
+        [sys.executable, str(script), "300", "7"], capture_output=True, text=True, check=False
     )
     if done.returncode == 77:
         pytest.skip(done.stdout)
