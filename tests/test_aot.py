@@ -73,7 +73,7 @@ def test_core_variants() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_covering_set(arch: str) -> None:
-    # One variant in sixteen, others for each architecture: minutes count. `python -m bench.compile_report` compiles all.
+    # One variant in sixteen, others for each architecture: `python -m bench.compile_report` compiles them all.
     judge(covering_set()[4 * ARCHS.index(arch) :: 16], arch)
 
 
