@@ -39,13 +39,17 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One provider in one direction. `ratio` is its time over ours; `why_not` says why there is no time."""
+    """One provider in one direction, and what ours took beside it; `why_not` says why there is no time.
+
+    ratio: of the two; on a CPU the median of neighbouring calls, which is steadier than the quotient of the medians.
+    """
 
     provider: str
     direction: Direction
     grads: Grads | None
     first_call_s: float | None = None
     ms: float | None = None
+    ours_ms: float | None = None
     ratio: float | None = None
     peak_bytes: int | None = None
     why_not: str | None = None
@@ -70,7 +74,7 @@ def compare(case: Case, grads: Grads | None, device: str, seconds: float) -> Ite
                 yield row(why_not=wrong)
                 continue
             steps = make_steps(provider, case, grads, sets)
-            ms, ratio = _timed(steps, base, base_ms, device, seconds)
+            ms, ours_ms, ratio = _timed(steps, base, base_ms, device, seconds)
             peak = peak_bytes(steps[0], device)
         except (
             Exception
@@ -79,7 +83,7 @@ def compare(case: Case, grads: Grads | None, device: str, seconds: float) -> Ite
             continue
         if provider is own:
             base, base_ms = steps, ms
-        yield row(first_call_s=first_call, ms=ms, ratio=ratio, peak_bytes=peak)
+        yield row(first_call_s=first_call, ms=ms, ours_ms=ours_ms, ratio=ratio, peak_bytes=peak)
 
 
 def _checked(
@@ -96,24 +100,25 @@ def _checked(
 
 def _timed(
     steps: list[Step], base: list[Step], base_ms: float | None, device: str, seconds: float
-) -> tuple[float, float | None]:
-    """Milliseconds of a call, and their ratio to those of `base`, ours, where that was timed."""
+) -> tuple[float, float | None, float | None]:
+    """Milliseconds of a call, of ours beside it, and their ratio; `base` is ours, where that was timed."""
     if device == "cuda":
         ms = time_cuda(steps).ms
-        return ms, ms / base_ms if base_ms else None
+        return ms, base_ms, ms / base_ms if base_ms else None
     pair = interleaved(steps[0], base[0] if base else steps[0], seconds=seconds)
-    return pair.first_ms, pair.ratio if base else None
+    return (pair.first_ms, pair.second_ms, pair.ratio) if base else (pair.first_ms, None, None)
 
 
 def table(rows: list[Row]) -> str:
     """The rows for people; providers without a time last."""
-    heading = f"{'':22} {'ms':>10} {'times ours':>11} {'memory, MB':>11} {'first call, s':>14}"
+    heading = f"{'':22} {'ms':>10} {'ours beside':>12} {'times ours':>11} {'memory, MB':>11} {'first call, s':>14}"
     lines = [heading]
     for row in rows:
         if row.ms is not None:
             memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}"
             ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
-            times = f"{row.ms:10.4g} {ratio:>11} {memory:>11} {row.first_call_s:14.3g}"
+            beside = "" if row.ours_ms is None else f"{row.ours_ms:.4g}"
+            times = f"{row.ms:10.4g} {beside:>12} {ratio:>11} {memory:>11} {row.first_call_s:14.3g}"
             lines.append(f"{row.provider:22} {times}")
     lines += [f"{row.provider}: {row.why_not}" for row in rows if row.ms is None]
     return "\n".join(lines)
@@ -165,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _case(chosen: argparse.Namespace) -> Case:
     """The case of a command line; `ValueError` or `TypeError` where `st_sample` refuses it."""
+    if not chosen.seconds > 0:
+        raise ValueError(f"--seconds must be positive, got {chosen.seconds}")
     if chosen.k is not None and chosen.k < 1:
         raise ValueError(f"--k must be at least 1, got {chosen.k}")
     if len(chosen.shape) not in (4, 5):

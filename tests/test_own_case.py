@@ -49,6 +49,7 @@ def test_both_directions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["--out-size", "4"], "--out-size must have 2 numbers, got (4,)"),
         (["--antialias", "2", "--align-corners"], "antialias needs align_corners=False"),
         (["--k", "0"], "--k must be at least 1, got 0"),
+        (["--seconds", "nan"], "--seconds must be positive, got nan"),
     ],
 )
 def test_refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
