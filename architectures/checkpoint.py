@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from .errors import first_line
 from .registry import create_model
 
-_SETTINGS = {
-    "experiment", "model", "model_options", "data_options", "image_size", "schedule_name", "schedule", "seed",
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "experiment": str, "model": str, "model_options": dict, "data_options": dict,
+    "schedule_name": str, "schedule": dict, "seed": int,
 }  # fmt: skip
+_SETTINGS = {*_KINDS, "image_size"}
 _NETWORK = "network."
 """What the names of the network's weights begin with; beside it there may be others, such as an encoder."""
 
@@ -66,9 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if (
         not isinstance(settings, dict)
         or not settings.keys() >= _SETTINGS
-        or not isinstance(settings["experiment"], str)
-        or not isinstance(settings["model"], str)
-        or not isinstance(settings["model_options"], dict)
+        or not all(isinstance(settings[name], kind) for name, kind in _KINDS.items())
         or not isinstance(found.get("state_dict"), dict)
         or not isinstance(found.get("global_step"), int)
     ):
@@ -138,6 +138,8 @@ def _misfit(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None
         value = weights[name]
         if not isinstance(value, Tensor):
             return f"wanted {name} as a tensor, got {type(value).__name__}"
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex():
+            return f"wanted {name} as {own.dtype}, got {value.dtype}"
         if value.shape != own.shape:
             return f"wanted {name} of shape {tuple(own.shape)}, got {tuple(value.shape)}"
     unknown = next((name for name in weights if name not in wanted), None)

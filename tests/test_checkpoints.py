@@ -309,3 +309,30 @@ def test_options_of_networks_are_checked_by_kind() -> None:
     for option, value in (("dropout", "a"), ("width", None), ("padding_mode", 3), ("dropout", True)):  # fmt: skip
         with pytest.raises(TypeError, match=f"^{option} must be .*, got {value!r}$"):
             create_model("svhn_st_cnn_single", **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schedule", 7), ("data_options", [1]), ("seed", "seven"), ("model_options", None)],
+)
+def test_settings_of_another_kind_are_no_checkpoint(
+    name: str, value: object, of_embedded: Path, tmp_path: Path
+) -> None:
+    found = torch.load(of_embedded, weights_only=True)
+    found["hyper_parameters"][name] = value
+    torch.save(found, tmp_path / "damaged.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of"):
+        load_model(tmp_path / "damaged.ckpt")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64], ids=str)
+def test_weights_of_another_kind_do_not_fit(
+    dtype: torch.dtype, of_embedded: Path, tmp_path: Path
+) -> None:
+    found = torch.load(of_embedded, weights_only=True)
+    weights = found["state_dict"]
+    name = next(n for n, w in weights.items() if n.startswith("network.") and w.is_floating_point())
+    weights[name] = weights[name].to(dtype)
+    torch.save(found, tmp_path / "damaged.ckpt")
+    with pytest.raises(ValueError, match=f"wanted .* as torch.float32, got {dtype}"):
+        load_model(tmp_path / "damaged.ckpt")
