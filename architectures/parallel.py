@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stn_triton import identity_theta
-from stn_triton.functional import checked_size
+from stn_triton.checks import checked_size
 from stn_triton.modules import SpatialTransformer, check_at_least
 
 from .serial import check_thetas, checked_module

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import stn_triton
+from stn_triton.checks import checked_options
 
 from .cases import Case, Direction, Grads
 from .check import Expectation, expect, run, verdict
@@ -190,7 +191,7 @@ def _case(chosen: argparse.Namespace) -> Case:
         dtype=getattr(torch, chosen.dtype),
         memory_format="channels_last" if chosen.channels_last else "contiguous",
     )  # fmt: skip
-    stn_triton.functional.checked_options(
+    checked_options(
         case.ndim,
         case.transform,
         case.mode,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import stn_triton
-from stn_triton.functional import MODES, PADDING_MODES
+from stn_triton.checks import MODES, PADDING_MODES
 from stn_triton.transforms import TRANSFORMS
 
 from .cases import Case, Grads, expand

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from stn_triton.functional import MODES, PADDING_MODES
+from stn_triton.checks import MODES, PADDING_MODES
 from stn_triton.transforms import AUTO, TRANSFORMS
 
 from .cases import FIDUCIALS, Grads

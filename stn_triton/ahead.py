@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .checks import checked
 from .control_points import ControlPoints, as_given, points_or_usual
-from .functional import checked
 from .modules import check_at_least
 from .ops import HAS_TRITON, INTERPRET
 from .transforms import TRANSFORMS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .functional import check_float
+from .checks import check_float
 
 
 def widened(name: str, tensor: Tensor) -> Tensor:

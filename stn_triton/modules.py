@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .checks import check_name, check_theta, checked_options, checked_size
 from .control_points import ControlPoints, as_given, points_or_usual
-from .functional import check_name, check_theta, checked_options, checked_size, st_sample
+from .functional import st_sample
 from .theta import theta_ndim
 from .tracing import comparing_shapes
 from .transforms import TRANSFORMS

@@ -22,7 +22,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from .functional import checked_size
+from .checks import checked_size
 from .matrices import widened
 from .tracing import comparing_shapes
 

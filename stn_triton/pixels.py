@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .functional import check_name, checked_size
+from .checks import check_name, checked_size
 from .matrices import inverted, product, widened
 from .theta import LINEAR, WITH_MATRIX, as_matrix
 from .transforms import TRANSFORMS, vector_like

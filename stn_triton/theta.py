@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import check_name, check_theta, checked_size
 from .control_points import ControlPoints, checked_points, points_or_usual
-from .functional import check_name, check_theta, checked_size
 from .matrices import composed, inverted, product, widened
 from .tracing import comparing_shapes
 from .transforms import TRANSFORMS, homography, output_axes

@@ -267,3 +267,12 @@ def example_of(
     return torch.randn(n, channels, 3, 4, dtype=dtype), (
         start + 0.2 * torch.randn(n, *start.shape, dtype=torch.float64)
     ).to(dtype)
+
+
+def check_refused(call: Callable[[], object], error: type[Exception], words: Sequence[str]) -> None:
+    """A call must raise exactly this error, whose message holds all the words."""
+    with pytest.raises(error) as caught:
+        call()
+    assert type(caught.value) is error
+    missing = [word for word in words if word not in str(caught.value)]
+    assert not missing, f"{missing} not in: {caught.value}"

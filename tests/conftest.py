@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -93,3 +94,13 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
     probe = torch.zeros(1).new_empty(3)
     assert probe.isnan().all()
+
+
+@pytest.fixture(scope="module")
+def quick_digits() -> Iterator[None]:
+    """Parsing the embedded digits takes seconds: once for all tests of a file."""
+    from architectures.data import digits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "load_embedded", functools.cache(digits.load_embedded))
+        yield

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +26,7 @@ from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.train import Run, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_digits() -> Iterator[None]:
-    """Parsing the embedded digits takes seconds: once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "load_embedded", functools.cache(digits.load_embedded))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_digits")
 
 
 @pytest.fixture(scope="module")

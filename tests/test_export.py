@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,19 +18,13 @@ ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from architectures import create_model, load_model
-from architectures.data import digits
 from architectures.training import export
 from architectures.training.cli import main
 from architectures.training.errors import ExportError
 from architectures.training.experiments import EXPERIMENTS
 from stn_triton import SpatialTransformer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_digits() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "load_embedded", functools.cache(digits.load_embedded))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_digits")
 
 
 def checkpoint(path: Path, experiment: str, model: str, size: int, **options: Any) -> Path:
