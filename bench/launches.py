@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stn_triton.autograd import input_backward, sample_backward
+from stn_triton.kernels.backward import input_backward, sample_backward
 from stn_triton.kernels.backward_theta import theta_backward
 from stn_triton.kernels.forward import sample_forward
 from stn_triton.kernels.launch import Launch, recorded

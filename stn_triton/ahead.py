@@ -90,7 +90,7 @@ def warmup(
     where = torch.device("cuda" if device is None else device)
     if not HAS_TRITON or INTERPRET or where.type != "cuda" or not torch.cuda.is_available():
         return 0
-    from .autograd import sample_backward
+    from .kernels.backward import sample_backward
     from .kernels.forward import sample_forward
     from .kernels.launch import recorded
 

@@ -1,9 +1,9 @@
 """The derivatives of the fused op in eager mode: of any order, forward and backward, and batched.
 
 With S(theta) the linear map from image to result, v = S(theta) u (and what `padding_value` adds, which depends on
-theta alone), and S' its change along a tangent of theta: first
-order needs S' u, the adjoint of S, and the derivative of <g, S u> by theta; second order the adjoint of S' and the
-derivative of <g, S' u> by theta. Each is a kernel; derivatives of those come from index operations (`taps`).
+theta alone), and S' its change along a tangent of theta: first order needs S' u, the adjoint of S, and the derivative
+of <g, S u> by theta; second order the adjoint of S' and the derivative of <g, S' u> by theta. Each is a kernel;
+derivatives of those come from index operations (`taps`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .kernels.backward_boxes import box_backward
-from .kernels.backward_cells import cell_backward
-from .kernels.backward_pixels import pixel_backward
+from .kernels.backward import input_backward, sample_backward
 from .kernels.backward_theta import theta_backward
 from .kernels.forward import sample_forward
 from .ragged import fold_index
@@ -30,53 +28,10 @@ from .tracing import (
     is_transformed,
     is_vectorized,
 )
-from .transforms import TRANSFORMS, Options, theta_dims
+from .transforms import Options, theta_dims
 
 _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
-
-
-def sample_backward(
-    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options,
-    wanted: _Wanted,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
-    arguments = grad, input, theta, index, size, options
-    input_wanted, theta_wanted = wanted
-    if input_wanted and _has_cells(input, options):
-        return cell_backward(*arguments, with_theta=theta_wanted)
-    return (
-        input_backward(*arguments) if input_wanted else None,
-        theta_backward(*arguments) if theta_wanted else None,
-    )
-
-
-def _has_cells(input: Tensor, options: Options) -> bool:
-    """Whether outputs share cells of four taps or one, so that one kernel gathers both gradients."""
-    return (
-        input.dim() == 4
-        and TRANSFORMS[options.transform].matrix is not None
-        and options.padding_mode != "reflection"
-        and options.mode != "bicubic"
-    )
-
-
-def input_backward(
-    grad: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    size: _Size,
-    options: Options,
-    tangent: Tensor | None = None,
-) -> Tensor:
-    """The gradient of the input, or its change along a tangent; by pixels where the map can be turned round."""
-    invertible = TRANSFORMS[options.transform].matrix is not None or (
-        # A horizon reflects without end.
-        options.transform == "projective" and options.padding_mode != "reflection"
-    )
-    gather = pixel_backward if invertible else box_backward
-    return gather(grad, input, theta, index, size, options, tangent)
 
 
 def sample(

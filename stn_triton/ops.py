@@ -25,6 +25,7 @@ from .transforms import Options
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
     from . import autograd
+    from .kernels.backward import sample_backward
     from .kernels.forward import sample_forward
     from .kernels.launch import INTERPRET as INTERPRET
 else:
@@ -138,7 +139,7 @@ def sample_backward_op(
         transform, mode, padding_mode, padding_value, align_corners, samples, tuple(control_points)
     )  # fmt: skip
     natively = native.sampler.sample_backward if _natively(input) else _torch_backward
-    run: Callable[..., _Gradients] = autograd.sample_backward if _by_kernels(input) else natively
+    run: Callable[..., _Gradients] = sample_backward if _by_kernels(input) else natively
     wanted = input_wanted, theta_wanted
     of_input, of_theta = run(grad, input, theta, index, tuple(out_size), options, wanted)
     return (

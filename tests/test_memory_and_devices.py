@@ -169,7 +169,8 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("transform", ["affine", "tps"])
 def test_every_launch_begins_with_a_tensor(transform: str) -> None:
     """The one that tells the device: forward, backward and second order."""
-    from stn_triton.autograd import _PRODUCTS, sample_backward
+    from stn_triton.autograd import _PRODUCTS
+    from stn_triton.kernels.backward import sample_backward
     from stn_triton.kernels.forward import sample_forward
     from stn_triton.kernels.launch import recorded
 

@@ -49,6 +49,7 @@ Second order
 Reading order
     geometry, layout, maps (affine first), interpolation: what every kernel is made of. supersampling: antialias.
     forward          (1) and (5)
+    backward         which of those below give the gradients of a call
     backward_theta   (3) and (4), where theta alone wants a gradient;  theta_sum adds up what its programs found
     backward_cells   (2) to (4) in one pass: affine maps in 2-D, bilinear or nearest; `cells` has its parts
     backward_pixels  (2) for every other map that can be turned round

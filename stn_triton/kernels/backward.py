@@ -1,0 +1,57 @@
+"""Which kernels give the gradients of a call."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stn_triton.transforms import TRANSFORMS, Options
+
+from .backward_boxes import box_backward
+from .backward_cells import cell_backward
+from .backward_pixels import pixel_backward
+from .backward_theta import theta_backward
+
+_Size = tuple[int, ...]
+
+
+def sample_backward(
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """The gradients of (input, theta) as far as they are wanted, by the kernels that do no more than that."""
+    arguments = grad, input, theta, index, size, options
+    input_wanted, theta_wanted = wanted
+    if input_wanted and _has_cells(input, options):
+        return cell_backward(*arguments, with_theta=theta_wanted)
+    return (
+        input_backward(*arguments) if input_wanted else None,
+        theta_backward(*arguments) if theta_wanted else None,
+    )
+
+
+def _has_cells(input: Tensor, options: Options) -> bool:
+    """Whether outputs share cells of four taps or one, so that one kernel gathers both gradients."""
+    return (
+        input.dim() == 4
+        and TRANSFORMS[options.transform].matrix is not None
+        and options.padding_mode != "reflection"
+        and options.mode != "bicubic"
+    )
+
+
+def input_backward(
+    grad: Tensor,
+    input: Tensor,
+    theta: Tensor,
+    index: Tensor | None,
+    size: _Size,
+    options: Options,
+    tangent: Tensor | None = None,
+) -> Tensor:
+    """The gradient of the input, or its change along a tangent; by pixels where the map can be turned round."""
+    invertible = TRANSFORMS[options.transform].matrix is not None or (
+        # A horizon reflects without end.
+        options.transform == "projective" and options.padding_mode != "reflection"
+    )
+    gather = pixel_backward if invertible else box_backward
+    return gather(grad, input, theta, index, size, options, tangent)
