@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.jit._trace import TracerWarning
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -129,7 +130,12 @@ def unobserved() -> Iterator[None]:
     if recorded is not None:  # Compiled graphs run where the state must not even be set to None.
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
-        with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+        with (
+            temporarily_clear_interpreter_stack(),  # of torch.func, whose wrappers die with it
+            _disable_current_modes(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             yield
     finally:
         if recorded is not None:

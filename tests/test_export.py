@@ -243,16 +243,16 @@ def test_a_missing_package_names_the_extra(
 
 
 def test_a_missing_compiler_is_told_before_the_work(
-    affine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+    affine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from torch._inductor import config, cpp_builder
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     for cached in ("get_cpp_compiler", "cpp_compiler_search"):
         clear = getattr(getattr(cpp_builder, cached, None), "cache_clear", None)
         if clear is not None:
             clear()
-    said = fails(capsys, 1, "export", affine, "--aoti", tmp_path / "a.pt2")
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):  # monkeypatch could not take it back
+        said = fails(capsys, 1, "export", affine, "--aoti", tmp_path / "a.pt2")
     assert "--aoti: wanted a C++ compiler" in said and "stn-triton[onnx]" in said
     assert not list(tmp_path.iterdir())
 

@@ -18,6 +18,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.control_points import _solved_lattice
+from stn_triton.native.sampler import _kept_basis
 from stn_triton.transforms import TRANSFORMS
 
 MAPS = list(TRANSFORMS)
@@ -251,6 +252,31 @@ def test_a_compiled_lattice_may_be_the_first_of_the_process(transform: str) -> N
     run = partial(st_sample, out_size=(4, 4), transform=transform)
     found = torch.compile(run, fullgraph=True, backend="aot_eager")(u, theta)
     torch.testing.assert_close(found, run(u, theta))
+
+
+TRANSFORMS_OF_FUNC: dict[str, Callable[..., Any]] = {
+    "grad": torch.func.grad,
+    "jacfwd": torch.func.jacfwd,
+    "hessian": torch.func.hessian,
+    "vmap": lambda f: lambda theta: torch.func.vmap(torch.func.grad(f))(theta.unsqueeze(0)),
+    "functionalize": torch.func.functionalize,
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:2])
+@pytest.mark.parametrize("first", TRANSFORMS_OF_FUNC)
+def test_a_lattice_solved_under_a_transform_serves_the_next_call(first: str, backend: str) -> None:
+    u = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    theta = identity_theta("tps", (1,), control_points=3, dtype=torch.float64) * 0.8
+
+    def total(theta: Tensor) -> Tensor:
+        return st_sample(u, theta, (3, 3), transform="tps", backend=backend).square().sum()
+
+    expected = torch.func.grad(total)(theta)
+    for cached in (_solved_lattice, _kept_basis):
+        cached.cache_clear()
+    TRANSFORMS_OF_FUNC[first](total)(theta)
+    assert torch.equal(torch.func.grad(total)(theta), expected)
 
 
 def test_the_first_trace_of_a_lattice_records_a_constant() -> None:

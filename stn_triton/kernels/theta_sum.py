@@ -58,6 +58,9 @@ def sum_partial(g: Geometry, partial: Tensor, theta: Tensor) -> Tensor:
     )  # fmt: skip
     if lattice is not None:
         write_theta_gradient(
-            total.view(maps, numbers // 2, 2), g.points, lattice, gradient.view(maps, -1, 2)
+            total.view(maps, numbers // 2, 2),
+            g.points,
+            lattice,
+            gradient.view(maps, *theta.shape[-2:]),
         )
     return gradient
