@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checks import (
+    BACKENDS,
     DTYPES,
     NATIVE,
     SLOW_TRITON,
@@ -67,6 +68,22 @@ def test_volumes(case: dict[str, Any], backend: str, device: torch.device) -> No
 def test_means_of_samples(case: dict[str, Any], backend: str, device: torch.device) -> None:
     u, theta, options = make({**case, "padding_value": 2.5, "spread": 0.6}, device)
     check(partial(st_sample, backend=backend), u, theta, OUT_SIZES[2], reference=plain, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("antialias", [3, 5, True])
+def test_a_mean_of_samples_outside_is_the_value(
+    antialias: int | bool, backend: str, device: torch.device
+) -> None:
+    theta = torch.tensor([[[2.7, 0.9, 1.5], [-0.6, 2.7, 1.0]]], device=device)
+    for channels, layout in product((1, 9), (torch.contiguous_format, torch.channels_last)):
+        ones = torch.ones(1, channels, 5, 6, device=device).contiguous(memory_format=layout)
+        options: dict[str, Any] = {"antialias": antialias, "backend": backend}
+        outside = st_sample(ones, theta, (9, 7), **options) == 0
+        assert 0.2 < outside.float().mean() < 0.9
+        for value in VALUES:
+            found = st_sample(ones, theta, (9, 7), padding_value=value, **options)
+            assert (found[outside] == value).all()
 
 
 @needs_triton

@@ -105,6 +105,8 @@ template <class T, int K, int ND> class Image {
     T count = T(m.samples) * T(m.samples);
     return ND == 3 ? count * T(m.samples) : count;
   }
+  // What sums of samples are divided by when they are stored: with a padding value they are means before (add_beyond).
+  T divisor(const Map<T>& m) const { return call_.padding_value != 0 ? T(1) : parts(m); }
   // Numbers of elements before channel c of this image or of result k, and those before a pixel of them.
   int64_t image_at(int64_t c) const { return n_ * call_.channels * call_.pixels_in() + channel(c, call_.pixels_in()); }
   int64_t result_at(int64_t k, int64_t c) const {
@@ -222,11 +224,12 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
         T* at = direct ? reinterpret_cast<T*>(to) : row;
         this->template over_samples<false>(m, r, [&](const Row&, bool more) {
           planes_forward<T, K, ND>(t_, r.n, u, steps_, channels, at, direct ? apart : MOST, more);
-          add_beyond<T>(t_, r.n, call_.padding_value, at, 1, channels, direct ? apart : MOST);
+          collect_beyond<T>(t_, r.n, call_.padding_value, more);
         });
+        add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, 1, channels, direct ? apart : MOST);
         if (direct) return;
         stored_as<T>(call_, to, [&](auto* p) {
-          for (int c = 0; c < channels; c++) narrow<T>(row + c * MOST, r.n, this->parts(m), p + c * apart);
+          for (int c = 0; c < channels; c++) narrow<T>(row + c * MOST, r.n, this->divisor(m), p + c * apart);
         });
       });
     }
@@ -336,7 +339,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         int64_t first = 0, end = 0;  // results that wait in `row`, to be stored channel by channel
         auto store = [&]() {
           for (int64_t b = c; b < c + width(c, stride_); b += L)
-            put(row + b - c, b, call_.pixels_out(), end - first, this->parts(m), result(call_.output, k, b, first));
+            put(row + b - c, b, call_.pixels_out(), end - first, this->divisor(m), result(call_.output, k, b, first));
           first = end;
         };
         this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
@@ -345,12 +348,13 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
           end = pixel + r.n;
           T* at = direct_ ? reinterpret_cast<T*>(result(call_.output, k, 0, pixel)) : row + (pixel - first) * stride_;
           if (outside) {
-            for (int64_t i = 0; i < r.n * stride_; i++) at[i] = T(call_.padding_value) * this->parts(m);
+            for (int64_t i = 0; i < r.n * stride_; i++) at[i] = T(call_.padding_value);
           } else {
             this->template over_samples<false>(m, r, [&](const Row&, bool more) {
               pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
-              add_beyond<T>(t_, r.n, call_.padding_value, at, stride_, lanes(c), 1);
+              collect_beyond<T>(t_, r.n, call_.padding_value, more);
             });
+            add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, stride_, lanes(c), 1);
           }
         });
         if (!direct_) store();

@@ -20,6 +20,7 @@ template <class T> struct Taps {
   alignas(64) T g[3][MOST];          // derivatives of the loss by the coordinates
   alignas(64) T beyond[MOST];        // with a padding value, and where not whole: the weight of all taps outside,
   alignas(64) T beyond_d[3][MOST];   // and its derivatives
+  alignas(64) T outside[MOST];       // the same weight summed over the samples of a result
   bool whole;                        // all bits of all pixels are set,
   bool whole_group[MOST];            // or those of the pixels of a vector
 
@@ -157,12 +158,24 @@ static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T
   return bits;
 }
 
-// Adds what lies outside, to n results `across` apart, of `channels` that are `apart`.
-template <class T> static void add_beyond(const Taps<T>& t, int n, double value, T* to, int64_t across, int64_t channels, int64_t apart) {
-  if (value == 0 || t.whole) return;
-  for (int i = 0; i < n; i++)
-    if (T all = T(value) * t.beyond[i]; t.beyond[i] != 0)
-      for (int64_t c = 0; c < channels; c++) to[i * across + c * apart] += all;
+// The weight of all taps outside, summed over the samples of n results; `more`: not the first of them.
+template <class T> static void collect_beyond(Taps<T>& t, int n, double value, bool more) {
+  for (int i = 0; value != 0 && i < n; i++) t.outside[i] = more ? t.outside[i] + t.beyond[i] : t.beyond[i];
+}
+
+// Sums of `parts` samples -> their means with what lies outside, of n results `across` apart, of `channels` that are `apart`.
+// The weight is divided, not the value times it: where all samples lie outside the mean is the value to the bit.
+template <class T>
+static void add_beyond(const Taps<T>& t, int n, double value, T parts, T* to, int64_t across, int64_t channels, int64_t apart) {
+  if (value == 0 || (parts == 1 && t.whole)) return;
+  for (int i = 0; i < n; i++) {
+    T all = T(value) * (t.outside[i] / parts);
+    if (parts == 1 && all == 0) continue;
+    for (int64_t c = 0; c < channels; c++) {
+      T mean = to[i * across + c * apart] / parts;
+      to[i * across + c * apart] = all == 0 ? mean : mean + all;
+    }
+  }
 }
 
 // Writes into t.g the derivatives of that by the coordinates; false if there are none.

@@ -77,8 +77,11 @@ def _sample(
         image, there = images_of(image, index)
     theta = theta.reshape(outer[0], -1, *trailing)
     if options.padding_value:
-        sampler = partial(_with_padding_value, sampler=sampler)
-    output = mean_of_samples(image, theta, out_size, options, sampler).to(input.dtype)
+        sampler = partial(_with_weight_outside, sampler=sampler)
+    output = mean_of_samples(image, theta, out_size, options, sampler)
+    if options.padding_value:  # times the mean of weights: where all samples lie outside, that is exactly 1
+        output = output[:, :-1] + options.padding_value * output[:, -1:]
+    output = output.to(input.dtype)
     if len(outer) > 1:
         output = output.unflatten(2, (-1, out_size[0])).movedim(2, 1)
     if there is not None:
@@ -90,10 +93,10 @@ def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
     return _taps_on_grid(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
 
 
-def _with_padding_value(
+def _with_weight_outside(
     image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler
 ) -> Tensor:
-    """What a sampler finds with 0 outside, and `padding_value` times the weight of the taps that lie there."""
+    """What a sampler finds with 0 outside, and as one channel more the weight of the taps that lie there."""
     if options.mode == "nearest":  # where the parts must not be of two minds about what lies inside
         sampler = _by_taps
     output = sampler(image, grid, options)
@@ -101,7 +104,7 @@ def _with_padding_value(
         _finite(grid, image.shape[2:], options).flatten(1, 2), image.shape[2:], options
     )
     outside = weight_outside(source, tuple(image.shape[2:]), options).unflatten(1, output.shape[2:])
-    return output + options.padding_value * outside.unsqueeze(1)
+    return torch.cat((output, outside.unsqueeze(1)), 1)
 
 
 def _taps_on_grid(image: Tensor, grid: Tensor, options: Options) -> Tensor:
