@@ -131,7 +131,7 @@ def described(points: Points) -> str:
 def _not_points(got: object) -> TypeError:
     return TypeError(
         "control_points must be an int, (rows, columns), or points (x, y) as a tensor or a nested sequence, "
-        f"got {got!r}"
+        f"got {got!r}, a {type(got).__name__}"
     )
 
 
@@ -156,7 +156,10 @@ def _flattened(given: Iterable[object]) -> Points:
         for number in point:
             if isinstance(number, bool) or not isinstance(number, numbers.Real):
                 raise _not_points(given)
-            found.append(float(number))
+            (constant,) = {
+                number
+            }  # Dynamo guards on what a set holds; elsewhere it may take numbers as variables.
+            found.append(float(constant))
     return tuple(found)
 
 
@@ -225,7 +228,13 @@ def _why_unsolvable(points: Points) -> str | None:
         system = _tps_system(points)
         inverse, failed = torch.linalg.inv_ex(system)
         norms = (torch.linalg.matrix_norm(each, 1) for each in (system, inverse))
-        rcond = 0.0 if failed.item() else 1 / math.prod(norm.item() for norm in norms)
+        condition = math.inf if failed.item() else math.prod(norm.item() for norm in norms)
+    if math.isnan(condition):
+        return (
+            "control_points must be normalised coordinates, whose squares do not overflow, "
+            f"got {max(map(abs, points))} among them"
+        )
+    rcond = 1 / condition
     if rcond >= _LEAST_RCOND:
         return None
     return (

@@ -79,7 +79,9 @@ def _sample(
     if options.padding_value:
         sampler = partial(_with_weight_outside, sampler=sampler)
     output = mean_of_samples(image, theta, out_size, options, sampler)
-    if options.padding_value:  # times the mean of weights: where all samples lie outside, that is exactly 1
+    if (
+        options.padding_value
+    ):  # times the mean of weights: where all samples lie outside, that is exactly 1
         output = output[:, :-1] + options.padding_value * output[:, -1:]
     output = output.to(input.dtype)
     if len(outer) > 1:
