@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -33,30 +32,8 @@ _ALLOCATORS = (
 )
 
 
-def _hasten_the_interpreter() -> None:
-    """Leave out what takes most of the time of Triton's interpreter.
-
-    It patches its language anew at every call of a device function, and checks every integer for overflow, of which
-    small images show nothing.
-    """
-    interpreter = importlib.import_module("triton.runtime.interpreter")
-    language = interpreter.tl
-    patch = interpreter._patch_lang
-
-    def patch_once(function: Any) -> Any:
-        names = function.__globals__.values()
-        modules = [m for m in (language, language.core) if any(value is m for value in names)]
-        if any(language.core.is_builtin(module.load) for module in modules):
-            return patch(function)
-        return interpreter._LangPatchScope()
-
-    interpreter._patch_lang = patch_once
-    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
-    interpreter.interpreter_builder.options = options
-
-
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
-    _hasten_the_interpreter()
+    importlib.import_module("interpreter").hasten()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
