@@ -1,0 +1,1 @@
+"""What tests share: definitions to compare with, inputs and checks, and programs that tests start."""
