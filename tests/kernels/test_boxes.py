@@ -10,7 +10,6 @@ import torch
 pytest.importorskip("triton")
 
 import triton.language as tl
-from test_kernels import HOSTILE
 from torch import Tensor
 
 from stn_triton import identity_theta, st_sample
@@ -19,6 +18,7 @@ from stn_triton.kernels.backward_boxes import box_backward
 from stn_triton.kernels.launch import INTERPRET
 from stn_triton.transforms import Options
 from support.checks import with_gradients
+from support.kernels import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -11,20 +11,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from stn_triton import st_sample
+from stn_triton.kernels import backward_cells
+from stn_triton.kernels.cells import paths, turned
 from stn_triton.kernels.cells import tile as cell_tile
-from stn_triton.kernels.launch import INTERPRET
-from support.checks import check, distance_to_kinks, plain, with_gradients
+from support.checks import check, distance_to_kinks, plain, slow, triton_sample, with_gradients
+from support.kernels import interpreted, turn
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-interpreted = pytest.mark.skipif(not INTERPRET, reason="looks into interpreted kernels")
-
-triton_sample = partial(st_sample, backend="triton")
-
-
-def turn(degrees: float, scale: float, tx: float = 0.0, ty: float = 0.0) -> list[list[float]]:
-    c, s = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
-    return [[c, -s, tx], [s, c, ty]]
 
 
 PATHS = {
@@ -117,3 +110,80 @@ def test_what_has_no_tap_changes_nothing(value: float, device: torch.device) -> 
     for name in ("input gradient", "theta gradient"):
         assert torch.equal(found[name], zeroed[name]), name
     assert clean["input gradient"].isfinite().all()
+
+
+def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the steps of the gather by cells, each of them an output for every lane: (straight, turned)."""
+    count = [0, 0]
+    for index, (module, name) in enumerate(((paths, "give"), (turned, "_visit"))):
+        original = getattr(module, name)
+
+        def counted(*args: Any, index: int = index, original: Any = original) -> Any:
+            count[index] += 1
+            return original(*args)
+
+        monkeypatch.setattr(module, name, counted)
+    return count
+
+
+@interpreted
+def test_the_identity_visits_one_candidate_a_cell(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 4, 6, device=device)
+    theta = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device)
+    with_gradients(triton_sample, u, theta, torch.ones_like(u), (4, 6))
+    assert count == [2 + 4, 0]  # the column on the left, the row above, four rows
+
+
+@interpreted
+def test_a_tile_that_no_output_reaches_visits_nothing(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 5, 6, device=device)
+    theta = torch.tensor([[[0.7, 0.7, 9.0], [-0.7, 0.7, 0]]], device=device)
+    found = with_gradients(triton_sample, u, theta, torch.ones_like(u), (5, 6))
+    assert count == [0, 0]
+    assert not found["input gradient"].any()
+
+
+@interpreted
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("degrees", [0, slow(30)])
+def test_turned_tiles(
+    degrees: float, padding_mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """Where outputs are in the lanes, not inputs, the gradients are the same."""
+    u = torch.randn(1, 2, 2, 2, dtype=torch.float64, device=device)
+    theta = torch.tensor([turn(degrees, 1.0, 0.013, 0.017)], dtype=torch.float64, device=device)
+    run = partial(
+        check, triton_sample, u, theta, (12, 14), reference=plain, padding_mode=padding_mode
+    )
+    count = visits(monkeypatch)
+    torch.manual_seed(2)
+    straight = run()
+    assert count[0] > 40
+    assert (count[1] > 0) == (padding_mode == "border")
+
+    count[:] = 0, 0
+    monkeypatch.setattr(backward_cells, "turning_pays", lambda *_: True)
+    torch.manual_seed(2)
+    turned = run()
+    assert count[0] == 0
+    assert 0 < count[1] < 100
+    for name in straight:
+        torch.testing.assert_close(turned[name], straight[name], rtol=1e-12, atol=1e-12)
+
+
+@interpreted
+def test_a_point_that_takes_the_whole_output_turns_its_tile(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 3, 3, device=device)
+    theta = torch.tensor([[[0.0, 0.0, 0.11], [0.0, 0.0, -0.13]]], device=device)
+    check(triton_sample, u, theta, (40, 50), reference=plain)
+    assert count[0] == 0
+    assert count[1] == 4 * 2 * 50  # four pixels, 40 rows of the output in 32 lanes, 50 columns

@@ -11,7 +11,6 @@ import torch
 pytest.importorskip("triton")
 
 import triton.language as tl
-from test_kernels import HOSTILE, slow
 from torch import Tensor
 
 from stn_triton.autograd import _PRODUCTS
@@ -20,7 +19,8 @@ from stn_triton.kernels.launch import INTERPRET
 from stn_triton.kernels.pixels import gather as pixel_gather
 from stn_triton.transforms import Options
 from support import definition
-from support.checks import draw_theta, identity, mostly_slow, pairwise, plain, within_budget
+from support.checks import draw_theta, identity, mostly_slow, pairwise, plain, slow, within_budget
+from support.kernels import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

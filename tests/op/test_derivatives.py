@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_options import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import hessian, jacfwd, jacrev, vmap
 
 from stn_triton import st_sample
+from support.cases import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from support.checks import exact, label, mostly_slow, needs_triton, pairwise, plain, within_budget
 
 CASES = pairwise(

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from stn_triton import st_sample
+from support import ROOT
 from support.checks import BACKENDS, check_refused, needs_triton
 
 U = torch.zeros(2, 3, 4, 5)
@@ -178,7 +178,7 @@ def test_accepted(backend: str) -> None:
 def run_python(code: str, **environment: str) -> str:
     """The output of a fresh interpreter: what it imports first is up to the code."""
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     paths = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code],

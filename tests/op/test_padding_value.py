@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_options import MAPS, OUT_SIZES, make
 
 from stn_triton import SpatialTransformer, st_sample
+from support.cases import MAPS, OUT_SIZES, make
 from support.checks import (
     DTYPES,
     NATIVE,

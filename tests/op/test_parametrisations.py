@@ -14,18 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stn_triton import identity_theta, st_sample
-from stn_triton.parametrisations import (
-    BoundedAffine,
-    BoundedAttention,
-    Rotation,
-    Similarity,
-)
-from support.bounded import BOUNDS, KINDS, ORDER, definition, held, make, parts
+from stn_triton.parametrisations import BoundedAffine, BoundedAttention, Rotation, Similarity
+from support.bounded import BOUNDS, ORDER, definition, held, kinds, make, parts
 from support.checks import check_refused, within_budget
 
 F64 = torch.float64
 SIZE = (12, 30)
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 @kinds

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_options import IN_SIZES, OUT_SIZES, make
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
@@ -18,6 +17,7 @@ from stn_triton.kernels.launch import INTERPRET
 from stn_triton.ragged import rows_of_images
 from stn_triton.torch_backend import gradients_by_taps, st_sample_taps
 from stn_triton.transforms import Options
+from support.cases import IN_SIZES, OUT_SIZES, make
 from support.checks import (
     BACKENDS,
     SLOW_TRITON,

@@ -26,6 +26,7 @@ from support.checks import (
     needs_triton,
     pairwise,
     peer,
+    triton_sample,
     with_gradients,
     within_budget,
 )
@@ -34,7 +35,6 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 IN_SIZE, OUT_SIZE = (4, 5), (3, 4)
 ALL_OPTIONS = [dict(zip(OPTIONS, values, strict=True)) for values in product(*OPTIONS.values())]
-triton_sample = partial(st_sample, backend="triton")
 
 
 def options_of(case: dict[str, Any]) -> dict[str, Any]:

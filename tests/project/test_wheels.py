@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stn_triton.native import library, sources
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     not (ROOT / "hatch_build.py").is_file(), reason="an installed package has no build hook"
 )

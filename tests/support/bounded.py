@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from stn_triton.parametrisations import (
 )
 
 KINDS: list[type[Parametrisation]] = [Rotation, Similarity, BoundedAffine, BoundedAttention]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 F64 = torch.float64
 BOUNDS = {"min_scale": 0.6, "max_scale": 1.7, "max_angle": 0.8, "max_shift": 0.3, "max_shear": 0.2}
 NAMES: dict[type[Parametrisation], list[str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_triton import st_sample
 from stn_triton.native.library import MISSING
 
 from . import definition
@@ -30,6 +32,10 @@ NATIVE = pytest.param("native", marks=[needs_native, on_a_cpu])
 BACKENDS = ["torch", NATIVE, pytest.param("triton", marks=needs_triton)]
 SLOW_TRITON = ["torch", NATIVE, pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
 """For what an interpreted kernel takes seconds."""
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def mostly_slow(cases: Sequence[Any], every: int = 4) -> list[Any]:
@@ -51,6 +57,7 @@ OPTIONS: dict[str, list[Any]] = {
 
 Size = tuple[int, ...]
 Runner = Callable[..., Tensor]
+triton_sample = partial(st_sample, backend="triton")
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

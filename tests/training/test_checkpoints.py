@@ -29,8 +29,8 @@ from architectures.training import colocalise, datamodule
 from architectures.training.cli import main
 from architectures.training.origin import digest_of_digits, digest_of_files
 from architectures.training.train import Run, train
+from support import ROOT
 
-ROOT = Path(__file__).parents[2]
 load_embedded = functools.cache(digits_module.load_embedded)  # parsing them takes seconds
 
 

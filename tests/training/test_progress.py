@@ -20,8 +20,7 @@ pytest.importorskip("mlxtend")
 from architectures.training import datamodule, progress
 from architectures.training.progress import Progress
 from architectures.training.train import Run, train
-
-ROOT = Path(__file__).parents[2]
+from support import ROOT
 
 
 @pytest.fixture
