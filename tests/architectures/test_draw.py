@@ -34,7 +34,7 @@ def transformer(
 
 
 class Deep(nn.Module):
-    """Knows nothing of `draw`: normalises, goes through features, works in place, drops, draws random numbers."""
+    """A network that knows nothing of `draw`: it normalises, works in place, has dropout and draws random numbers."""
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ def test_frames_at_infinity_do_not_hide_the_image() -> None:
 
 
 def overlaps(figure: Any) -> list[str]:
-    """Texts and pictures that lie on one another or beyond the figure."""
+    """The texts and pictures that overlap, or reach beyond the figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()

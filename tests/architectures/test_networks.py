@@ -26,7 +26,7 @@ STN = ParallelSTN | SerialSTN | StackedSTN
 
 
 def small(name: str) -> dict[str, Any]:
-    """Options with which a network is quick."""
+    """Options that make a network small enough for quick tests."""
     if name.startswith("mnist_st_cnn"):
         return {"image_size": 28, "filters": 8, "localisation_filters": 6}
     return {

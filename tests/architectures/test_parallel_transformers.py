@@ -1,4 +1,4 @@
-"""Transformers in parallel: one after the other by hand gives the same."""
+"""Transformers in parallel give what the same ones give one after the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parallel(*, separate: bool = False, streams: bool = False, **options: Any) -
 
 
 def by_hand(model: ParallelSTN, x: Tensor, theta: Tensor, **options: Any) -> Tensor:
-    """One transformer after the other, as the paper's figure reads."""
+    """The network's result, computed by one transformer after the other as in the paper's figure."""
     features = []
     for k in range(K):
         seen = st_sample(x, theta[:, k], OUT, **options)
@@ -117,7 +117,7 @@ def test_parallel_maps_have_the_size_asked_for(out_size: tuple[int, int] | None)
 
 @pytest.mark.parametrize("separate", [False, True], ids=["one localisation", "K localisations"])
 def test_parallel_passes_options_on(separate: bool) -> None:
-    """As for the birds: crops of half the width, side by side, whose scale is fixed."""
+    """The options of the birds' networks: crops of half the width, side by side, whose scale is fixed."""
     start = torch.tensor([[1.0, -0.5, 0.0], [1.0, 0.0, 0.25], [1.0, 0.5, 0.0]])
     options = {"transform": "attention", "mode": "nearest", "padding_mode": "border"}
     model = parallel(separate=separate, fixed_scale=0.5, initial_theta=start, **options)

@@ -22,12 +22,13 @@ def conv(inputs: int, filters: int, size: int, ndim: int = 2) -> int:
 
 
 def cnn_classifier(channels: int, filters: int, side: int, classes: int) -> int:
-    """`side`: of the last feature map, worked out by hand."""
+    """A convolutional classifier; `side` is that of its last feature map."""
     features = conv(channels, filters, 9) + conv(filters, filters, 7)
     return features + linear(filters * side**2, classes)
 
 
-# Image size: hidden units and pixels that the classifiers see, sides of the last feature maps.
+# By image size: hidden units of the fully connected classifiers and the side of the image that they see. For the
+# convolutional ones the side of the last feature map, with the sides from layer to layer beside it.
 MNIST_FCN = {28: (208, 28), 42: (128, 42), 60: (232, 30)}
 MNIST_ST_FCN = {28: (187, 28), 42: (256, 21), 60: (144, 30)}
 MNIST_CNN = {28: 2, 42: 6, 60: 10}  # 28-20-10-4-2, 42-34-17-11-6, 60-52-26-20-10
@@ -82,7 +83,7 @@ def svhn_counts(size: int) -> dict[str, int]:
 
 
 def inception_count() -> int:
-    """Convolutions without biases, and two numbers a filter for the normalisation."""
+    """The convolutions have no biases; the normalisation adds two numbers for each filter."""
 
     def normalised(inputs: int, filters: int, size: int) -> int:
         return inputs * filters * size**2 + 2 * filters
@@ -130,7 +131,7 @@ COUNTS: list[tuple[str, int, int]] = [  # name, image size, parameters
 
 @pytest.mark.parametrize(("name", "size", "wanted"), COUNTS, ids=lambda value: str(value))
 def test_parameters_and_shapes(name: str, size: int, wanted: int) -> None:
-    """At full size, without memory for it."""
+    """Networks of full size on the meta device, which needs no memory for them."""
     model = meta(name, image_size=size)
     assert parameters(model) == wanted
     shape = model_input(name, image_size=size)
@@ -150,7 +151,7 @@ def test_every_network_is_counted() -> None:
 
 
 def test_counts_agree_within_an_experiment() -> None:
-    """As in the paper; how near, the docstrings say."""
+    """The networks of one experiment have about as many parameters as each other, as in the paper."""
     for size, low, high in ((28, 208_500, 220_500), (42, 223_500, 244_000), (60, 254_500, 271_000)):
         assert all(low <= count <= high for count in mnist_counts(size).values())
     assert all(470_000 <= count <= 477_500 for count in addition_counts().values())

@@ -44,7 +44,7 @@ def test_parameter_groups() -> None:
 
 
 def test_parameter_groups_leave_regression_undecayed() -> None:
-    """Seen in what the optimiser does: without gradients only decay moves a parameter."""
+    """Where all gradients are zero, only weight decay moves a parameter."""
     model = create_model("mnist_addition_2st_fcn_affine", hidden=8)
     optimiser = torch.optim.SGD(parameter_groups(model, lr=0.1, weight_decay=0.5))
     start = {name: p.detach().clone() for name, p in model.named_parameters()}

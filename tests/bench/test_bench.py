@@ -40,7 +40,7 @@ def test_reach_is_what_autograd_touches(case: Case, padding_mode: str) -> None:
     out.sum().backward()
     assert x.grad is not None
     one_channel = (slice(None), 0)
-    # Border and reflection clip outputs onto one pixel; the other taps of those have no weight.
+    # Border and reflection move outputs onto one end pixel; the other taps of those outputs have no weight.
     touched = int((x.grad[one_channel] != 0).sum())
     reach = traffic.reach(case)
     assert touched <= reach.source <= case.shape[0] * math.prod(case.shape[2:])

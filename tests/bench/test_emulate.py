@@ -17,7 +17,7 @@ from support import ROOT
 
 
 def fresh(*command: str, status: int = 0) -> str:
-    """The output of a Python program to which the interpreter of this process is of no concern."""
+    """The output of a Python program in a process of its own: Triton's interpreter, on in this one, is off there."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if command[0] != "-m":
         environment.pop("TRITON_INTERPRET", None)

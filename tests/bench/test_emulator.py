@@ -38,7 +38,10 @@ COPY = "ld.global.b32 %r3, [%rd3];\nst.global.b32 [%rd4], %r3;\n"
 
 
 def run(body: str, ctas: int = 2, words: int = 128) -> tuple[Counts, np.ndarray, np.ndarray]:
-    """(counts, the source, the target) of a program that has a word of each at %rd3 and %rd4."""
+    """Runs a program whose threads have their word of the source at %rd3 and that of the target at %rd4.
+
+    Returns the counts, the source and the target.
+    """
     kernel = ptx.parse(f"{HEAD}{body}\n    ret;\n}}\n")
     machine = Machine(kernel, shared_bytes=256)
     source = np.arange(words, dtype=np.uint32) * 3

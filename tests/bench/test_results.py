@@ -1,4 +1,4 @@
-"""Result files: written by measurements, read back whole, and told as tables."""
+"""Result files: what a measurement writes, that it is read back whole, and the tables made from it."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_blocks_of_cells_are_sane(dtype: torch.dtype, channels_last: bool) -> No
 
 
 def test_ratios_of_sizes_are_rounded_as_the_device_rounds_them() -> None:
-    """Handed to the gather by cells, whose coordinates are those of the forward kernel to the bit."""
+    """The gather by cells is given these ratios; its coordinates must equal the forward kernel's to the bit."""
     sizes = [1, 2, 3, 7, 28, 64, 224, 1234, 1345, 4099, 65_537, 2**24 - 1]
     for align_corners in (False, True):
         for source in sizes:

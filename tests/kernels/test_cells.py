@@ -33,7 +33,7 @@ PATHS = {
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("path", PATHS)
 def test_paths(path: str, mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-    """Each map takes its path alone, and that finds all outputs."""
+    """Each map uses only the path that is meant for it, and that path finds all outputs."""
     taken = set()
     for name in PATHS:
         original = getattr(cell_tile, name)
@@ -74,7 +74,7 @@ def test_channels(
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize("size", [(19, 33), pytest.param((3, 70), marks=pytest.mark.slow)], ids=str)
 def test_several_tiles(size: tuple[int, int], padding_mode: str, device: torch.device) -> None:
-    """What cells of one tile give to pixels of the next arrives once, theta's sums are not counted twice."""
+    """What cells give to pixels of the next tile arrives once, and nothing enters theta's sums twice."""
     u = torch.randn(1, 1, *size, device=device)
     theta = torch.tensor([turn(14, 0.9, 0.033, 0.017)], device=device)
     assert distance_to_kinks(theta, size, (9, 8), "affine", "bilinear", False) > 1e-4
@@ -83,7 +83,7 @@ def test_several_tiles(size: tuple[int, int], padding_mode: str, device: torch.d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_several_transformers_are_rounded_once(dtype: torch.dtype, device: torch.device) -> None:
-    """Whatever reaches a pixel: some of the transformers, or none."""
+    """The sum over transformers is right whether some of them reach a pixel or none does."""
     u = torch.randn(1, 2, 3, 4, device=device).to(dtype)
     thetas = [turn(25, 0.9), turn(0, 0.5, 9.0), turn(-30, 0.7, 0.1), turn(200, 1.2)]
     theta = torch.tensor([thetas], device=device)
@@ -96,11 +96,10 @@ def test_several_transformers_are_rounded_once(dtype: torch.dtype, device: torch
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_what_has_no_tap_changes_nothing(value: float, device: torch.device) -> None:
-    """A cotangent that is not finite, at an output outside the image; also where the tile ends beyond it."""
+    """A cotangent that is not finite, at an output that samples outside the image, reaches no gradient."""
     u = torch.randn(1, 1, 3, 3, device=device)
-    theta = torch.tensor(
-        [[[1.0, 0.0, 2 / 3], [0.0, 1.0, 0.0]]], device=device
-    )  # a pixel to the left
+    # The output shows the image a pixel to the left.
+    theta = torch.tensor([[[1.0, 0.0, 2 / 3], [0.0, 1.0, 0.0]]], device=device)
     g = torch.randn(1, 1, 3, 3, device=device)
     clean = with_gradients(triton_sample, u, theta, g.clone(), (3, 3))
     g[..., 2] = value
@@ -113,7 +112,7 @@ def test_what_has_no_tap_changes_nothing(value: float, device: torch.device) -> 
 
 
 def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the steps of the gather by cells, each of them an output for every lane: (straight, turned)."""
+    """Counts the steps of the gather by cells, straight and turned; every lane visits one output in a step."""
     count = [0, 0]
     for index, (module, name) in enumerate(((paths, "give"), (turned, "_visit"))):
         original = getattr(module, name)
@@ -155,7 +154,7 @@ def test_a_tile_that_no_output_reaches_visits_nothing(
 def test_turned_tiles(
     degrees: float, padding_mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """Where outputs are in the lanes, not inputs, the gradients are the same."""
+    """The gradients are the same where lanes hold outputs instead of inputs."""
     u = torch.randn(1, 2, 2, 2, dtype=torch.float64, device=device)
     theta = torch.tensor([turn(degrees, 1.0, 0.013, 0.017)], dtype=torch.float64, device=device)
     run = partial(

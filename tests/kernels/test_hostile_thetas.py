@@ -1,4 +1,4 @@
-"""Thetas that gather everything or nothing, and numbers that are not finite: bounded results, exact to the adjoint."""
+"""Thetas for which a pixel gathers everything or nothing, or that are not finite; the adjoint of sampling."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WORST = {
 def test_hostile_thetas(name: str, padding_mode: str, device: torch.device) -> None:
     theta = torch.tensor([HOSTILE[name]], device=device)
     if name in {"all zero", "a column only"}:
-        pass  # Coordinates as exact as the definition's: kinks do no harm.
+        pass  # These coordinates are exact, so that both sides find the same slope at a kink.
     else:
         assert distance_to_kinks(theta, IN_SIZE, OUT_SIZE, "affine", "bilinear", False) > 1e-3
     u = torch.randn(1, 2, *IN_SIZE, device=device)
@@ -144,7 +144,7 @@ def test_bitwise_repeatable(backend: str, device: torch.device) -> None:
 
 @interpreted
 def test_every_gradient_of_a_large_theta_is_bounded(device: torch.device) -> None:
-    """Entries up to the largest float32: coordinates overflow on the way and count as not finite."""
+    """With entries near the largest float32, coordinates overflow and count as not finite."""
     u = torch.randn(1, 1, 3, 4, device=device)
     for values in ([3e38, -3e38, 3e38, 3e38, 3e38, -3e38], [1e38, 0, 0, 0, 1e38, 0]):
         theta = torch.tensor(values, device=device).view(1, 2, 3)

@@ -1,4 +1,4 @@
-"""Where the slope jumps and where nearest has ties: the side that a kernel takes there."""
+"""Which side a kernel takes where the slope of "bilinear" jumps and where "nearest" has ties."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WHOLE = {
 def test_slopes_at_whole_coordinates(
     name: str, dtype: torch.dtype, padding_mode: str, device: torch.device
 ) -> None:
-    """Right derivatives, and 0 at the ends of "border": all of these coordinates are whole without rounding."""
+    """The derivative is the one to the right, and 0 at the ends of "border"; no coordinate here is rounded."""
     matrix, in_size, out_size, align = WHOLE[name]
     theta = torch.tensor([matrix], dtype=dtype, device=device)
     found = definition.coordinates(theta.double(), in_size, out_size, "affine", align)

@@ -50,9 +50,9 @@ def launches(
     dtype: torch.dtype = torch.float32, channels_last: bool = False, strides: tuple[int, ...] | None = None,
     others: bool = False,
 ) -> list[Launch]:  # fmt: skip
-    """What forward, joint backward and theta's backward would launch over pixels; nothing is allocated.
+    """The launches of the forward kernel, the joint backward and theta's backward on meta tensors.
 
-    others: the gathers of the input's gradient alone too, and the kernels of second order.
+    others: also of the gathers for the input's gradient alone, and of the kernels of second order.
     """
     u = torch.empty(shape, dtype=dtype, device="meta")
     if channels_last:
@@ -109,7 +109,7 @@ def test_needs_int64() -> None:
 def test_more_transformers_than_a_launch_has_rows(
     n: int, k: int | None, channels_last: bool
 ) -> None:
-    """The third axis of a launch ends at 65,535: then several launches share the images, each taken once."""
+    """The third axis of a launch ends at 65,535; with more, several launches share the images, each once."""
     found = launches((n, 16, 20, 24), (9, 40), k, channels_last=channels_last)
     cells = next(each for each in found if is_by_cells(each))
     for name in ("_sample_forward_kernel", "_theta_backward_kernel"):
@@ -130,7 +130,7 @@ def test_more_transformers_than_a_launch_has_rows(
 
 @pytest.mark.parametrize("out_size", [(1_500_000, 3), (70_000, 20, 2)], ids=str)
 def test_more_rows_of_tiles_than_a_launch_has(out_size: tuple[int, ...]) -> None:
-    """Then several launches make one output, each row of tiles taken once."""
+    """Several launches make one output, and each row of tiles is in one of them."""
     ndim = len(out_size)
     u = torch.empty((1, 1, *[4] * ndim), device="meta")
     theta = torch.empty((1, ndim, ndim + 1), device="meta")
@@ -148,7 +148,7 @@ def test_more_rows_of_tiles_than_a_launch_has(out_size: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("size", [(3_000_000, 2), (2, 3_000_000), (700_000, 40)], ids=str)
 def test_more_tiles_than_a_launch_has_rows(size: tuple[int, int]) -> None:
-    """Then several launches make one gradient, each tile once."""
+    """Several launches make one gradient, and each tile is in one of them."""
     u = torch.empty((1, 1, *size), device="meta")
     theta = torch.empty((1, 2, 3), device="meta")
     with recorded() as found:
@@ -176,7 +176,7 @@ def test_more_tiles_than_a_launch_has_rows(size: tuple[int, int]) -> None:
 
 
 def test_no_size_is_specialised() -> None:
-    """A kernel's arguments are pointers, constants of the kernel, or not specialised."""
+    """Every argument of a kernel is a pointer, a constant or exempt from specialisation."""
     for each in launches((2, 3, 8, 8), (8, 8), others=True):
         parameters = inspect.signature(each.kernel.fn).parameters.values()
         sizes = [p.name for p in parameters if p.annotation is inspect.Parameter.empty]
@@ -191,7 +191,7 @@ def test_no_size_is_specialised() -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("channels", [3, 64])
 def test_few_compilations_for_many_sizes(channels: int, channels_last: bool) -> None:
-    """What a kernel is compiled for, over inputs of 8 to 300 pixels, batches of 1 to 64, outputs, and K."""
+    """Counts what a kernel is compiled for, over inputs of 8 to 300 pixels, batches of 1 to 64, outputs and K."""
     keys: dict[str, set[Any]] = {}
     for n, k in ((1, None), (64, None), (5, 3)):
         for size in (8, 13, 16, 28, 64, 65, 127, 300):

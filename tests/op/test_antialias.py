@@ -1,4 +1,4 @@
-"""`antialias`: the mean of several samples an output pixel, as many as asked for or as theta needs."""
+"""`antialias`: an output pixel is the mean of several samples, as many as are asked for or as theta needs."""
 
 from __future__ import annotations
 

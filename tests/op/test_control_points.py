@@ -40,7 +40,7 @@ CASES = pairwise(
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_values_and_gradients(case: dict[str, Any], backend: str, device: torch.device) -> None:
     u, theta, options = make(**case, device=device)
-    # What the two ways of solving a system of condition 3e3 differ by, in double precision.
+    # In double precision: two ways of solving a system of condition 3e3 differ by this much.
     slack = 64 if case["dtype"] == torch.float64 else 1
     check(partial(st_sample, backend=backend), u, theta, OUT_SIZE, slack=slack, **options)
 
@@ -120,7 +120,7 @@ def test_the_grid_goes_through_the_points() -> None:
 
 
 class _InDouble:
-    """numpy for scikit-image, which solves in float32."""
+    """Stands in for numpy inside scikit-image, which would solve in float32."""
 
     float32 = float
 
@@ -137,7 +137,8 @@ def of_scipy(theta: Tensor, at: Tensor, _: pytest.MonkeyPatch) -> Any:
 def of_skimage(theta: Tensor, at: Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = pytest.importorskip("skimage.transform._thin_plate_splines")
     monkeypatch.setattr(module, "np", _InDouble())
-    # In units so small that the 1e-8 in its logarithm is nothing; splines follow any unit.
+    # scikit-image adds 1e-8 inside its logarithm. With coordinates a thousand times as large that is negligible,
+    # and a spline does not depend on the unit.
     scaled = 1e3 * fiducials().double(), 1e3 * at.flatten(0, 1)
     spline = module.ThinPlateSplineTransform.from_estimate(scaled[0].numpy(), theta.numpy())
     return spline(scaled[1].numpy())

@@ -49,7 +49,7 @@ def test_compiles_as_one_graph(transform: str) -> None:
 
 
 def reset_everything(module: nn.Module) -> None:
-    """What recipes for meta modules do, FSDP's among them."""
+    """Resets every module, as recipes for modules on the meta device do, FSDP's among them."""
     for each in module.modules():
         if hasattr(each, "reset_parameters"):
             each.reset_parameters()

@@ -92,7 +92,7 @@ def test_identity_to_another_size_interpolates(
         ({"num_transformers": 2}, [TILTED, AFFINE_IDENTITY], [TILTED, AFFINE_IDENTITY]),
         ({"num_transformers": 2}, [[[0.5]], [[2.0]]], [[[0.5] * 3] * 2, [[2.0] * 3] * 2]),
         ({"num_transformers": 1}, TILTED, [TILTED]),
-        # Flat: as many numbers as one theta has, or all K.
+        # A flat initial theta has as many numbers as one theta, or as all K together.
         ({}, [1.0, 0.5, 0.25, -0.5, 1.0, 0.0], [[1.0, 0.5, 0.25], [-0.5, 1.0, 0.0]]),
         ({"num_transformers": 3}, torch.tensor(TILTED).flatten(), [TILTED] * 3),
         (
@@ -130,7 +130,7 @@ def test_initial_theta_is_a_copy() -> None:
 @pytest.mark.parametrize("k", [None, 3])
 def test_fixed_scale_is_not_predicted(k: int | None) -> None:
     lead = (N,) if k is None else (N, k)
-    start = torch.tensor([9.0, 0.25, -0.125])  # its scale gives way to the fixed one
+    start = torch.tensor([9.0, 0.25, -0.125])  # the fixed scale replaces its scale
     module = transformer(
         (4, 4), transform="attention", fixed_scale=0.5, num_transformers=k, initial_theta=start
     )
@@ -264,7 +264,7 @@ def test_gradients_reach_regression_then_localisation(device: torch.device) -> N
     assert source.grad.abs().max() > 0
     inner = list(module.localisation.parameters())
     assert inner
-    # Through weights of zero nothing passes; after one step it does.
+    # No gradient passes through weights of zero; after one step it does.
     assert not any(p.grad.any() for p in inner)
     torch.optim.SGD(module.parameters(), lr=0.01).step()
     backward()
@@ -280,7 +280,7 @@ def test_gradient_reaches_x_through_theta() -> None:
 
 
 def test_training_finds_a_shift() -> None:
-    """Only a loss on the result, as in the paper: theta is never shown."""
+    """The loss is on the result alone, as in the paper; the true theta is never given."""
     x = torch.zeros(8, 1, 12, 12)
     x[:, :, 4:9, 3:8] = torch.rand(8, 1, 5, 5) + 1
     wanted = st_sample(x, torch.tensor([[1.0, 0, 0.2], [0, 1.0, -0.15]]).expand(8, 2, 3), (12, 12))

@@ -49,7 +49,7 @@ def agrees(
     in_size: tuple[int, ...], out_size: tuple[int, ...], transform: str, layout: str, channels: int,
     k: int | None, dtype: torch.dtype, theta_dtype: torch.dtype | None = None, **options: Any,
 ) -> None:  # fmt: skip
-    """Result and gradients of random images against the definition in float64."""
+    """Compares result and gradients of random images with the definition in float64."""
     n = 2
     u = make_input((n, channels, *in_size), dtype, layout, CPU)
     antialias = options.get("antialias", False)
@@ -68,7 +68,7 @@ def agrees(
     low = with_gradients(reference, u, theta, cotangent, out_size)
     true = with_gradients(truth, u.double(), theta.double(), cotangent, out_size)
     for name in ours:
-        # The reference's error in double precision is that of the truth itself.
+        # In double precision the truth itself has an error of this size.
         pixels = 64 * max(*in_size, *out_size) * (4 if options.get("mode") == "bicubic" else 1)
         within_budget(ours[name], low[name], true[name], name, pixels)
 
@@ -131,7 +131,7 @@ LONG_ROWS = [
 def test_rows_of_several_pieces(
     transform: str, size: tuple[int, int], layout: str, channels: int
 ) -> None:
-    """And images that are read ahead in bands."""
+    """Rows that are computed in several pieces, and images that are read ahead in bands."""
     u = make_input((1, channels, *size), torch.float32, layout, CPU)
     theta = (identity(transform, 2, FORMS[transform]) * 0.9 + 0.01).float()[None]
     true = exact(u, theta, size, transform=transform)

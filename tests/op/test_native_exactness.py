@@ -119,7 +119,7 @@ def test_hostile_thetas(transform: str, padding_mode: str) -> None:
 )
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
 def test_what_is_outside_changes_nothing(layout: str, channels: int, mode: str) -> None:
-    """Pixels that are not finite and no tap, and incoming gradients that are not finite and have none."""
+    """A pixel that no tap reads changes nothing, nor does the gradient of an output without taps, finite or not."""
     theta = torch.tensor([[[0.5, 0.0, -1.2], [0.0, 0.5, -0.9]]])
     options = {"mode": mode, "padding_mode": "zeros"}
     u = make_input((1, channels, 12, 13), torch.float32, layout, CPU)

@@ -1,4 +1,4 @@
-"""The native library as a file, and who takes it: a missing or damaged one, the default on a CPU, compiled graphs."""
+"""The native library as a file and as a backend: missing or damaged, the default on a CPU, in compiled graphs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ print(show_config())
 
 @pytest.mark.slow
 def test_without_the_library(tmp_path: Path) -> None:
-    """A pure wheel: the torch backend on a CPU, and "native" says why not."""
+    """A wheel without the library samples by the torch backend, and backend="native" says what is missing."""
     package = Path(functional.__file__).parent
     shutil.copytree(
         package,
@@ -119,7 +119,7 @@ print(len(calls), u.grad.shape)
 
 @pytest.mark.slow
 def test_compiled() -> None:
-    """The operator of a compiled graph takes the library, where no kernels are interpreted."""
+    """The operator inside a compiled graph calls the library where Triton's interpreter is off."""
     root = Path(functional.__file__).parents[1]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The native library beside others: memory that is not its own, threads, processes."""
+"""The native library writes nothing beside its results, and runs in several threads and processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGE = 64
 
 
 def arena(like: Tensor) -> tuple[Tensor, Any]:
-    """A tensor of the same numbers between guards, and a function that says whether these are whole."""
+    """A tensor of the same numbers between guards, and a function that says whether the guards are unchanged."""
     count = like.numel() * like.element_size()
     memory = torch.full((count + 2 * PAGE,), 0xA5, dtype=torch.uint8)
     flat = memory[PAGE : PAGE + count].view(like.dtype)

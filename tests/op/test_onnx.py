@@ -67,7 +67,7 @@ def operators(program: Any) -> list[str]:
 def inputs_for(
     transform: str, ndim: int, *outer: int, spread: float = 0.15
 ) -> tuple[Tensor, Tensor]:
-    """Homographies must keep their horizon away from the output, or roundings weigh without bound."""
+    """Homographies must keep their horizon away from the output, where rounding errors have no bound."""
     theta = identity_theta(transform, outer, ndim=ndim)
     return torch.randn(outer[0], 3, *SIZE[ndim]), theta + spread * torch.randn_like(theta)
 

@@ -111,7 +111,7 @@ def test_identity_shapes() -> None:
     assert corners.tolist() == [[-1, -1], [1, -1], [-1, 1], [1, 1]]
     assert identity_theta("tps", dtype=torch.float16).dtype == torch.float16
     own = identity_theta("affine", (2,))
-    own[0] = 0  # memory of its own, every one of the batch
+    own[0] = 0  # every theta of the batch has memory of its own
     assert own[1].tolist() == identity_theta("affine").tolist()
 
 
@@ -129,7 +129,7 @@ def test_compose_maps_by_second_then_first(ndim: int) -> None:
 
 
 def test_compose_is_one_sampling_for_two() -> None:
-    """On a ramp, which interpolation reproduces, two steps and one give the same."""
+    """Interpolation reproduces a ramp, and so sampling it in two steps and in one gives the same."""
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
     u = (x + 3 * y).double().expand(1, 1, 20, 24)
     first = torch.tensor([[[0.5, 0.2, 0.1], [-0.1, 0.6, 0.05]]], dtype=F64)

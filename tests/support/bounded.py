@@ -1,4 +1,4 @@
-"""What the tests of parametrisations share: their definition in float64, and how bounds are found again in a theta."""
+"""What the tests of parametrisations share: their definition in float64, and what is bounded, recovered from theta."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def parts(theta: Tensor, image_size: tuple[int, int] | None) -> dict[str, Tensor
 def definition(
     kind: type[Parametrisation], p: Tensor, image_size: tuple[int, int] | None
 ) -> Tensor:
-    """theta in float64 by matrix products, as the docstrings say; with the bounds of `make`."""
+    """theta in float64 by the matrix products of the docstrings, with the bounds of `make`."""
     p = p.double()
     b = BOUNDS
 
@@ -99,7 +99,7 @@ ORDER: dict[type[Parametrisation], list[str]] = {
 
 
 def held(kind: Any, theta: Tensor, image_size: Any) -> None:
-    """Shifts and attention's scale are held to the last bit, what has to be worked out from theta but for rounding."""
+    """Checks the bounds: shifts and attention's scale to the last bit, what is recovered from theta up to rounding."""
     slack = 1e-5
     if kind is BoundedAttention:
         scale, x, y = theta.double().unbind(-1)

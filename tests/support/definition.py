@@ -278,7 +278,7 @@ def sample(
     control_points: Any = None,
     index: Tensor | None = None,
 ) -> Tensor:
-    """Equation 3: (N, [K,] C, *out_size), with index (M, C, *out_size), in the dtype of `u`, that of `theta`."""
+    """Equation 3: (N, [K,] C, *out_size), or (M, C, *out_size) with `index`. `u` and `theta` have one dtype."""
     if index is not None:
         u = u[index]
     options: dict[str, Any] = {"transform": transform, "mode": mode, "padding_mode": padding_mode}

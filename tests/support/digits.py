@@ -1,4 +1,4 @@
-"""Digits that tell their label, seeds, and where ink lies."""
+"""Digits whose brightness tells their label, seeded generators, and checks of where ink lies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGITS = telling_digits()
 
 
 def uniformly(values: Tensor, low: float, high: float) -> None:
-    """Within [low, high], and the deciles where they should be."""
+    """Checks that values lie within [low, high], with the deciles of a uniform distribution."""
     assert low - 1e-3 <= values.min()
     assert values.max() <= high + 1e-3
     share = torch.linspace(0.1, 0.9, 9, dtype=values.dtype)

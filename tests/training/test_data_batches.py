@@ -1,4 +1,4 @@
-"""The batches of the paper's experiments: what is drawn, where it lands, and that ink is not lost."""
+"""The batches of the paper's experiments: shapes, labels and seeds, rotation, clutter and co-localisation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_batches(name: str) -> None:
     if name != "TC":
         told = (images.flatten(1).amax(1) * 255 / 25 - 1).round().long()
         assert torch.equal(told, labels), "the label is that of the digit seen"
-    torch.rand(3)  # the global generator has no say
+    torch.rand(3)  # the global generator must not matter
     again = batch(DIGITS, n, generator=seeded())
     assert torch.equal(again[0], images)
     assert torch.equal(again[1], labels)
@@ -76,7 +76,7 @@ def test_labels_are_drawn_evenly(name: str) -> None:
     assert (counts - n / 10).abs().max() <= 5 * math.sqrt(n / 10)
 
 
-# R
+# R: rotated
 
 
 def test_rotation_is_a_rotation() -> None:
@@ -103,7 +103,7 @@ def test_rotated_by_nothing() -> None:
     assert torch.allclose(images, draw_digits(DIGITS, 20, generator=seeded())[0], atol=1e-5)
 
 
-# RTS
+# RTS: rotated, translated and scaled
 
 
 def test_rts_batch_is_rts_of_draws() -> None:
@@ -115,7 +115,7 @@ def test_rts_batch_is_rts_of_draws() -> None:
     assert torch.equal(batch[1], labels)
 
 
-# TC
+# TC: translated, with clutter
 
 
 def test_clutter_is_a_digit_and_patches() -> None:

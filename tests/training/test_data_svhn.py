@@ -113,7 +113,7 @@ def test_splits(root: Path, cache: Path) -> None:
 
 
 def one_picture(root: Path, size: tuple[int, int], *digits: tuple[float, ...]) -> None:
-    """A test split of one picture, of which each pixel's red tells its column and green its row."""
+    """Writes a test split of one picture, in which red tells the column and green the row of each pixel."""
     folder = root / "test"
     folder.mkdir(parents=True)
     y, x = np.mgrid[: size[0], : size[1]]

@@ -58,7 +58,7 @@ def corners_on_canvas(theta: Tensor, canvas: tuple[int, int]) -> Tensor:
 def test_projective_corners(canvas: tuple[int, int]) -> None:
     n = 4000
     at = corners_on_canvas(projective_theta(n, (28, 28), canvas, generator=seeded()), canvas)
-    # The mean scale is 0.875; redrawing pulls the spread in a little.
+    # The mean scale is 0.875; drawing anew what does not fit narrows the spread a little.
     torch.testing.assert_close(at.mean(0), CORNERS * 14 * 0.875, rtol=0, atol=0.6)
     scale_std = 14 * 0.25 / math.sqrt(12)
     assert (at.std(0) / math.hypot(5, scale_std) - 1).abs().max() < 0.08
@@ -111,7 +111,7 @@ def test_elastic_points(canvas: tuple[int, int]) -> None:
     ratio = torch.tensor(canvas[::-1]) / 28
     inverse_scale = math.log(1 / 0.75) / 0.25  # the mean of 1 / s
     torch.testing.assert_close(theta.mean(0), lattice * ratio * inverse_scale, rtol=0, atol=0.02)
-    # Opposite points cancel the scale, which all share: what stays is twice a point's noise.
+    # The sum of two opposite points does not depend on the scale; the noise of both remains.
     pairs = (theta + theta.flip(1)) * 14 / math.sqrt(2)
     assert (pairs.std(0) / 1.5 - 1).abs().max() < 0.06
     still = elastic_theta(n, (28, 28), canvas, generator=seeded(), point_std=0).double()

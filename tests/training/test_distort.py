@@ -31,7 +31,7 @@ def blobs(n: int, h: int = 28, w: int = 28) -> Tensor:
 def drawn(
     theta: Tensor, image: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Angle in degrees, scale, and how far from a rotation and scale each theta is, in pixels."""
+    """The angle in degrees and the scale of each theta, and how far it is from such a map, in pixels."""
     # Canvas pixels to image pixels.
     size = torch.tensor(image[::-1]) / 2
     per_pixel = torch.tensor(canvas[::-1]) / 2
@@ -145,7 +145,7 @@ def test_rts_is_seeded() -> None:
     images = blobs(5)
     first = rts(images, generator=seeded(1))
     assert first.shape == (5, 1, 42, 42)
-    torch.rand(7)  # the global generator has no say
+    torch.rand(7)  # the global generator must not matter
     assert torch.equal(rts(images, generator=seeded(1)), first)
     assert not torch.equal(rts(images, generator=seeded(2)), first)
     generator = seeded(1)

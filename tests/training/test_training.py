@@ -1,4 +1,4 @@
-"""Training: losses fall, runs that were broken off end as those that were not, two processes learn what one learns."""
+"""Training: losses fall, interrupted runs end as whole ones do, and two processes learn what one learns."""
 
 from __future__ import annotations
 
@@ -250,10 +250,8 @@ def test_ctrl_c_ends_a_run_after_the_step_and_saves(
 
 
 def test_a_finished_run_can_go_on(tmp_path: Path) -> None:
-    schedule = {
-        "schedule": "paper",
-        "lr": 0.01,
-    }  # within the first third its rate does not depend on the steps
+    # In its first third the rate does not depend on the number of steps.
+    schedule = {"schedule": "paper", "lr": 0.01}
     train(_run(tmp_path / "a", max_steps=2, **schedule))
     train(_run(tmp_path / "a", max_steps=4, resume=True, **schedule))
     assert last_state(tmp_path / "a")["global_step"] == 4

@@ -63,7 +63,7 @@ def _run(out: Path, **changes: Any) -> Run:
 
 
 def _command(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) -> str:
-    """What a command says, in one line at most."""
+    """What a command prints as an error, in one line at most."""
     capsys.readouterr()
     assert main([*_ARGUMENTS, *map(str, arguments)]) == status
     told = capsys.readouterr().err
@@ -74,7 +74,7 @@ def _command(capsys: pytest.CaptureFixture[str], status: int, *arguments: object
 def _at_step(
     monkeypatch: pytest.MonkeyPatch, step: int, act: Any, method: str = "training_step"
 ) -> None:
-    """At one step `act` on the module and on the loss that it had."""
+    """At one step, what `act(module, loss)` returns replaces the loss."""
     original = getattr(Classification, method)
 
     def changed(self: Classification, *arguments: Any) -> Any:
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 def test_weights_that_are_not_finite_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transformer whose theta is NaN samples zeros: the loss stays finite."""
+    """A transformer whose theta is NaN samples zeros, so that the loss stays finite."""
 
     def spoil(module: Classification, loss: Tensor) -> Tensor:
         with torch.no_grad():
