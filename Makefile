@@ -57,10 +57,10 @@ wheels: $(WHEELS) ## Wheels for Linux, macOS and Windows, one without a library,
 	for target in x86_64-linux-gnu.2.17 aarch64-linux-gnu.2.17 aarch64-macos.11.0 x86_64-windows-gnu 0; do \
 	  STN_TRITON_NATIVE=$$target $(PY) -m hatchling build -t wheel -d dist || exit 1; \
 	done
-	$(PY) tests/wheels.py dist
+	$(PY) tests/support/wheels.py dist
 
 sanitize: | $(PY) ## Random shapes through the native library under AddressSanitizer and UBSan
-	$(PY) tests/native_fuzz/run.py $(ARGS)
+	$(PY) tests/support/native_fuzz/run.py $(ARGS)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

@@ -1,0 +1,128 @@
+"""What prepares a measurement on a GPU: processes that share the work, the order of the plan, other blocks to try."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from architectures import create_model
+from bench import cases, correctness, device, networks, results, workers
+
+
+def _length(name: str) -> int:
+    if name == "dies":
+        os._exit(7)
+    return len(name)
+
+
+def _slow(name: str) -> str:
+    time.sleep(0.2)
+    return name
+
+
+@pytest.mark.slow
+def test_processes_share_the_work_and_outlive_one_that_dies() -> None:
+    names = ["a", "dies", "bb", "ccc", "dddd"]
+    until = time.monotonic() + 120
+    found = list(workers.in_processes(_length, names, jobs=2, device="cpu", until=until))
+    assert sorted(found) == [("a", 1), ("bb", 2), ("ccc", 3), ("dddd", 4)]
+
+
+@pytest.mark.slow
+def test_more_names_than_a_pipe_holds() -> None:
+    names = [f"{number:0100}" for number in range(3000)]
+    until = time.monotonic() + 120
+    found = list(workers.in_processes(_length, names, jobs=2, device="cpu", until=until))
+    assert sorted(found) == [(name, 100) for name in names]
+
+
+@pytest.mark.slow
+def test_processes_begin_nothing_when_time_is_up() -> None:
+    before = time.monotonic() - 1
+    assert not list(workers.in_processes(_slow, ["a"], jobs=2, device="cpu", until=before))
+    assert not list(workers.in_processes(_slow, [], jobs=2, device="cpu", until=before + 100))
+
+
+def test_the_plan_has_everything_once_and_ours_beside_eager_first() -> None:
+    planned = list(device.plan("cpu", cases.BASE_CASES, cases.OPTION_CASES))
+    assert len({each.name for each in planned}) == len(planned)
+    every = [*cases.expand((*cases.BASE_CASES, *cases.OPTION_CASES))]
+    ours = [each for each in planned if each.provider.name == "stn_triton"]
+    assert len(ours) == sum(len([*case.directions()]) for case in every)
+    assert {each.provider.name for each in planned[:150]} == {"stn_triton", "torch_eager"}
+
+
+def test_a_short_run_of_the_checks_sees_every_pair_of_options() -> None:
+    matrix = correctness._matrix()
+    first = matrix[: len(matrix) // 4]
+
+    def pairs(some: list[cases.Case]) -> set[object]:
+        found: set[object] = set()
+        for case in some:
+            options = correctness._options(case)
+            found |= {frozenset((a, b)) for a in options for b in options}
+        return found
+
+    assert pairs(first) == pairs(matrix)
+    assert len({case.key for case in matrix}) == len(matrix)
+
+
+def test_every_candidate_launches_something_else() -> None:
+    pytest.importorskip("triton")
+    from bench import tune
+    from bench.launches import KINDS, launches, variant_of
+
+    passes = ("svhn-128x3x64", "svhn-128x48x32:bf16:channels_last", "reflection-128x3x64")
+    shown: dict[tuple[str, str], list[str]] = {}
+    for text, kind, candidate in tune.planned(passes, KINDS):
+        with tune.applied(candidate):
+            found = launches(variant_of(cases.parse_case(text), kind))
+        facts = [(each.grid, each.keywords(9), each.args[-8:]) for each in found]
+        shown.setdefault((text, kind), []).append(repr(facts))
+    for (text, kind), group in shown.items():
+        # One candidate may be what the pass uses without tuning.
+        assert len(set(group)) >= len(group) - 1 > 5, (text, kind)
+    with pytest.raises(ValueError, match="no case"):
+        list(tune.planned(("nothing",), KINDS))
+
+
+def test_tuning_needs_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("triton")
+    from bench import tune
+
+    for arguments, said in ((["nothing"], "no case"), ([], "no GPU")):
+        if said == "no GPU" and torch.cuda.is_available():
+            continue
+        with pytest.raises(SystemExit):
+            tune.main([*arguments, "--out", str(tmp_path / "rows.json")])
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_at_another_commit_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results.environment(1.0, "0123456789ab")
+    found.gpu = None
+    path = tmp_path / results.file_name(None)
+    results.save(found, path)
+    before = path.read_text()
+    with pytest.raises(SystemExit):
+        device.main(["--out", str(tmp_path), "--device", "cpu", "--resume", "--commit", "other"])
+    assert "commit 0123456789ab, this is other" in capsys.readouterr().err
+    assert path.read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", networks.SETTINGS, ids=lambda setting: setting.name)
+def test_every_network_reads_images_of_the_size_it_is_measured_at(
+    setting: networks.Setting,
+) -> None:
+    model = create_model(setting.name, image_size=setting.image_size).eval()
+    with torch.no_grad():
+        scores = model(torch.zeros(1, setting.channels, setting.image_size, setting.image_size))
+    assert scores.shape[0] == 1

@@ -1,0 +1,86 @@
+"""`python -m bench --shape`: one's own case beside every peer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import stn_triton
+from bench import __main__ as own
+from bench import providers, timing
+
+SMALL = ["--shape", "2x3x9x8", "--device", "cpu", "--seconds", "0.01"]
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert own.main([*SMALL, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_both_directions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    out = rows_of(capsys, "--k", "2", "--transform", "attention", "--json", str(file))
+    assert "forward + backward, gradients: both" in out
+    content = json.loads(file.read_text())
+    assert content["k"] == 2
+    assert content["out_size"] == [9, 8]
+    for direction in ("fwd", "fwd+bwd"):
+        timed = {r["provider"]: r for r in content["rows"] if r["direction"] == direction}
+        assert timed["stn_triton"]["ratio"] is None
+        assert timed["torch_eager"]["ratio"] > 0
+        output = 2 * 2 * 3 * 9 * 8 * 4  # N, K, C, the size and the bytes of a float
+        assert timed["stn_triton"]["peak_bytes"] >= output
+        # PyTorch's own operations also make a grid.
+        assert timed["torch_eager"]["peak_bytes"] > timed["stn_triton"]["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--transform", "shear"], "transform must be one of 'affine'"),
+        (["--shape", "2x3x8"], "--shape must be NxCxHxW or NxCxDxHxW, got 3 numbers"),
+        (["--shape", "2x0x8x8"], "--shape must be of positive numbers"),
+        (["--shape", "2x3x8by8"], "a size is written as 56x56, got '2x3x8by8'"),
+        (["--shape", "1x1x4x4x4", "--transform", "tps"], "tps"),
+        (["--out-size", "4"], "--out-size must have 2 numbers, got (4,)"),
+        (["--antialias", "2", "--align-corners"], "antialias needs align_corners=False"),
+        (["--k", "0"], "--k must be at least 1, got 0"),
+        (["--seconds", "nan"], "--seconds must be positive, got nan"),
+    ],
+)
+def test_refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        own.main([*SMALL, *arguments])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_cannot_be_timed_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    if not providers._installed("kornia"):
+        pytest.skip("needs a peer that cannot do everything")
+    assert "kornia: no bicubic" in rows_of(capsys, "--mode", "bicubic", "--grads", "none")
+
+
+def test_wrong_results_are_not_timed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = stn_triton.st_sample
+
+    def wrong(*arguments: object, **options: object) -> Tensor:
+        return right(*arguments, **options) * 1.01
+
+    monkeypatch.setattr(stn_triton, "st_sample", wrong)
+    assert own.main([*SMALL, "--grads", "none"]) == 1
+    assert "stn_triton: output: error" in capsys.readouterr().out
+
+
+def test_memory_of_a_call() -> None:
+    def step() -> Tensor:
+        large = torch.ones(1 << 20)
+        return (large + 1).sum()
+
+    assert 8 << 20 <= timing.peak_bytes(step, "cpu") < 9 << 20
