@@ -8,56 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .cases import Case, Grads
-from .grids import LATTICES, parameters, sample_groups, sampling_grid
-from .inputs import Inputs, in_format, make_index
+from .grids import LATTICES, parameters
+from .inputs import Inputs
+from .sampling import native
 
 Sample = Callable[[Tensor, Tensor], Tensor]
-
-
-def per_map(case: Case, x: Tensor) -> Tensor:
-    """(N, C, *size) -> (N * K, C, *size): every image once per transformer, in the same memory format."""
-    index = make_index(case, x.device)
-    if index is not None:
-        return in_format(case, x.index_select(0, index))
-    return x if case.k is None else x.repeat_interleave(case.k, 0)
-
-
-_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
-_PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
-
-
-def native(case: Case, x: Tensor, parameters: Tensor) -> Tensor:
-    """PyTorch's own kernels, (N * K, C, *out_size), then the mean over the samples of each output pixel.
-
-    What `grid_sample` calls, except that with aligned corners on a GPU that goes to cuDNN.
-    """
-    x, groups = per_map(case, x), sample_groups(case, parameters)
-    if len(groups) == 1:
-        return _native(case, x, parameters, groups[0][1])
-    parts = [_native(case, x[maps], parameters[maps], samples) for maps, samples in groups]
-    return torch.cat(parts)[torch.cat([maps for maps, _ in groups]).argsort()]
-
-
-def _native(case: Case, x: Tensor, parameters: Tensor, samples: int) -> Tensor:
-    sampler = torch.grid_sampler_2d if case.ndim == 2 else torch.grid_sampler_3d
-    mode, padding = _MODES[case.mode], _PADDINGS[case.padding_mode]
-    grid = sampling_grid(case, parameters, samples)
-    found = sampler(x, grid, mode, padding, case.align_corners)
-    if case.padding_value:
-        inside = sampler(torch.ones_like(x[:, :1]), grid, mode, padding, case.align_corners)
-        found = found + case.padding_value * (1 - inside)
-    return mean_of_samples(case, found, samples)
-
-
-def mean_of_samples(case: Case, finer: Tensor, samples: int) -> Tensor:
-    """(N * K, C, *size), `samples` times too large along each axis, to the size of the result."""
-    if samples == 1:
-        return finer
-    return F.avg_pool2d(finer, samples) if case.ndim == 2 else F.avg_pool3d(finer, samples)
 
 
 def definition(case: Case, x: Tensor, theta: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 
 from . import networks
-from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Direction, Grads, expand
+from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Grads, expand, pass_name
 from .check import expect, run, verdict
 from .correctness import Outcome, run_checks
 from .inputs import Inputs, make_inputs
-from .providers import Provider, present
+from .providers import present
+from .providers.provider import Provider
 from .report import markdown
 from .results import (
     RESULTS,
@@ -68,22 +69,21 @@ class DeviceLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One provider on one case in one direction."""
+    """One provider on one pass of a case."""
 
     provider: Provider
     case: Case
-    direction: Direction
     grads: Grads | None
 
     @property
     def key(self) -> Key:
         """Of the record that it becomes."""
-        return key_of(self.case, self.provider.name, self.direction, self.grads)
+        return key_of(self.case, self.provider.name, self.grads)
 
     @property
     def name(self) -> str:
         """For people."""
-        return " ".join(str(part) for part in self.key if part is not None)
+        return f"{self.case.key} {self.provider.name} {pass_name(self.grads)}"
 
 
 def plan(
@@ -109,10 +109,10 @@ def plan(
     planned: set[Key] = set()
     for providers, cases in parts:
         for case in cases:
-            for direction, grads in case.directions():
+            for grads in case.passes:
                 for provider in providers:
-                    measurement = Measurement(provider, case, direction, grads)
-                    if provider.can(case, direction, grads) and measurement.key not in planned:
+                    measurement = Measurement(provider, case, grads)
+                    if provider.can(case, grads) and measurement.key not in planned:
                         planned.add(measurement.key)
                         yield measurement
 
@@ -229,9 +229,7 @@ def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: 
     alive = device_alive(session.device)
     area_on = session.device if alive else "cpu"
     copy = session.results.copy_gb_s
-    session.results.records.append(
-        make_record(case, provider.name, measurement.direction, grads, timing, copy, area_on)
-    )
+    session.results.records.append(make_record(case, provider.name, grads, timing, copy, area_on))
     session.save(every=_SAVE_SECONDS if alive else 0)
     if not alive:
         raise DeviceLost(f"{measurement.name} took the GPU down: run again with --resume")

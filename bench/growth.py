@@ -13,7 +13,7 @@ _CHANNELS = (1, 2, 3, 4, 7, 8, 16, 31, 32, 64, 128)
 
 
 def _square(name: str, n: int, channels: int, size: int, k: int | None = None) -> Case:
-    return Case(name=name, shape=(n, channels, size, size), out_size=(size, size), k=k)
+    return Case(name, (n, channels, size, size), (size, size), k=k)
 
 
 GROWTH_CASES: tuple[Case, ...] = (

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from .cases import direction, pass_name
 from .results import Record, Results, load
 
 OURS = "stn_triton"
@@ -24,24 +25,14 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
-def _direction(record: Record) -> str:
-    return (
-        record.direction
-        if record.grads in (None, "both")
-        else f"{record.direction} ({record.grads})"
-    )
-
-
 Group = dict[str, Record]
 
 
 def by_measurement(records: Iterable[Record]) -> dict[tuple[str, str, str, str], Group]:
-    """(case, dtype, memory format, direction) -> provider -> its record."""
+    """(case, dtype, memory format, name of the pass) -> provider -> its record."""
     groups: dict[tuple[str, str, str, str], Group] = defaultdict(dict)
-    for record in records:
-        groups[record.case, record.dtype, record.memory_format, _direction(record)][
-            record.provider
-        ] = record
+    for r in records:
+        groups[r.case, r.dtype, r.memory_format, pass_name(r.grads)][r.provider] = r
     return dict(groups)
 
 
@@ -64,8 +55,8 @@ def summary_table(records: list[Record]) -> str:
 
     def rows() -> Iterable[list[str]]:
         for peer in _peers(records):
-            for direction in ("fwd", "fwd+bwd"):
-                found = speedups([r for r in records if r.direction == direction], peer)
+            for each in ("fwd", "fwd+bwd"):
+                found = speedups([r for r in records if direction(r.grads) == each], peer)
                 if found:
                     mean = geometric_mean(found)
                     cells = [
@@ -74,7 +65,7 @@ def summary_table(records: list[Record]) -> str:
                         f"{max(found):.2f}x",
                         str(len(found)),
                     ]
-                    yield [f"`{peer}`, {direction}", *cells]
+                    yield [f"`{peer}`, {each}", *cells]
 
     return _table(["faster than", "geometric mean", "least", "most", "cases"], rows())
 
@@ -94,12 +85,12 @@ def times_table(records: list[Record]) -> str:
     peers = _peers(records)
 
     def rows() -> Iterable[list[str]]:
-        for (case, dtype, layout, direction), group in by_measurement(records).items():
+        for (case, dtype, layout, what), group in by_measurement(records).items():
             ours = group.get(OURS)
             share = ours.fraction_of_copy if ours else None
             times = [_milliseconds(group.get(name)) for name in (OURS, *peers)]
             yield [
-                f"{case} {dtype} {layout} {direction}",
+                f"{case} {dtype} {layout} {what}",
                 *times,
                 _cell(share, lambda x: f"{x:.0%}"),
             ]
@@ -112,7 +103,7 @@ def memory_table(records: list[Record]) -> str:
     shown = (OURS, "torch_eager")
 
     def rows() -> Iterable[list[str]]:
-        for (case, dtype, layout, direction), group in by_measurement(records).items():
+        for (case, dtype, layout, what), group in by_measurement(records).items():
             if not any(name in group and group[name].peak_bytes is not None for name in shown):
                 continue
             cells = []
@@ -128,7 +119,7 @@ def memory_table(records: list[Record]) -> str:
                     _cell(record.host_us if record else None, "{:.0f}".format),
                     _cell(beyond, lambda x: f"{x:+.0%}"),
                 ]
-            yield [f"{case} {dtype} {layout} {direction}", *cells]
+            yield [f"{case} {dtype} {layout} {what}", *cells]
 
     columns = [f"`{name}` {what}" for name in shown for what in ("launches", "host µs", "memory")]
     return _table(["case", *columns], rows())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .cases import Case, Grads
 from .inputs import Inputs, make_inputs
-from .providers import Provider
+from .providers.provider import Provider
 
 Step = Callable[[], object]
 

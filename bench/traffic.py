@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .cases import Case, Direction, Grads
+from .cases import Case, Grads
 from .grids import parameters, sample_groups, source_pixels
 from .inputs import make_index, make_theta
 
@@ -95,7 +95,7 @@ def reach(case: Case, device: str = "cpu") -> Reach:
     return _reach(plain, device)
 
 
-def min_bytes(case: Case, direction: Direction, grads: Grads | None, device: str = "cpu") -> int:
+def min_bytes(case: Case, grads: Grads | None, device: str = "cpu") -> int:
     """The bytes that must cross device memory: every tensor's needed part once per pass, theta's few left out.
 
     Forward: the source pixels touched, however many samples read them, and the whole result. Backward adds the
@@ -106,19 +106,18 @@ def min_bytes(case: Case, direction: Direction, grads: Grads | None, device: str
     per_pixel = case.shape[1] * torch.finfo(case.dtype).bits // 8
     source = touched.source * per_pixel
     total = source + case.maps * math.prod(case.out_size) * per_pixel
-    if direction == "fwd+bwd":
+    if grads is not None:
         total += touched.outputs * per_pixel
-        total += source if grads in ("both", "theta") else 0
-        whole = case.shape[0] * math.prod(case.shape[2:]) * per_pixel
-        total += whole if grads in ("both", "input") else 0
+    total += source if grads in ("both", "theta") else 0
+    whole = case.shape[0] * math.prod(case.shape[2:]) * per_pixel
+    total += whole if grads in ("both", "input") else 0
     return total
 
 
-def least_peak_bytes(case: Case, direction: Direction, grads: Grads | None) -> int:
+def least_peak_bytes(case: Case, grads: Grads | None) -> int:
     """The memory that a call must add to what it is given: the result and each gradient wanted."""
     element = torch.finfo(case.dtype).bits // 8
     total = case.output_elements() * element
-    if direction == "fwd+bwd":
-        total += math.prod(case.shape) * element if grads in ("both", "input") else 0
-        total += make_theta(case).numel() * 4 if grads in ("both", "theta") else 0
+    total += math.prod(case.shape) * element if grads in ("both", "input") else 0
+    total += make_theta(case).numel() * 4 if grads in ("both", "theta") else 0
     return total

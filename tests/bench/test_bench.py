@@ -22,7 +22,7 @@ from bench.inputs import clear_of_kinks, make_inputs, make_theta
 from stn_triton.transforms import TRANSFORMS
 
 TINY = cases.TINY_CASES
-EAGER = next(p for p in providers.PROVIDERS if p.name == "torch_eager")
+EAGER = providers.named("torch_eager")
 
 
 def test_case_names_are_unique() -> None:
@@ -59,11 +59,11 @@ def test_bytes_of_the_identity() -> None:
     reach = traffic.reach(case)
     source, out, whole = reach.source * 3 * 2, 2 * 3 * 16 * 2, 2 * 3 * 64 * 2
     passed_on = reach.outputs * 3 * 2
-    assert traffic.min_bytes(case, "fwd", None) == source + out
-    assert traffic.min_bytes(case, "fwd+bwd", "theta") == 2 * source + out + passed_on
-    assert traffic.min_bytes(case, "fwd+bwd", "input") == source + out + passed_on + whole
-    assert traffic.min_bytes(case, "fwd+bwd", "both") == 2 * source + out + passed_on + whole
-    assert traffic.least_peak_bytes(case, "fwd+bwd", "both") == out + whole + 2 * 6 * 4
+    assert traffic.min_bytes(case, None) == source + out
+    assert traffic.min_bytes(case, "theta") == 2 * source + out + passed_on
+    assert traffic.min_bytes(case, "input") == source + out + passed_on + whole
+    assert traffic.min_bytes(case, "both") == 2 * source + out + passed_on + whole
+    assert traffic.least_peak_bytes(case, "both") == out + whole + 2 * 6 * 4
 
 
 def test_antialiasing_by_theta_takes_several_numbers_of_samples() -> None:
@@ -76,8 +76,8 @@ def test_antialiasing_by_theta_takes_several_numbers_of_samples() -> None:
 def test_volumes_and_samples_count_in_bytes() -> None:
     case = Case(name="", shape=(2, 3, 8, 8, 8), out_size=(4, 4, 4), antialias=2)
     reach = traffic.reach(case)
-    assert traffic.min_bytes(case, "fwd", None) == (reach.source + 2 * 64) * 12
-    whole = traffic.min_bytes(case, "fwd+bwd", "input") - traffic.min_bytes(case, "fwd", None)
+    assert traffic.min_bytes(case, None) == (reach.source + 2 * 64) * 12
+    whole = traffic.min_bytes(case, "input") - traffic.min_bytes(case, None)
     assert whole == (reach.outputs + 2 * 512) * 12
     # Twice as fine in the output reads more of the source, never less.
     assert traffic.reach(replace(case, antialias=False)).source < reach.source
@@ -100,8 +100,8 @@ def test_inputs_repeat_and_keep_clear_of_kinks() -> None:
 def test_providers_agree_with_the_definition(name: str, case: Case) -> None:
     (provider,) = providers.present("cpu", [name])
     inputs = make_inputs(case)
-    for direction, grads in case.directions():
-        if provider.can(case, direction, grads):
+    for grads in case.passes:
+        if provider.can(case, grads):
             actual = check.run(provider.on_theta(case), inputs, grads)
             expected = check.expect(case, inputs, grads)
             assert check.verdict(case, actual, expected, provider.rounding) is None
@@ -133,6 +133,14 @@ def test_the_correctness_part_on_a_cpu() -> None:
         assert wrong() is None, name
 
 
+def test_a_provider_is_one_class() -> None:
+    folder = Path(providers.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "provider"}
+    assert {type(each).__module__.rsplit(".", 1)[-1] for each in providers.PROVIDERS} == files
+    assert [each.name for each in providers.PROVIDERS][:2] == ["stn_triton", "torch_eager"]
+    assert providers.PROVIDERS[-1].name == "flaggems"
+
+
 def test_unknown_providers_are_named() -> None:
     with pytest.raises(ValueError, match="no_such"):
         providers.present("cpu", ["no_such"])
@@ -141,7 +149,7 @@ def test_unknown_providers_are_named() -> None:
 def test_peers_take_only_their_own_cases() -> None:
     by_name = {p.name: p for p in providers.PROVIDERS}
     every = (*cases.BASE_CASES, *cases.OPTION_CASES)
-    able = {name: {c.name for c in every if p.can(c, "fwd", None)} for name, p in by_name.items()}
+    able = {name: {c.name for c in every if p.can(c, None)} for name, p in by_name.items()}
     assert able["stn_triton"] == able["torch_eager"] == {c.name for c in every}
     assert able["torch_compile"] == able["torch_eager"] - {"antialias-true-32x3x448-k2"}
     assert able["cudnn"] == {"corners-8x3x1234x1345", "corners-8x64x56"}
@@ -151,19 +159,21 @@ def test_peers_take_only_their_own_cases() -> None:
     }  # fmt: skip
     left = {name.split("-")[0] for name in able["torch_eager"] - able["kornia"]}
     assert left == {"volume", "antialias", "bicubic", "piecewise", "ragged"}
-    assert not by_name["flaggems"].can(cases.BASE_CASES[0], "fwd+bwd", "both")
-    assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "fwd+bwd", "theta")
+    assert not by_name["flaggems"].can(cases.BASE_CASES[0], "both")
+    assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "theta")
 
 
 def test_cpu_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(cpu.comparisons(TINY[:1], (torch.float32,), seconds=0.0))
-    assert [row.direction for row in rows] == ["fwd", "fwd+bwd", "fwd+bwd"]
+    assert [row.grads for row in rows] == [None, "both", "theta"]
     assert all(row.wrong is None for row in rows)
     fixed = [replace(rows[0], ratio=2.0), replace(rows[0], ratio=0.5)]
     monkeypatch.setattr(cpu, "RESULTS", tmp_path)
-    content = json.loads(cpu.save(rows, 1).read_text())
+    path = cpu.save(rows, 1)
+    content = json.loads(path.read_text())
     assert content["processor"]
-    assert len(content["rows"]) == 3
+    assert [row["direction"] for row in content["rows"]] == ["fwd", "fwd+bwd", "fwd+bwd"]
+    assert cpu.load(path)[1] == rows
     text = cpu.summary(fixed)
     assert "fwd 1.00x in the geometric mean (aim 4.8x), lowest 0.50x of 2 cases" in text
     assert content["rows"][0]["peer"] == "torch_eager"
@@ -260,5 +270,5 @@ def test_timing_on_a_gpu() -> None:
     assert took.launches is not None
     assert took.launches > 5
     assert took.peak_bytes is not None
-    assert took.peak_bytes >= traffic.least_peak_bytes(case, "fwd+bwd", "both")
+    assert took.peak_bytes >= traffic.least_peak_bytes(case, "both")
     json.dumps(asdict(took))
