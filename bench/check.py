@@ -10,19 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .budget import beyond_budget, roundings_of_truth
 from .cases import Case, Grads
-from .grids import LATTICES, parameters
+from .grids import defined_grid, parameters
 from .inputs import Inputs
 from .sampling import native
 
 Sample = Callable[[Tensor, Tensor], Tensor]
 
 
-def definition(case: Case, x: Tensor, theta: Tensor) -> Tensor:
-    """What the operation means: the sampling grid, then `grid_sample`, in the dtype of the arguments;
-    (N, [K,] C, *out_size).
-    """
-    out = native(case, x, parameters(case, theta))
+def reference(case: Case, x: Tensor, theta: Tensor) -> Tensor:
+    """PyTorch's sampler on the grid of the definition, in the dtype of the arguments: (N, [K,] C, *out_size)."""
+    out = native(case, x, parameters(case, theta), defined_grid)
     return out if case.k is None else out.unflatten(0, (case.shape[0], case.k))
 
 
@@ -70,38 +69,12 @@ def expect(case: Case, inputs: Inputs, grads: Grads | None) -> Expectation:
     compute = torch.promote_types(case.dtype, torch.float32)
 
     def low(x: Tensor, theta: Tensor) -> Tensor:
-        return definition(case, x.to(compute), theta.to(compute)).to(case.dtype)
+        return reference(case, x.to(compute), theta.to(compute)).to(case.dtype)
 
     return Expectation(
-        run(lambda x, theta: definition(case, x, theta), wide, grads),
+        run(lambda x, theta: reference(case, x, theta), wide, grads),
         run(low, inputs, grads),
     )
-
-
-def within_budget(
-    actual: Tensor, pytorch: Tensor, exact: Tensor, rounding: float = 2.0
-) -> str | None:
-    """None if the largest error is at most `rounding` times PyTorch's own plus 8 eps of the largest value;
-    else what is wrong.
-
-    In float64 PyTorch's own error is nothing, since it is the definition: there 1e-10 of the
-    largest value is allowed.
-    """
-    if actual.shape != exact.shape:
-        return f"shape {tuple(actual.shape)}, not {tuple(exact.shape)}"
-    if not torch.isfinite(actual).all():
-        return "not finite"
-    if actual.numel() == 0:
-        return None
-    largest = float(exact.abs().max().clamp(min=1))
-    slack = largest * (
-        1e-10 if actual.dtype == torch.float64 else 8 * torch.finfo(actual.dtype).eps
-    )
-    ours = float((actual.double() - exact).abs().max())
-    theirs = float((pytorch.double() - exact).abs().max())
-    if ours <= rounding * theirs + slack:
-        return None
-    return f"error {ours:.3g}; PyTorch's own is {theirs:.3g}, and {slack:.3g} more is allowed"
 
 
 def verdict(
@@ -126,11 +99,11 @@ def wrong_values(
     case: Case, found: dict[str, Tensor], expected: Expectation, rounding: float = 2.0
 ) -> list[str]:
     """What is wrong with the values of results, each under its name in `Results`."""
-    if case.transform in LATTICES:
-        rounding *= 8  # PyTorch's are single products here, with weights solved in float64
+    sizes = (*case.shape[2:], *case.out_size)
+    of_truth = roundings_of_truth(sizes, transform=case.transform, mode=case.mode)
     complaints = []
     for name, got in found.items():
         exact, pytorch = (getattr(results, name) for results in (expected.exact, expected.pytorch))
-        if (wrong := within_budget(got, pytorch, exact, rounding)) is not None:
-            complaints.append(f"{name}: {wrong}")
+        wrong = beyond_budget(got, pytorch, exact, times=rounding, of_truth=of_truth)
+        complaints += [f"{name}: {wrong}"] if wrong is not None else []
     return complaints

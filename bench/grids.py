@@ -6,11 +6,13 @@ Nothing here is shared with `stn_triton`.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import definition
 from .cases import Case
 
 CONTROL_POINTS = 4
@@ -26,10 +28,7 @@ def parameters(case: Case, theta: Tensor) -> Tensor:
     flat = theta.flatten(0, 0 if case.k is None else 1)
     if case.transform == "projective" and flat.shape[1:] == (8,):
         return F.pad(flat, (0, 1), value=1.0).unflatten(1, (3, 3))
-    if case.transform != "attention":
-        return flat
-    scale, shift = flat[:, :1], flat[:, 1:]
-    return torch.cat((torch.diag_embed(scale.expand_as(shift)), shift.unsqueeze(-1)), -1)
+    return definition.matrix_of(flat, "attention") if case.transform == "attention" else flat
 
 
 def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
@@ -52,14 +51,21 @@ def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
     return (moved[..., :2] / moved[..., 2:]).unflatten(1, size)
 
 
+def defined_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
+    """The same by the definition, from which the check and the counts of bytes take it."""
+    return torch.stack(definition.normalised(*_definition_of(case, parameters, samples)), -1)
+
+
 def source_pixels(case: Case, parameters: Tensor, samples: int = 1) -> list[Tensor]:
     """Source coordinates in pixels, float64, x first, each (maps, *out_size)."""
-    grid = sampling_grid(case, parameters.double(), samples)
-    found = []
-    for coordinate, size in zip(grid.unbind(-1), case.shape[:1:-1], strict=True):
-        extent = size - 1 if case.align_corners else size
-        found.append((coordinate * extent + size - 1) / 2)
-    return found
+    maps, *options = _definition_of(case, parameters.double(), samples)
+    return list(definition.coordinates(maps, case.shape[2:], *options))
+
+
+def _definition_of(case: Case, parameters: Tensor, samples: int) -> tuple[Any, ...]:
+    size = tuple(samples * length for length in case.out_size)
+    transform = "affine" if case.transform == "attention" else case.transform
+    return parameters, size, transform, case.align_corners, case.control_points
 
 
 def sample_groups(case: Case, parameters: Tensor) -> list[tuple[Tensor, int]]:

@@ -34,8 +34,8 @@ from stn_triton.kernels.blocks import (
 from stn_triton.kernels.geometry import Geometry, geometry
 from stn_triton.kernels.launch import Registers
 
+from .budget import beyond_budget
 from .cases import Case, parse_case
-from .check import within_budget
 from .inputs import Inputs, make_inputs
 from .launches import KINDS, Kind, call, options_of, variant_of, without_storage
 from .results import save_rows
@@ -178,7 +178,7 @@ def _time(case: Case, kind: Kind, sets: list[Inputs], expected: dict[str, Tensor
     """Microseconds, or in what the results differ from those of the pass as it is."""
     found = _run(case, kind, sets[0])
     for name, tensor in found.items():
-        wrong = within_budget(tensor, expected[name], expected[name].double(), rounding=0)
+        wrong = beyond_budget(tensor, expected[name], expected[name], times=0, roundings=8)
         if wrong is not None:
             return f"{name}: {wrong}"
     return 1e3 * device_ms([partial(_run, case, kind, each) for each in sets])[0]

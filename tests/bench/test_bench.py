@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,18 @@ import torch
 import torch.nn.functional as F
 
 import stn_triton
-from bench import cases, check, correctness, cpu, networks, providers, results, timing, traffic
+from bench import (
+    cases,
+    check,
+    correctness,
+    cpu,
+    definition,
+    networks,
+    providers,
+    results,
+    timing,
+    traffic,
+)
 from bench.cases import Case
 from bench.grids import parameters, sample_groups
 from bench.inputs import clear_of_kinks, make_inputs, make_theta
@@ -36,7 +48,7 @@ def test_case_names_are_unique() -> None:
 def test_reach_is_what_autograd_touches(case: Case, padding_mode: str) -> None:
     case = replace(case, padding_mode=padding_mode)
     x = torch.ones(case.shape, dtype=torch.float64, requires_grad=True)
-    out = check.definition(case, x, make_theta(case).double())
+    out = check.reference(case, x, make_theta(case).double())
     out.sum().backward()
     assert x.grad is not None
     one_channel = (slice(None), 0)
@@ -107,11 +119,31 @@ def test_providers_agree_with_the_definition(name: str, case: Case) -> None:
             assert check.verdict(case, actual, expected, provider.rounding) is None
 
 
+@pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
+def test_the_reference_of_the_check_is_the_definition(case: Case) -> None:
+    inputs = make_inputs(replace(case, dtype=torch.float64))
+    options = {
+        name: getattr(case, name)
+        for name in (
+            "transform", "mode", "padding_mode", "align_corners", "antialias", "control_points",
+        )
+    }  # fmt: skip
+
+    def defined(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        return definition.sample(x, theta, case.out_size, index=inputs.index, **options)
+
+    inputs = replace(inputs, theta=inputs.theta.double())
+    true = check.run(defined, inputs, "both")
+    found = check.run(partial(check.reference, case), inputs, "both")
+    for name in ("output", "grad_input", "grad_theta"):
+        torch.testing.assert_close(getattr(found, name), getattr(true, name), rtol=0, atol=1e-10)
+
+
 def test_the_check_finds_errors() -> None:
     case = TINY[1]
     inputs = make_inputs(case)
     expected = check.expect(case, inputs, "both")
-    right = check.run(lambda x, theta: check.definition(case, x, theta), inputs, "both")
+    right = check.run(lambda x, theta: check.reference(case, x, theta), inputs, "both")
     assert check.verdict(case, right, expected) is None
     assert right.grad_theta is not None
     wrong = {
