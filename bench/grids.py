@@ -1,4 +1,4 @@
-"""From theta to PyTorch's sampling grid by the paper's definitions: where the check and the peers sample.
+"""From theta to PyTorch's sampling grid: as defined for the check, and as one writes it in PyTorch for the peers.
 
 Nothing here is shared with `stn_triton`.
 """
@@ -32,27 +32,26 @@ def parameters(case: Case, theta: Tensor) -> Tensor:
 
 
 def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
-    """The grid (N * K, *out_size, ndim) that `grid_sample` takes, `samples` times as fine along each axis."""
+    """The grid (N * K, *out_size, ndim) that `grid_sample` takes, `samples` times as fine along each axis.
+
+    As one writes it in PyTorch where it matters how fast that is; otherwise as defined.
+    """
     size = tuple(samples * length for length in case.out_size)
+    align, like = case.align_corners, (parameters.dtype, parameters.device)
+    if case.transform in ("affine", "attention"):
+        return F.affine_grid(parameters, [len(parameters), 1, *size], align)
+    if case.transform == "projective":
+        points = F.pad(_points(size, align, parameters), (0, 1), value=1.0)
+        moved = points @ parameters.mT
+        return (moved[..., :2] / moved[..., 2:]).unflatten(1, size)
     if case.transform in LATTICES:
-        weights = _lattice_weights(
-            case.transform,
-            case.control_points,
-            size,
-            case.align_corners,
-            parameters.dtype,
-            parameters.device,
-        )
+        weights = _lattice_weights(case.transform, case.control_points, size, align, *like)
         return (weights @ parameters).unflatten(1, size)
-    if case.transform != "projective":
-        return F.affine_grid(parameters, [len(parameters), 1, *size], case.align_corners)
-    points = F.pad(_points(size, case.align_corners, parameters), (0, 1), value=1.0)
-    moved = points @ parameters.mT
-    return (moved[..., :2] / moved[..., 2:]).unflatten(1, size)
+    return defined_grid(case, parameters, samples)
 
 
 def defined_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
-    """The same by the definition, from which the check and the counts of bytes take it."""
+    """The same by the definition: for the check, and for what has no faster form in PyTorch."""
     return torch.stack(definition.normalised(*_definition_of(case, parameters, samples)), -1)
 
 

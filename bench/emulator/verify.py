@@ -224,14 +224,12 @@ def hard_thetas(transform: str, ndim: int = 2) -> tuple[list[str], Tensor]:
     """(names, thetas)."""
     made = _HARD.get(_kind_of(transform, ndim))
     if made is None:
-        lattice = TRANSFORMS[transform].identity(2, 4)
-        noise = torch.randn(lattice.shape, generator=torch.Generator().manual_seed(5))
-        turn = torch.tensor(_TURN, dtype=lattice.dtype)[:, :2]
-        made = {
-            "identity": lattice,
-            "bent": lattice + 0.15 * noise,
-            "turned": 0.8 * lattice @ turn.mT,
-        }
+        identity = TRANSFORMS[transform].identity(ndim, 4)
+        noise = torch.randn(identity.shape, generator=torch.Generator().manual_seed(5))
+        made = {"identity": identity, "bent": identity + 0.15 * noise}
+        if TRANSFORMS[transform].lattice is not None:
+            turn = torch.tensor(_TURN, dtype=identity.dtype)[:, :2]
+            made["turned"] = 0.8 * identity @ turn.mT
     tensors = [torch.as_tensor(theta, dtype=torch.float32) for theta in made.values()]
     return list(made), torch.stack(tensors)
 
@@ -321,7 +319,7 @@ def checks() -> Iterator[Check]:
     single, half = torch.float32, torch.bfloat16
     for variant in covering_set():
         yield Check(variant.name, partial(check_variant, variant))
-    for transform in ("affine", "attention", "projective", "tps", "piecewise_affine"):
+    for transform in TRANSFORMS:
         for dtype in (single, half):
             for channels, layout in (
                 (3, "contiguous"),

@@ -22,8 +22,8 @@ class Kornia(Provider):
     rounding = 32.0  # it inverts its matrices in the dtype of the images
 
     def refuses(self, case: Case, grads: Grads | None) -> str | None:
-        if case.transform == "piecewise_affine":
-            return "no piecewise affine maps of whole images"
+        if case.transform not in ("affine", "attention", "projective", "tps"):
+            return f"no {case.transform} maps of whole images"
         if case.transform == "tps" and (case.mode != "bilinear" or case.out_size != case.shape[2:]):
             return "splines only bilinear and at the input's size"
         return beyond_plain_images(case) or ("no bicubic" if case.mode == "bicubic" else None)
