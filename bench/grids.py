@@ -31,6 +31,19 @@ def parameters(case: Case, theta: Tensor) -> Tensor:
     return definition.matrix_of(flat, "attention") if case.transform == "attention" else flat
 
 
+def pixel_matrices(case: Case, theta: Tensor) -> Tensor:
+    """Affine maps as matrices (N * K, 2, 3) from output pixels to source pixels, float64, x first."""
+    matrix = parameters(case, theta).detach().double()
+    shrink = int(case.align_corners)
+    ends = matrix.new_tensor([(length - shrink) / 2 for length in case.shape[:1:-1]])
+    middle = matrix.new_tensor([(length - 1) / 2 for length in case.shape[:1:-1]])
+    steps = matrix.new_tensor([2 / max(length - shrink, 1) for length in case.out_size[::-1]])
+    first = matrix.new_tensor([(length - 1) / 2 for length in case.out_size[::-1]])
+    linear = ends.unsqueeze(-1) * matrix[:, :, :2] * steps
+    shift = ends * matrix[:, :, 2] + middle - linear @ first
+    return torch.cat((linear, shift.unsqueeze(-1)), -1)
+
+
 def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
     """The grid (N * K, *out_size, ndim) that `grid_sample` takes, `samples` times as fine along each axis.
 

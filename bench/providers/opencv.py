@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.cases import Case, Grads
 from bench.check import Sample
-from bench.grids import parameters
+from bench.grids import pixel_matrices
 
 from .provider import NO_GRADIENTS, Provider, beyond_one_map, finished
 
@@ -31,15 +31,7 @@ class OpenCV(Provider):
 
     def parameters(self, case: Case, theta: Tensor) -> Tensor:
         """Matrices (N, 2, 3) from output pixels to source pixels, float64."""
-        matrix = parameters(case, theta).detach().double()
-        shrink = int(case.align_corners)
-        ends = matrix.new_tensor([(length - shrink) / 2 for length in case.shape[:1:-1]])
-        middle = matrix.new_tensor([(length - 1) / 2 for length in case.shape[:1:-1]])
-        steps = matrix.new_tensor([2 / max(length - shrink, 1) for length in case.out_size[::-1]])
-        first = matrix.new_tensor([(length - 1) / 2 for length in case.out_size[::-1]])
-        linear = ends.unsqueeze(-1) * matrix[:, :, :2] * steps
-        shift = ends * matrix[:, :, 2] + middle - linear @ first
-        return torch.cat((linear, shift.unsqueeze(-1)), -1)
+        return pixel_matrices(case, theta)
 
     def sample(self, case: Case) -> Sample:
         import cv2
