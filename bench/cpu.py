@@ -1,8 +1,8 @@
 """`python -m bench.cpu`: ours against PyTorch and other peers on the CPU, timed in turn within one run.
 
-The aims are those of `AIMS`, against eager PyTorch, for the native library on one thread. Other work on the machine
-meets both alike, and what counts is the median ratio of neighbouring calls. JAX keeps the number of threads that it
-began with: each number of threads is a run of its own.
+`AIMS` are speeds against eager PyTorch, for the native library on one thread. Other work on the machine slows down both
+alike, and what counts is the median ratio of neighbouring calls. JAX keeps the number of threads that it began with, so
+that each number of threads needs a run of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ EAGER = "torch_eager"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """Times eager's speed: in the geometric mean of each kind of pass, and in every case."""
+    """Speeds as multiples of eager PyTorch's: the geometric mean of each kind of pass, and the least of any case."""
 
     forward: float
     both: float
@@ -212,7 +212,7 @@ def load(path: Path) -> tuple[dict[str, Any], list[Comparison]]:
 
 
 def _versions(rows: list[Comparison]) -> dict[str, str]:
-    """Of the peers that the rows name."""
+    """The versions of the peers that the rows name."""
     found: dict[str, str] = {}
     for peer in dict.fromkeys(row.peer for row in rows):
         for package in named(peer).packages:
@@ -222,7 +222,7 @@ def _versions(rows: list[Comparison]) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """What the processor calls itself, where the system says it."""
+    """The name of the processor, as far as the system tells it."""
     with suppress(OSError):
         for text in Path("/proc/cpuinfo").read_text().splitlines():
             if text.startswith("model name"):

@@ -21,4 +21,4 @@ GROWTH_CASES: tuple[Case, ...] = (
     *(_square(f"k-{k}-16x3x64", 16, 3, 64, k) for k in _TRANSFORMERS),
     *(_square(f"c-{c}-16x{c}x64", 16, c, 64) for c in _CHANNELS),
 )
-"""Over sizes, transformers of an image, and channels."""
+"""They grow in size, in transformers of an image, or in channels."""

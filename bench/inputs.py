@@ -28,12 +28,12 @@ from .grids import (
 )
 
 KINK_BAND = 1e-3
-"""Distance in pixels from a kink or tie within which a rounded coordinate may take the other side."""
+"""In pixels: nearer to a kink or a tie than this, a rounded coordinate may be on its other side."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one case; `theta` is float32 whatever the storage dtype, `grad` is that of the result."""
+    """The tensors of one case. `theta` is float32 whatever the dtype of the case; `grad` is that of the result."""
 
     input: Tensor
     theta: Tensor

@@ -1,4 +1,4 @@
-"""Training steps of the paper's networks, and how much of each is spent in grid and sampler."""
+"""Training steps of the paper's networks, and the share of each that grid and sampler take."""
 
 from __future__ import annotations
 

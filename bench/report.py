@@ -21,7 +21,7 @@ def _table(heading: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def geometric_mean(values: list[float]) -> float:
-    """NaN of nothing."""
+    """The geometric mean; of no values it is NaN."""
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
@@ -37,7 +37,7 @@ def by_measurement(records: Iterable[Record]) -> dict[tuple[str, str, str, str],
 
 
 def speedups(records: Iterable[Record], peer: str) -> list[float]:
-    """Peer's time over ours, wherever both were measured."""
+    """The peer's time divided by ours, wherever both were measured."""
     found = []
     for group in by_measurement(records).values():
         ours, theirs = (group[name].ms if name in group else None for name in (OURS, peer))
@@ -51,7 +51,7 @@ def _peers(records: Iterable[Record]) -> list[str]:
 
 
 def summary_table(records: list[Record]) -> str:
-    """One row a peer: how much faster ours is."""
+    """One row for each peer: how much faster ours is."""
 
     def rows() -> Iterable[list[str]]:
         for peer in _peers(records):
@@ -81,7 +81,7 @@ def _cell(value: float | None, form: Callable[[float], str]) -> str:
 
 
 def times_table(records: list[Record]) -> str:
-    """One row a case, in milliseconds, with how near ours is to the speed of a plain copy."""
+    """One row for each pass of a case, in milliseconds, and how near ours is to the speed of a plain copy."""
     peers = _peers(records)
 
     def rows() -> Iterable[list[str]]:
@@ -126,7 +126,7 @@ def memory_table(records: list[Record]) -> str:
 
 
 def networks_table(results: Results) -> str:
-    """One row a network."""
+    """One row for each network and sampler."""
     rows = (
         [
             f"{n.name} {n.image_size} {n.dtype}, batch {n.batch}",

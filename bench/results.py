@@ -28,8 +28,8 @@ Key = tuple[str, str, Grads | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One provider on one case; without a time if its result was wrong or it could not run
-    (`checked` is false).
+    """One provider in one pass of a case. `checked` is false, and there is no time, if its result was wrong or it
+    could not run.
     """
 
     case: str
@@ -57,7 +57,7 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What makes it one record: a second measurement of the same is not taken."""
+        """Unique among the records of a file: what has a record is not measured again."""
         return f"{self.case}/{self.dtype}/{self.memory_format}", self.provider, self.grads
 
 
@@ -175,7 +175,7 @@ def file_name(gpu: str | None) -> str:
 
 
 def as_file_name(name: str) -> str:
-    """What a processor calls itself, as a part of a file's name."""
+    """The name of a processor in the form that it has in names of files."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

@@ -17,16 +17,16 @@ from .inputs import make_index, make_theta
 
 @dataclass(frozen=True)
 class Reach:
-    """How much of a case its theta touches, in pixels of one channel, summed over the batch."""
+    """How many pixels of one channel the theta of a case touches, summed over the batch."""
 
     source: int
     """Distinct source pixels that any sample of any of the K maps reads."""
     outputs: int
-    """Outputs that read at least one source pixel: the others are 0 and pass no gradient on."""
+    """Output pixels that read at least one source pixel; the others are 0 and pass on no gradient."""
 
 
 def _padded(case: Case, s: Tensor, size: int) -> Tensor:
-    """What the padding makes of a coordinate, or of a tap of bicubic."""
+    """A coordinate (with bicubic, that of a tap) after padding."""
     if case.padding_mode == "zeros":
         return s.clamp(-3, size + 2)
     if case.padding_mode == "reflection":
@@ -47,7 +47,7 @@ def _taps(case: Case, s: Tensor, size: int) -> list[Tensor]:
 
 
 _MOST_SAMPLES = 2**22
-"""Samples that are looked at together: some hundred bytes of memory each."""
+"""How many samples are looked at together; each takes some hundred bytes of memory."""
 
 
 @cache
@@ -96,11 +96,12 @@ def reach(case: Case, device: str = "cpu") -> Reach:
 
 
 def min_bytes(case: Case, grads: Grads | None, device: str = "cpu") -> int:
-    """The bytes that must cross device memory: every tensor's needed part once per pass, theta's few left out.
+    """The bytes that must cross device memory: what a pass needs of each tensor, once. theta is too small to count.
 
-    Forward: the source pixels touched, however many samples read them, and the whole result. Backward adds the
-    gradient of the result where it passes anything on; the touched source once more if theta wants a gradient; and the
-    whole input gradient, zeros included, if the input does.
+    The forward pass reads the source pixels that it touches, however many samples read them, and writes the whole
+    result. The backward pass reads the gradient of the result where that reaches the image, reads the touched source
+    pixels once more if theta wants a gradient, and writes the whole gradient of the input, zeros included, if the input
+    wants one.
     """
     touched = reach(case, device)
     per_pixel = case.shape[1] * torch.finfo(case.dtype).bits // 8

@@ -58,7 +58,7 @@ _LAST_TILES = ((8, 4), (8, 8), (8, 16), (16, 4), (32, 1), (8, 2))
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to launch a pass: the block sizes that are changed, by name. Empty: as it is."""
+    """One way to launch a pass: the block sizes that are changed, by name; no changes mean the pass as it is."""
 
     changes: tuple[tuple[str, int], ...] = ()
 
@@ -68,7 +68,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's time; `error` where it could not be compiled, or gave another result."""
+    """One candidate's time; `error` says why there is none: it did not compile, or gave another result."""
 
     case: str
     kind: Kind
@@ -175,7 +175,7 @@ def _compile(texts: tuple[str, ...], kinds: tuple[Kind, ...], number: str) -> st
 
 
 def _time(case: Case, kind: Kind, sets: list[Inputs], expected: dict[str, Tensor]) -> float | str:
-    """Microseconds, or in what the results differ from those of the pass as it is."""
+    """Microseconds, or how the results differ from those of the pass as it is."""
     found = _run(case, kind, sets[0])
     for name, tensor in found.items():
         wrong = beyond_budget(tensor, expected[name], expected[name], times=0, roundings=8)
