@@ -31,6 +31,7 @@ from bench import (
 from bench.cases import Case
 from bench.grids import parameters, sample_groups
 from bench.inputs import clear_of_kinks, make_inputs, make_theta
+from bench.providers.provider import Provider
 from stn_triton.transforms import TRANSFORMS
 
 TINY = cases.TINY_CASES
@@ -171,6 +172,27 @@ def test_a_provider_is_one_class() -> None:
     assert {type(each).__module__.rsplit(".", 1)[-1] for each in providers.PROVIDERS} == files
     assert [each.name for each in providers.PROVIDERS][:2] == ["stn_triton", "torch_eager"]
     assert providers.PROVIDERS[-1].name == "flaggems"
+
+
+def test_the_peer_in_the_newcomers_guide_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy")
+    text = (results.ROOT / "CONTRIBUTING.md").read_text()
+    start = text.index('"""SciPy')
+    monkeypatch.setattr(Provider, "kinds", [])
+    namespace: dict[str, object] = {
+        "__package__": "bench.providers",
+        "__name__": "bench.providers.scipy",
+    }
+    exec(text[start : text.index("```", start)], namespace)
+    ((kind,), compared) = Provider.kinds, 0
+    for case in cases.expand(TINY):
+        if kind().can(case, None):
+            compared += 1
+            inputs = make_inputs(case)
+            actual = check.run(kind().on_theta(case), inputs, None)
+            assert check.verdict(case, actual, check.expect(case, inputs, None)) is None
+    assert compared >= 3
+    assert not any(kind().can(case, "theta") for case in TINY)
 
 
 def test_unknown_providers_are_named() -> None:
