@@ -1,7 +1,7 @@
 """Builds the native library into wheels, and beside the sources of an editable installation.
 
-Without a compiler, on a platform for which there is none to install, or with STN_TRITON_NATIVE=0 the package is pure
-Python, and `st_sample` on a CPU takes the torch backend.
+The package is pure Python, and `st_sample` on a CPU takes the torch backend, if STN_TRITON_NATIVE=0 is set, or if there
+is neither a compiler here nor one to install for the platform.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def _load_build() -> ModuleType:
 
 
 class NativeLibrary(BuildHookInterface[Any]):
-    """The hook of the target "wheel"."""
+    """The hook that hatchling runs before and after it builds a wheel."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """The compiler, where none is installed and one can be."""
+        """The packages of a compiler, where none is installed and a package index has one."""
         build = _load_build()
         if not self._is_wanted() or (build.target() is None and build.local_compiler()):
             return []
         return [build.ZIG] if build.has_zig_wheels() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and say so in the wheel's tag."""
+        """Compile the library, add it to the wheel, and name the platform in the wheel's tag."""
         build = _load_build()
         target = build.target() if self._is_wanted() else None
         compiler = self._compiler(build, target)
@@ -64,7 +64,7 @@ class NativeLibrary(BuildHookInterface[Any]):
         build_data["tag"] = f"py3-none-{platform.replace('-', '_').replace('.', '_')}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what was compiled once it is in the wheel."""
+        """Remove the compiled library after it was put into the wheel."""
         if hasattr(self, "_folder"):
             self._folder.cleanup()
 

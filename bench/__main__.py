@@ -21,10 +21,12 @@ import torch
 import stn_triton
 from stn_triton.checks import checked_options
 
-from .cases import Case, Direction, Grads
+from .cases import Case, Grads
 from .check import Expectation, expect, run, verdict
 from .inputs import Inputs, leading
-from .providers import Provider, ours, present
+from .providers import present
+from .providers.provider import Provider
+from .providers.stn_triton import ours
 from .results import save_rows
 from .timing import (
     Step,
@@ -40,13 +42,12 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One provider in one direction, and what ours took beside it; `why_not` says why there is no time.
+    """One provider in one pass, and what ours took beside it; `why_not` says why there is no time.
 
     ratio: of the two; on a CPU the median of neighbouring calls, which is steadier than the quotient of the medians.
     """
 
     provider: str
-    direction: Direction
     grads: Grads | None
     first_call_s: float | None = None
     ms: float | None = None
@@ -57,16 +58,15 @@ class Row:
 
 
 def compare(case: Case, grads: Grads | None, device: str, seconds: float) -> Iterator[Row]:
-    """Ours, then every peer that is installed, in one direction."""
-    direction: Direction = "fwd" if grads is None else "fwd+bwd"
+    """Ours, then every peer that is installed, in one pass."""
     sets = rotating_inputs(case, device)
     expected = expect(case, sets[0], grads)
     own, *peers = present(device)
     base: list[Step] = []
     base_ms = None
     for provider in (own, *peers):
-        row = partial(Row, provider=provider.name, direction=direction, grads=grads)
-        if (refused := provider.refuses(case, direction, grads)) is not None:
+        row = partial(Row, provider=provider.name, grads=grads)
+        if (refused := provider.refuses(case, grads)) is not None:
             yield row(why_not=refused)
             continue
         try:
@@ -209,7 +209,7 @@ def _case(chosen: argparse.Namespace) -> Case:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: a table for each direction; 1 if our own results are wrong."""
+    """Command line: a table for each pass; 1 if our own results are wrong."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")

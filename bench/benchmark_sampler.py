@@ -1,5 +1,4 @@
-"""Collected by `pytest --benchmark`: one group a case and direction, ours and the peers one after
-another in it.
+"""Collected by `pytest --benchmark`: one group a pass of a case, ours and the peers one after another in it.
 
 pytest-benchmark times the host, so a timed call on a GPU waits for the device; the device's own
 time, by graph replay, stands beside it in `extra_info` (as do the bytes that must move).
@@ -14,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from .cases import BASE_CASES, CPU_CASES, Case, Direction, Grads, expand
+from .cases import BASE_CASES, CPU_CASES, Case, Grads, expand, pass_name
 from .check import Expectation, expect, run, verdict
-from .providers import Provider, present
+from .providers import present
+from .providers.provider import Provider
 from .timing import make_steps, measure, rotating_inputs
 from .traffic import min_bytes
 
-Run = tuple[str, Case, Direction, Grads | None, Provider]
+Run = tuple[str, Case, Grads | None, Provider]
 
 
 def _runs() -> list[Run]:
@@ -28,18 +28,18 @@ def _runs() -> list[Run]:
     if torch.cuda.is_available():
         devices.insert(0, ("cuda", tuple(expand(BASE_CASES))))
     return [
-        (device, case, direction, grads, provider)
+        (device, case, grads, provider)
         for device, cases in devices
         for case in cases
-        for direction, grads in case.directions()
+        for grads in case.passes
         for provider in present(device)
-        if provider.can(case, direction, grads)
+        if provider.can(case, grads)
     ]
 
 
 def _group(each: Run) -> str:
-    device, case, direction, grads, _ = each
-    return f"{device} {case.key} {direction}{'' if grads in (None, 'both') else f' ({grads})'}"
+    device, case, grads, _ = each
+    return f"{device} {case.key} {pass_name(grads)}"
 
 
 @lru_cache(maxsize=1)
@@ -54,14 +54,14 @@ def _expected(device: str, case: Case, grads: Grads | None) -> tuple[Any, Expect
 )
 def test_throughput(each: Run, benchmark: Any) -> None:
     """Check one provider against the definition, then time it."""
-    device, case, direction, grads, provider = each
+    device, case, grads, provider = each
     sets, expected = _expected(device, case, grads)
     wrong = verdict(case, run(provider.on_theta(case), sets[0], grads), expected, provider.rounding)
     if wrong is not None:
         pytest.fail(f"{provider.name} is not timed: {wrong}")
     benchmark.group = _group(each)
     benchmark.name = provider.name
-    benchmark.extra_info["min_bytes"] = min_bytes(case, direction, grads, device)
+    benchmark.extra_info["min_bytes"] = min_bytes(case, grads, device)
     step: Callable[[], object] = make_steps(provider, case, grads, sets[:1])[0]
     if device == "cuda":
         timing = measure(provider, case, grads, sets)

@@ -8,63 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .budget import beyond_budget, roundings_of_truth
 from .cases import Case, Grads
-from .grids import LATTICES, parameters, sample_groups, sampling_grid
-from .inputs import Inputs, in_format, make_index
+from .grids import defined_grid, parameters
+from .inputs import Inputs
+from .sampling import native
 
 Sample = Callable[[Tensor, Tensor], Tensor]
 
 
-def per_map(case: Case, x: Tensor) -> Tensor:
-    """(N, C, *size) -> (N * K, C, *size): every image once per transformer, in the same memory format."""
-    index = make_index(case, x.device)
-    if index is not None:
-        return in_format(case, x.index_select(0, index))
-    return x if case.k is None else x.repeat_interleave(case.k, 0)
-
-
-_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
-_PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
-
-
-def native(case: Case, x: Tensor, parameters: Tensor) -> Tensor:
-    """PyTorch's own kernels, (N * K, C, *out_size), then the mean over the samples of each output pixel.
-
-    What `grid_sample` calls, except that with aligned corners on a GPU that goes to cuDNN.
-    """
-    x, groups = per_map(case, x), sample_groups(case, parameters)
-    if len(groups) == 1:
-        return _native(case, x, parameters, groups[0][1])
-    parts = [_native(case, x[maps], parameters[maps], samples) for maps, samples in groups]
-    return torch.cat(parts)[torch.cat([maps for maps, _ in groups]).argsort()]
-
-
-def _native(case: Case, x: Tensor, parameters: Tensor, samples: int) -> Tensor:
-    sampler = torch.grid_sampler_2d if case.ndim == 2 else torch.grid_sampler_3d
-    mode, padding = _MODES[case.mode], _PADDINGS[case.padding_mode]
-    grid = sampling_grid(case, parameters, samples)
-    found = sampler(x, grid, mode, padding, case.align_corners)
-    if case.padding_value:
-        inside = sampler(torch.ones_like(x[:, :1]), grid, mode, padding, case.align_corners)
-        found = found + case.padding_value * (1 - inside)
-    return mean_of_samples(case, found, samples)
-
-
-def mean_of_samples(case: Case, finer: Tensor, samples: int) -> Tensor:
-    """(N * K, C, *size), `samples` times too large along each axis, to the size of the result."""
-    if samples == 1:
-        return finer
-    return F.avg_pool2d(finer, samples) if case.ndim == 2 else F.avg_pool3d(finer, samples)
-
-
-def definition(case: Case, x: Tensor, theta: Tensor) -> Tensor:
-    """What the operation means: the sampling grid, then `grid_sample`, in the dtype of the arguments;
-    (N, [K,] C, *out_size).
-    """
-    out = native(case, x, parameters(case, theta))
+def reference(case: Case, x: Tensor, theta: Tensor) -> Tensor:
+    """PyTorch's sampler on the grid of the definition, in the dtype of the arguments: (N, [K,] C, *out_size)."""
+    out = native(case, x, parameters(case, theta), defined_grid)
     return out if case.k is None else out.unflatten(0, (case.shape[0], case.k))
 
 
@@ -112,38 +69,12 @@ def expect(case: Case, inputs: Inputs, grads: Grads | None) -> Expectation:
     compute = torch.promote_types(case.dtype, torch.float32)
 
     def low(x: Tensor, theta: Tensor) -> Tensor:
-        return definition(case, x.to(compute), theta.to(compute)).to(case.dtype)
+        return reference(case, x.to(compute), theta.to(compute)).to(case.dtype)
 
     return Expectation(
-        run(lambda x, theta: definition(case, x, theta), wide, grads),
+        run(lambda x, theta: reference(case, x, theta), wide, grads),
         run(low, inputs, grads),
     )
-
-
-def within_budget(
-    actual: Tensor, pytorch: Tensor, exact: Tensor, rounding: float = 2.0
-) -> str | None:
-    """None if the largest error is at most `rounding` times PyTorch's own plus 8 eps of the largest value;
-    else what is wrong.
-
-    In float64 PyTorch's own error is nothing, since it is the definition: there 1e-10 of the
-    largest value is allowed.
-    """
-    if actual.shape != exact.shape:
-        return f"shape {tuple(actual.shape)}, not {tuple(exact.shape)}"
-    if not torch.isfinite(actual).all():
-        return "not finite"
-    if actual.numel() == 0:
-        return None
-    largest = float(exact.abs().max().clamp(min=1))
-    slack = largest * (
-        1e-10 if actual.dtype == torch.float64 else 8 * torch.finfo(actual.dtype).eps
-    )
-    ours = float((actual.double() - exact).abs().max())
-    theirs = float((pytorch.double() - exact).abs().max())
-    if ours <= rounding * theirs + slack:
-        return None
-    return f"error {ours:.3g}; PyTorch's own is {theirs:.3g}, and {slack:.3g} more is allowed"
 
 
 def verdict(
@@ -168,11 +99,11 @@ def wrong_values(
     case: Case, found: dict[str, Tensor], expected: Expectation, rounding: float = 2.0
 ) -> list[str]:
     """What is wrong with the values of results, each under its name in `Results`."""
-    if case.transform in LATTICES:
-        rounding *= 8  # PyTorch's are single products here, with weights solved in float64
+    sizes = (*case.shape[2:], *case.out_size)
+    of_truth = roundings_of_truth(sizes, transform=case.transform, mode=case.mode)
     complaints = []
     for name, got in found.items():
         exact, pytorch = (getattr(results, name) for results in (expected.exact, expected.pytorch))
-        if (wrong := within_budget(got, pytorch, exact, rounding)) is not None:
-            complaints.append(f"{name}: {wrong}")
+        wrong = beyond_budget(got, pytorch, exact, times=rounding, of_truth=of_truth)
+        complaints += [f"{name}: {wrong}"] if wrong is not None else []
     return complaints

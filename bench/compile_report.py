@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Details:
-    """What tests ask beyond the report: the row, its variant, the kernel's PTX (empty for AMD)."""
+    """A row with what only tests ask for: its variant, and the kernel's PTX (empty for AMD)."""
 
     row: Row
     variant: Variant

@@ -1,4 +1,4 @@
-"""What must hold before any time is worth taking: a compact matrix of checks on one device."""
+"""A compact matrix of checks on one device; before they hold, no time is worth taking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stn_triton.transforms import TRANSFORMS
 from .cases import Case, Grads, expand
 from .check import Sample, expect, run, verdict
 from .inputs import make_inputs
-from .providers import ours
+from .providers.stn_triton import ours
 from .workers import in_processes
 
 
@@ -34,21 +34,21 @@ class Outcome:
 
 
 _SHAPES: tuple[Case, ...] = (
-    Case(name="3x17x23", shape=(2, 3, 17, 23), out_size=(19, 15)),
-    Case(name="8x33x20", shape=(2, 8, 33, 20), out_size=(40, 37), k=2),
-    Case(name="1x1x1", shape=(1, 1, 1, 1), out_size=(3, 2)),
+    Case("3x17x23", (2, 3, 17, 23), (19, 15)),
+    Case("8x33x20", (2, 8, 33, 20), (40, 37), k=2),
+    Case("1x1x1", (1, 1, 1, 1), (3, 2)),
 )
 """Odd sizes, more than one tile, a row of one pixel, with and without the K axis."""
 
 _VOLUMES: tuple[Case, ...] = (
-    Case(name="3x7x9x11", shape=(2, 3, 7, 9, 11), out_size=(8, 7, 13)),
-    Case(name="8x12x9x10", shape=(2, 8, 12, 9, 10), out_size=(9, 14, 11), k=2),
+    Case("3x7x9x11", (2, 3, 7, 9, 11), (8, 7, 13)),
+    Case("8x12x9x10", (2, 8, 12, 9, 10), (9, 14, 11), k=2),
 )
 _LINEAR = ("affine", "attention")
 _OTHERS = tuple(name for name in TRANSFORMS if name not in _LINEAR)
 
 _THETA_KINDS: tuple[Grads, ...] = ("theta", "both")
-_LARGE = Case(name="70x130x150", shape=(3, 70, 130, 150), out_size=(141, 90))
+_LARGE = Case("70x130x150", (3, 70, 130, 150), (141, 90))
 _WITH_OPTIONS: tuple[Case, ...] = (
     _LARGE,
     *(replace(_LARGE, name=f"{_LARGE.name} {name}", transform=name) for name in _OTHERS),
@@ -61,7 +61,7 @@ _WITH_OPTIONS: tuple[Case, ...] = (
         transform="attention",
         antialias=True,
     ),
-    Case(name="20x30x25x20", shape=(3, 20, 30, 25, 20), out_size=(21, 26, 31)),
+    Case("20x30x25x20", (3, 20, 30, 25, 20), (21, 26, 31)),
 )
 
 
@@ -107,14 +107,14 @@ def _crossing(
 
 
 def _options(case: Case) -> set[tuple[str, Any]]:
-    """What of a case another may share with it."""
+    """The options of a case, as pairs of name and value."""
     plain = ("transform", "mode", "padding_mode", "align_corners", "antialias", "memory_format")
     facts = {name: getattr(case, name) for name in (*plain, "dtype_name", "ndim")}
     return set(facts.items()) | {("channels", case.shape[1] == 3)}
 
 
 def _most_pairs_first(cases: list[Case]) -> list[Case]:
-    """In such an order that a run cut short has seen most pairs of options together."""
+    """The cases in such an order that a run cut short has met as many pairs of options as possible."""
     pairs = [set(combinations(sorted(_options(case), key=repr), 2)) for case in cases]
     left, order = list(range(len(cases))), []
     unseen = set().union(*pairs)
@@ -144,7 +144,7 @@ def _crossings() -> Iterator[Case]:
 
 
 def _bitwise(case: Case, device: str) -> str | None:
-    """Every run gives the same bits."""
+    """Whether every run gives the same bits."""
     inputs, sample = make_inputs(case, device), ours(case)
     first = run(sample, inputs, "both")
     for _ in range(3):
@@ -177,7 +177,7 @@ def _second_derivatives(case: Case, device: str) -> str | None:
 
 
 def _floors(device: str) -> str | None:
-    """All kernels take the same side of a kink: theta's gradient alone and beside the input's.
+    """Whether all kernels take the same side of a kink: theta's gradient is asked for alone, then beside the input's.
 
     These maps put coordinates on whole pixels or a rounding away from them, where a floor taken
     differently changes the derivative of that pixel altogether.
@@ -296,7 +296,7 @@ def _outcome(device: str, name: str) -> Outcome:
 def run_checks(
     device: str, *, until: float, without: Set[str] = frozenset(), jobs: int = 1
 ) -> Iterator[Outcome]:
-    """Run those not named in `without`, up to a `time.monotonic()`; what raises is wrong with what it said."""
+    """Run the checks that `without` does not name, until a `time.monotonic()`. A check that raises has failed."""
     names = [name for name in _by_name(device) if name not in without]
     found = in_processes(partial(_outcome, device), names, jobs=jobs, device=device, until=until)
     return (outcome for _, outcome in found)

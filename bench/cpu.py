@@ -1,55 +1,57 @@
 """`python -m bench.cpu`: ours against PyTorch and other peers on the CPU, timed in turn within one run.
 
-The aims are those of `AIMS`, against eager PyTorch, for the native library on one thread. Other work on the machine
-meets both alike, and what counts is the median ratio of neighbouring calls. JAX keeps the number of threads that it
-began with: each number of threads is a run of its own.
+`AIMS` are speeds against eager PyTorch, for the native library on one thread. Other work on the machine slows down both
+alike, and what counts is the median ratio of neighbouring calls. JAX keeps the number of threads that it began with, so
+that each number of threads needs a run of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .cases import OPTION_CASES, Case, Direction, Grads, expand
+from .cases import OPTION_CASES, Case, Grads, expand, pass_name
 from .check import expect, run, verdict
 from .growth import GROWTH_CASES
 from .inputs import make_inputs
-from .providers import PROVIDERS, Provider
-from .results import RESULTS, as_file_name, save_rows
+from .providers import PROVIDERS, named
+from .providers.provider import Provider
+from .report import geometric_mean
+from .results import RESULTS, as_file_name, as_json, save_rows, without_direction
 from .timing import interleaved, make_steps
 
 ACCEPTANCE_CASES: tuple[Case, ...] = (
-    Case(name="mnist-256x1x42", shape=(256, 1, 42, 42), out_size=(42, 42)),
-    Case(name="svhn-128x3x64", shape=(128, 3, 64, 64), out_size=(64, 64)),
-    Case(name="svhn-32x48x32", shape=(32, 48, 32, 32), out_size=(32, 32)),
-    Case(name="svhn-32x64x32", shape=(32, 64, 32, 32), out_size=(32, 32)),
-    Case(name="image-16x3x224", shape=(16, 3, 224, 224), out_size=(224, 224)),
-    Case(name="map-16x64x56", shape=(16, 64, 56, 56), out_size=(56, 56)),
-    Case(name="crops-32x3x448-k2", shape=(32, 3, 448, 448), out_size=(224, 224), k=2),
+    Case("mnist-256x1x42", (256, 1, 42, 42), (42, 42)),
+    Case("svhn-128x3x64", (128, 3, 64, 64), (64, 64)),
+    Case("svhn-32x48x32", (32, 48, 32, 32), (32, 32)),
+    Case("svhn-32x64x32", (32, 64, 32, 32), (32, 32)),
+    Case("image-16x3x224", (16, 3, 224, 224), (224, 224)),
+    Case("map-16x64x56", (16, 64, 56, 56), (56, 56)),
+    Case("crops-32x3x448-k2", (32, 3, 448, 448), (224, 224), k=2),
 )
 _OPTIONS = ("projective-128x1x60", "tps-128x1x60", "volume-2x8x32", "bicubic-128x3x64")
 FURTHER_CASES: tuple[Case, ...] = (
     *(replace(case, grads=("both",)) for case in OPTION_CASES if case.name in _OPTIONS),
-    Case(name="call-4x1x28", shape=(4, 1, 28, 28), out_size=(28, 28)),
+    Case("call-4x1x28", (4, 1, 28, 28), (28, 28)),
 )
 """Other transformations and modes, and what a call itself costs."""
-PEERS = ("torch_eager", "torch_compile", "kornia", "opencv", "onnxruntime", "jax")
+EAGER = "torch_eager"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """Times eager's speed: in the geometric mean of each kind of pass, and in every case."""
+    """Speeds as multiples of eager PyTorch's: the geometric mean of each kind of pass, and the least of any case."""
 
     forward: float
     both: float
@@ -59,9 +61,8 @@ class Aim:
 
     def of(self, row: Comparison) -> float | None:
         """The aim of the mean that a row is part of."""
-        if row.direction == "fwd":
-            return self.forward
-        return {"both": self.both, "theta": self.theta, "input": self.input}[row.grads or "both"]
+        passes = {None: self.forward, "both": self.both, "theta": self.theta, "input": self.input}
+        return passes[row.grads]
 
 
 AIMS = {
@@ -77,7 +78,6 @@ class Comparison:
     case: str
     dtype: str
     memory_format: str
-    direction: Direction
     grads: Grads | None
     peer: str
     elements: int
@@ -89,16 +89,15 @@ class Comparison:
 
 def compare(
     case: Case,
-    direction: Direction,
     grads: Grads | None,
-    peers: tuple[Provider, ...],
+    beside: tuple[Provider, ...],
     seconds: float,
 ) -> Iterator[Comparison]:
     """Check ours and each peer against the definition, then time the two in turn."""
-    ours = _named("stn_triton")
+    ours = named("stn_triton")
     inputs = make_inputs(case)
-    wrong = _checked(case, grads, (ours, *peers))
-    for peer in peers:
+    wrong = _checked(case, grads, (ours, *beside))
+    for peer in beside:
         pair, complaint = None, wrong[ours.name] or wrong[peer.name]
         if complaint is None:
             steps = [make_steps(provider, case, grads, [inputs])[0] for provider in (peer, ours)]
@@ -107,7 +106,6 @@ def compare(
             case=case.name,
             dtype=case.dtype_name,
             memory_format=case.memory_format,
-            direction=direction,
             grads=grads,
             peer=peer.name,
             elements=case.output_elements(),
@@ -142,32 +140,28 @@ def _checked(
     return found
 
 
-def _named(name: str) -> Provider:
-    return next(provider for provider in PROVIDERS if provider.name == name)
-
-
-def installed(names: tuple[str, ...] = PEERS) -> tuple[Provider, ...]:
-    """The peers of that name that are there; torch.compile is, wherever Inductor finds a compiler."""
-    peers = map(_named, names)
-    return tuple(peer for peer in peers if peer.name == "torch_compile" or peer.available("cpu"))
+def peers() -> tuple[Provider, ...]:
+    """All that can run on this CPU beside ours; torch.compile can, wherever Inductor finds a compiler."""
+    others = (each for each in PROVIDERS if each.name != "stn_triton")
+    return tuple(peer for peer in others if peer.name == "torch_compile" or peer.available("cpu"))
 
 
 def comparisons(
     cases: tuple[Case, ...] = ACCEPTANCE_CASES,
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
     *,
-    peers: tuple[str, ...] = ("torch_eager",),
+    beside: tuple[Provider, ...] | None = None,
     seconds: float = 0.5,
 ) -> Iterator[Comparison]:
-    """Every case in every direction, in both memory formats, beside every peer that takes it."""
-    present = installed(peers)
+    """Every pass of every case, in both memory formats, beside every peer that takes it (None: eager PyTorch)."""
+    present = (named(EAGER),) if beside is None else beside
     for case in expand(cases, dtypes):
-        for direction, grads in case.directions():
-            able = tuple(peer for peer in present if peer.can(case, direction, grads))
-            yield from compare(case, direction, grads, able, seconds)
+        for grads in case.passes:
+            able = tuple(peer for peer in present if peer.can(case, grads))
+            yield from compare(case, grads, able, seconds)
 
 
-def summary(rows: list[Comparison], dtype: str = "float32", peer: str = "torch_eager") -> str:
+def summary(rows: list[Comparison], dtype: str = "float32", peer: str = EAGER) -> str:
     """Smallest ratio and geometric means of the rows of one dtype beside a peer, against the aims if that is eager."""
     of = [row for row in rows if row.dtype == dtype and row.peer == peer]
     timed = [row for row in of if row.ratio is not None]
@@ -175,16 +169,15 @@ def summary(rows: list[Comparison], dtype: str = "float32", peer: str = "torch_e
     start = f"{dtype}, {peer}"
     if not timed:
         return f"{start}: nothing timed, {unchecked} not passing the check"
-    aim = AIMS.get(dtype) if peer == "torch_eager" else None
+    aim = AIMS.get(dtype) if peer == EAGER else None
     parts, reached = [], not unchecked
-    for kind in dict.fromkeys((row.direction, row.grads) for row in timed):
-        group = [row for row in timed if (row.direction, row.grads) == kind]
-        mean = math.exp(sum(math.log(row.ratio) for row in group if row.ratio) / len(group))
-        name = kind[0] if kind[1] in (None, "both") else f"{kind[0]} ({kind[1]})"
+    for grads in dict.fromkeys(row.grads for row in timed):
+        group = [row for row in timed if row.grads == grads]
+        mean = geometric_mean([row.ratio for row in group if row.ratio])
         wanted = aim.of(group[0]) if aim else None
         reached &= wanted is None or mean >= wanted
         aimed = f" (aim {wanted}x)" if wanted else ""
-        parts.append(f"{name} {mean:.2f}x in the geometric mean{aimed}")
+        parts.append(f"{pass_name(grads)} {mean:.2f}x in the geometric mean{aimed}")
     lowest = min(row.ratio for row in timed if row.ratio)
     reached &= aim is None or lowest >= aim.least
     parts.append(
@@ -204,22 +197,32 @@ def save(rows: list[Comparison], threads: int, kind: str = "") -> Path:
     return save_rows(RESULTS / "cpu" / name, about, rows)
 
 
-_PACKAGES = {"opencv": ("opencv-python-headless", "opencv-python")}
-"""Of peers that are not named like their package."""
+def load(path: Path) -> tuple[dict[str, Any], list[Comparison]]:
+    """(what a saved file is about, its rows). The oldest files know eager PyTorch alone, and gradients of both."""
+    about: dict[str, Any] = json.loads(path.read_text())
+    sizes = {case.name: case.output_elements() for case in ACCEPTANCE_CASES}
+    rows = []
+    for row in about.pop("rows"):
+        if "eager_ms" in row:
+            row["peer"], row["peer_ms"] = EAGER, row.pop("eager_ms")
+            row["grads"] = None if row["direction"] == "fwd" else "both"
+            row["elements"] = sizes[row["case"]]
+        rows.append(Comparison(**without_direction(row)))
+    return about, rows
 
 
 def _versions(rows: list[Comparison]) -> dict[str, str]:
-    """Of the peers that the rows name."""
+    """The versions of the peers that the rows name."""
     found: dict[str, str] = {}
-    for peer in dict.fromkeys(row.peer for row in rows if not row.peer.startswith("torch")):
-        for package in _PACKAGES.get(peer, (peer,)):
+    for peer in dict.fromkeys(row.peer for row in rows):
+        for package in named(peer).packages:
             with suppress(PackageNotFoundError):
                 found.setdefault(peer, version(package))
     return found
 
 
 def _processor() -> str:
-    """What the processor calls itself, where the system says it."""
+    """The name of the processor, as far as the system tells it."""
     with suppress(OSError):
         for text in Path("/proc/cpuinfo").read_text().splitlines():
             if text.startswith("model name"):
@@ -235,7 +238,7 @@ HEADING = (
 
 def line(row: Comparison) -> str:
     """One row of the table; the time for each element of the result is ours."""
-    what = row.direction if row.grads in (None, "both") else f"{row.direction} ({row.grads})"
+    what = pass_name(row.grads)
     start = f"{row.case:20} {row.dtype:9} {row.memory_format:14} {what:16} {row.peer:14}"
     if row.ratio is None or row.peer_ms is None or row.ours_ms is None:
         return f"{start} not timed: {row.wrong}"
@@ -255,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--float32", action="store_true", help="leave out bfloat16")
     parser.add_argument(
-        "--peers", action="store_true", help=f"beside {', '.join(PEERS)} where installed"
+        "--peers", action="store_true", help="beside every peer that is installed, not eager alone"
     )
     parser.add_argument(
         "--grads", nargs="+", choices=("both", "theta", "input"), default=["both"],
@@ -287,14 +290,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(HEADING)
     rows: list[Comparison] = []
     dtypes = (torch.float32,) if chosen.float32 else (torch.float32, torch.bfloat16)
-    peers = PEERS if chosen.peers else PEERS[:1]
-    for row in comparisons(cases, dtypes, peers=peers, seconds=chosen.seconds):
+    beside = peers() if chosen.peers else None
+    for row in comparisons(cases, dtypes, beside=beside, seconds=chosen.seconds):
         rows.append(row)
         print(line(row), flush=True)
     for dtype, peer in dict.fromkeys((row.dtype, row.peer) for row in rows if not kind):
         print(summary(rows, dtype, peer))
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        chosen.json.write_text(json.dumps([as_json(row) for row in rows], indent=1) + "\n")
     if chosen.save:
         print(save(rows, torch.get_num_threads(), kind))
     return 0

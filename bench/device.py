@@ -1,11 +1,11 @@
 """`python -m bench.device --out DIR`: all that needs a GPU, in one command, the most important
 first.
 
-Correctness, then every case against every peer, then whole networks. What is not timed (the checks,
-with the compilations that they take) runs in `--jobs` processes at once. Every few seconds the
-files in DIR are replaced whole, so that little is lost when time runs out, and `--resume` goes on
-with what is missing. Without a GPU (or with `--device cpu`) it is a dry run: tiny cases through the
-same code, marked `"gpu": null`, never among the committed results.
+It checks correctness, then times every case beside every peer, then whole networks. The checks, with
+the compilations that they take, are not timed and run in `--jobs` processes at once. Every few
+seconds the files in DIR are replaced whole, so that little is lost when time runs out; `--resume`
+then measures what is missing. Without a GPU (or with `--device cpu`) it is a dry run: tiny cases go
+through the same code, and the file says `"gpu": null` and does not belong to the committed results.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 
 from . import networks
-from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Direction, Grads, expand
+from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Grads, expand, pass_name
 from .check import expect, run, verdict
 from .correctness import Outcome, run_checks
 from .inputs import Inputs, make_inputs
-from .providers import Provider, present
+from .providers import present
+from .providers.provider import Provider
 from .report import markdown
 from .results import (
     RESULTS,
@@ -68,34 +69,33 @@ class DeviceLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One provider on one case in one direction."""
+    """One provider on one pass of a case."""
 
     provider: Provider
     case: Case
-    direction: Direction
     grads: Grads | None
 
     @property
     def key(self) -> Key:
-        """Of the record that it becomes."""
-        return key_of(self.case, self.provider.name, self.direction, self.grads)
+        """The key of the record that it becomes."""
+        return key_of(self.case, self.provider.name, self.grads)
 
     @property
     def name(self) -> str:
-        """For people."""
-        return " ".join(str(part) for part in self.key if part is not None)
+        """The measurement in words; unique, as `key` is."""
+        return f"{self.case.key} {self.provider.name} {pass_name(self.grads)}"
 
 
 def plan(
     device: str, base: tuple[Case, ...], options: tuple[Case, ...] = ()
 ) -> Iterator[Measurement]:
-    """Ours and eager on every case, those in float32 first; then the other peers. Earlier ones matter more, and none
-    comes twice.
+    """What to measure, the most important first and nothing twice: ours and eager PyTorch on every case, in float32
+    first, then the other peers.
     """
     everyone = present(device)
     first = tuple(p for p in everyone if p.name in _FIRST)
     others = tuple(p for p in everyone if p.name not in _FIRST)
-    # As most networks train.
+    # bfloat16 with channels last, as most networks train.
     halves = [replace(c, dtype=torch.bfloat16) for c in base if c.shape[1] > 1]
     parts = (
         (first, tuple(expand(base, (torch.float32,)))),
@@ -109,10 +109,10 @@ def plan(
     planned: set[Key] = set()
     for providers, cases in parts:
         for case in cases:
-            for direction, grads in case.directions():
+            for grads in case.passes:
                 for provider in providers:
-                    measurement = Measurement(provider, case, direction, grads)
-                    if provider.can(case, direction, grads) and measurement.key not in planned:
+                    measurement = Measurement(provider, case, grads)
+                    if provider.can(case, grads) and measurement.key not in planned:
                         planned.add(measurement.key)
                         yield measurement
 
@@ -193,7 +193,9 @@ def _verdict_of(
     try:
         return _wrong(measurement, make_inputs(measurement.case, device))
     except torch.OutOfMemoryError:
-        return _UNKNOWN  # its neighbours take too much: another look when it is alone
+        return (
+            _UNKNOWN  # other processes take too much memory: it is checked again when it is alone
+        )
     except Exception as error:  # a peer may raise anything
         return f"{type(error).__name__}: {error}"
     finally:
@@ -229,9 +231,7 @@ def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: 
     alive = device_alive(session.device)
     area_on = session.device if alive else "cpu"
     copy = session.results.copy_gb_s
-    session.results.records.append(
-        make_record(case, provider.name, measurement.direction, grads, timing, copy, area_on)
-    )
+    session.results.records.append(make_record(case, provider.name, grads, timing, copy, area_on))
     session.save(every=_SAVE_SECONDS if alive else 0)
     if not alive:
         raise DeviceLost(f"{measurement.name} took the GPU down: run again with --resume")

@@ -126,7 +126,7 @@ _ARITHMETIC = re.compile(r"(fma|mul|add|sub|div|neg|abs|max|min|rcp)\b.*\.f(32|6
 
 
 _HALVES = {"fma.rn.f32(0fBF000000, cvt, cvt)", "sub.f32(cvt, mul.f32(0f3F000000, cvt))"}
-"""b - a / 2 of whole numbers is exact, so that one instruction and two mean the same."""
+"""Both are b - a / 2 of whole numbers, which is exact in one instruction and in two."""
 
 
 def expression(value: str, defined: dict[str, PtxInstruction], depth: int = 6) -> str:

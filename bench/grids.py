@@ -1,4 +1,4 @@
-"""From theta to PyTorch's sampling grid by the paper's definitions: where the check and the peers sample.
+"""From theta to PyTorch's sampling grid: as defined for the check, and as one writes it in PyTorch for the peers.
 
 Nothing here is shared with `stn_triton`.
 """
@@ -6,11 +6,13 @@ Nothing here is shared with `stn_triton`.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import definition
 from .cases import Case
 
 CONTROL_POINTS = 4
@@ -26,40 +28,56 @@ def parameters(case: Case, theta: Tensor) -> Tensor:
     flat = theta.flatten(0, 0 if case.k is None else 1)
     if case.transform == "projective" and flat.shape[1:] == (8,):
         return F.pad(flat, (0, 1), value=1.0).unflatten(1, (3, 3))
-    if case.transform != "attention":
-        return flat
-    scale, shift = flat[:, :1], flat[:, 1:]
-    return torch.cat((torch.diag_embed(scale.expand_as(shift)), shift.unsqueeze(-1)), -1)
+    return definition.matrix_of(flat, "attention") if case.transform == "attention" else flat
+
+
+def pixel_matrices(case: Case, theta: Tensor) -> Tensor:
+    """Affine maps as matrices (N * K, 2, 3) from output pixels to source pixels, float64, x first."""
+    matrix = parameters(case, theta).detach().double()
+    shrink = int(case.align_corners)
+    ends = matrix.new_tensor([(length - shrink) / 2 for length in case.shape[:1:-1]])
+    middle = matrix.new_tensor([(length - 1) / 2 for length in case.shape[:1:-1]])
+    steps = matrix.new_tensor([2 / max(length - shrink, 1) for length in case.out_size[::-1]])
+    first = matrix.new_tensor([(length - 1) / 2 for length in case.out_size[::-1]])
+    linear = ends.unsqueeze(-1) * matrix[:, :, :2] * steps
+    shift = ends * matrix[:, :, 2] + middle - linear @ first
+    return torch.cat((linear, shift.unsqueeze(-1)), -1)
 
 
 def sampling_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
-    """The grid (N * K, *out_size, ndim) that `grid_sample` takes, `samples` times as fine along each axis."""
+    """The grid (N * K, *out_size, ndim) that `grid_sample` takes, `samples` times as fine along each axis.
+
+    As one writes it in PyTorch where it matters how fast that is; otherwise as defined.
+    """
     size = tuple(samples * length for length in case.out_size)
+    align, like = case.align_corners, (parameters.dtype, parameters.device)
+    if case.transform in ("affine", "attention"):
+        return F.affine_grid(parameters, [len(parameters), 1, *size], align)
+    if case.transform == "projective":
+        points = F.pad(_points(size, align, parameters), (0, 1), value=1.0)
+        moved = points @ parameters.mT
+        return (moved[..., :2] / moved[..., 2:]).unflatten(1, size)
     if case.transform in LATTICES:
-        weights = _lattice_weights(
-            case.transform,
-            case.control_points,
-            size,
-            case.align_corners,
-            parameters.dtype,
-            parameters.device,
-        )
+        weights = _lattice_weights(case.transform, case.control_points, size, align, *like)
         return (weights @ parameters).unflatten(1, size)
-    if case.transform != "projective":
-        return F.affine_grid(parameters, [len(parameters), 1, *size], case.align_corners)
-    points = F.pad(_points(size, case.align_corners, parameters), (0, 1), value=1.0)
-    moved = points @ parameters.mT
-    return (moved[..., :2] / moved[..., 2:]).unflatten(1, size)
+    return defined_grid(case, parameters, samples)
+
+
+def defined_grid(case: Case, parameters: Tensor, samples: int = 1) -> Tensor:
+    """The same by the definition: for the check, and for what has no faster form in PyTorch."""
+    return torch.stack(definition.normalised(*_definition_of(case, parameters, samples)), -1)
 
 
 def source_pixels(case: Case, parameters: Tensor, samples: int = 1) -> list[Tensor]:
     """Source coordinates in pixels, float64, x first, each (maps, *out_size)."""
-    grid = sampling_grid(case, parameters.double(), samples)
-    found = []
-    for coordinate, size in zip(grid.unbind(-1), case.shape[:1:-1], strict=True):
-        extent = size - 1 if case.align_corners else size
-        found.append((coordinate * extent + size - 1) / 2)
-    return found
+    maps, *options = _definition_of(case, parameters.double(), samples)
+    return list(definition.coordinates(maps, case.shape[2:], *options))
+
+
+def _definition_of(case: Case, parameters: Tensor, samples: int) -> tuple[Any, ...]:
+    size = tuple(samples * length for length in case.out_size)
+    transform = "affine" if case.transform == "attention" else case.transform
+    return parameters, size, transform, case.align_corners, case.control_points
 
 
 def sample_groups(case: Case, parameters: Tensor) -> list[tuple[Tensor, int]]:

@@ -13,7 +13,7 @@ _CHANNELS = (1, 2, 3, 4, 7, 8, 16, 31, 32, 64, 128)
 
 
 def _square(name: str, n: int, channels: int, size: int, k: int | None = None) -> Case:
-    return Case(name=name, shape=(n, channels, size, size), out_size=(size, size), k=k)
+    return Case(name, (n, channels, size, size), (size, size), k=k)
 
 
 GROWTH_CASES: tuple[Case, ...] = (
@@ -21,4 +21,4 @@ GROWTH_CASES: tuple[Case, ...] = (
     *(_square(f"k-{k}-16x3x64", 16, 3, 64, k) for k in _TRANSFORMERS),
     *(_square(f"c-{c}-16x{c}x64", 16, c, 64) for c in _CHANNELS),
 )
-"""Over sizes, transformers of an image, and channels."""
+"""They grow in size, in transformers of an image, or in channels."""

@@ -1,9 +1,10 @@
 """The tensors that a case runs on.
 
-theta is drawn from a seed on the CPU, so that a case means the same samples on every machine: a rotation by any
-angle, scaled by 0.5 to 1.5 and shifted by up to a tenth of the frame; for projective maps also tilted, for the control
-points of a lattice also bent. Attention crops as for CUB: scale 0.5 (0.3 to 0.9 where antialiasing goes by theta) and a
-shift that keeps the crop inside the image.
+theta is drawn from a seed on the CPU, so that a case means the same samples on every machine. An affine map is a
+rotation by any angle, scaled by 0.5 to 1.5 and shifted by up to a tenth of the frame. A projective map is tilted
+besides, and the control points of a lattice are moved besides. Attention takes crops as for CUB: their scale is 0.5 (or
+0.3 to 0.9 where antialiasing goes by theta), and their shift keeps them inside the image. Any other map is drawn around
+its identity.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from stn_triton import identity_theta
+
 from .cases import Case
 from .grids import (
     LATTICES,
@@ -25,12 +28,12 @@ from .grids import (
 )
 
 KINK_BAND = 1e-3
-"""Distance in pixels from a kink or tie within which a rounded coordinate may take the other side."""
+"""In pixels: nearer to a kink or a tie than this, a rounded coordinate may be on its other side."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one case; `theta` is float32 whatever the storage dtype, `grad` is that of the result."""
+    """The tensors of one case. `theta` is float32 whatever the dtype of the case; `grad` is that of the result."""
 
     input: Tensor
     theta: Tensor
@@ -80,7 +83,10 @@ def make_theta(case: Case, *, seed: int = 0) -> Tensor:
     matrix = torch.cat((linear, shift.unsqueeze(-1)), -1)
     if case.transform == "affine":
         return matrix
-    return torch.cat((matrix.flatten(-2), uniform(-0.15, 0.15, 2)), -1)
+    if case.transform == "projective":
+        return torch.cat((matrix.flatten(-2), uniform(-0.15, 0.15, 2)), -1)
+    identity = identity_theta(case.transform, lead, ndim=ndim, dtype=torch.float32)
+    return identity + uniform(-0.1, 0.1, *identity.shape[len(lead) :])
 
 
 def _rotation(plane: tuple[int, int], angle: Tensor, ndim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training steps of the paper's networks, and how much of each is spent in grid and sampler."""
+"""Training steps of the paper's networks, and the share of each that grid and sampler take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stn_triton.transforms import TRANSFORMS
 
 from .cases import Case, Grads
 from .inputs import make_inputs
-from .providers import PROVIDERS, Provider
+from .providers import named
 from .results import Network
 from .timing import make_steps, time_cpu, time_cuda
 
@@ -47,10 +47,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("cub_4st_cnn", 3, 448, 16),
 )
 _SAMPLERS = ("stn_triton", "torch_eager")
-
-
-def _provider(name: str) -> Provider:
-    return next(p for p in PROVIDERS if p.name == name)
 
 
 def _case_of_call(
@@ -121,7 +117,7 @@ def _as_sampler(name: str, calls: list[Case], original: Sampler) -> Sampler:
         calls.append(case)
         if name == "stn_triton":
             return original(x, theta, out_size, **options)
-        return _provider(name).on_theta(case)(x, theta)
+        return named(name).on_theta(case)(x, theta)
 
     return call
 
@@ -163,7 +159,7 @@ def measure_network(setting: Setting, sampler: str, device: str) -> Network:
     for case in own:
         grads = case.grads[0] if case.grads else None
         sampling += _time(
-            make_steps(_provider(sampler), case, grads, [make_inputs(case, device)]), device
+            make_steps(named(sampler), case, grads, [make_inputs(case, device)]), device
         )
     return Network(
         name=setting.name,

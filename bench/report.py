@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from .cases import direction, pass_name
 from .results import Record, Results, load
 
 OURS = "stn_triton"
@@ -20,33 +21,23 @@ def _table(heading: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def geometric_mean(values: list[float]) -> float:
-    """NaN of nothing."""
+    """The geometric mean; of no values it is NaN."""
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
-
-
-def _direction(record: Record) -> str:
-    return (
-        record.direction
-        if record.grads in (None, "both")
-        else f"{record.direction} ({record.grads})"
-    )
 
 
 Group = dict[str, Record]
 
 
 def by_measurement(records: Iterable[Record]) -> dict[tuple[str, str, str, str], Group]:
-    """(case, dtype, memory format, direction) -> provider -> its record."""
+    """(case, dtype, memory format, name of the pass) -> provider -> its record."""
     groups: dict[tuple[str, str, str, str], Group] = defaultdict(dict)
-    for record in records:
-        groups[record.case, record.dtype, record.memory_format, _direction(record)][
-            record.provider
-        ] = record
+    for r in records:
+        groups[r.case, r.dtype, r.memory_format, pass_name(r.grads)][r.provider] = r
     return dict(groups)
 
 
 def speedups(records: Iterable[Record], peer: str) -> list[float]:
-    """Peer's time over ours, wherever both were measured."""
+    """The peer's time divided by ours, wherever both were measured."""
     found = []
     for group in by_measurement(records).values():
         ours, theirs = (group[name].ms if name in group else None for name in (OURS, peer))
@@ -60,12 +51,12 @@ def _peers(records: Iterable[Record]) -> list[str]:
 
 
 def summary_table(records: list[Record]) -> str:
-    """One row a peer: how much faster ours is."""
+    """One row for each peer: how much faster ours is."""
 
     def rows() -> Iterable[list[str]]:
         for peer in _peers(records):
-            for direction in ("fwd", "fwd+bwd"):
-                found = speedups([r for r in records if r.direction == direction], peer)
+            for each in ("fwd", "fwd+bwd"):
+                found = speedups([r for r in records if direction(r.grads) == each], peer)
                 if found:
                     mean = geometric_mean(found)
                     cells = [
@@ -74,7 +65,7 @@ def summary_table(records: list[Record]) -> str:
                         f"{max(found):.2f}x",
                         str(len(found)),
                     ]
-                    yield [f"`{peer}`, {direction}", *cells]
+                    yield [f"`{peer}`, {each}", *cells]
 
     return _table(["faster than", "geometric mean", "least", "most", "cases"], rows())
 
@@ -90,16 +81,16 @@ def _cell(value: float | None, form: Callable[[float], str]) -> str:
 
 
 def times_table(records: list[Record]) -> str:
-    """One row a case, in milliseconds, with how near ours is to the speed of a plain copy."""
+    """One row for each pass of a case, in milliseconds, and how near ours is to the speed of a plain copy."""
     peers = _peers(records)
 
     def rows() -> Iterable[list[str]]:
-        for (case, dtype, layout, direction), group in by_measurement(records).items():
+        for (case, dtype, layout, what), group in by_measurement(records).items():
             ours = group.get(OURS)
             share = ours.fraction_of_copy if ours else None
             times = [_milliseconds(group.get(name)) for name in (OURS, *peers)]
             yield [
-                f"{case} {dtype} {layout} {direction}",
+                f"{case} {dtype} {layout} {what}",
                 *times,
                 _cell(share, lambda x: f"{x:.0%}"),
             ]
@@ -112,7 +103,7 @@ def memory_table(records: list[Record]) -> str:
     shown = (OURS, "torch_eager")
 
     def rows() -> Iterable[list[str]]:
-        for (case, dtype, layout, direction), group in by_measurement(records).items():
+        for (case, dtype, layout, what), group in by_measurement(records).items():
             if not any(name in group and group[name].peak_bytes is not None for name in shown):
                 continue
             cells = []
@@ -128,14 +119,14 @@ def memory_table(records: list[Record]) -> str:
                     _cell(record.host_us if record else None, "{:.0f}".format),
                     _cell(beyond, lambda x: f"{x:+.0%}"),
                 ]
-            yield [f"{case} {dtype} {layout} {direction}", *cells]
+            yield [f"{case} {dtype} {layout} {what}", *cells]
 
     columns = [f"`{name}` {what}" for name in shown for what in ("launches", "host µs", "memory")]
     return _table(["case", *columns], rows())
 
 
 def networks_table(results: Results) -> str:
-    """One row a network."""
+    """One row for each network and sampler."""
     rows = (
         [
             f"{n.name} {n.image_size} {n.dtype}, batch {n.batch}",

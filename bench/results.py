@@ -16,25 +16,24 @@ from typing import Any
 
 import torch
 
-from .cases import Case, Direction, Grads
+from .cases import Case, Grads, direction
 from .timing import Timing
 from .traffic import least_peak_bytes, min_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 
-Key = tuple[str, str, str, str | None]
+Key = tuple[str, str, Grads | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One provider on one case; without a time if its result was wrong or it could not run
-    (`checked` is false).
+    """One provider in one pass of a case. `checked` is false, and there is no time, if its result was wrong or it
+    could not run.
     """
 
     case: str
     provider: str
-    direction: Direction
     grads: Grads | None
     transform: str
     mode: str
@@ -58,36 +57,29 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What makes it one record: a second measurement of the same is not taken."""
-        return (
-            f"{self.case}/{self.dtype}/{self.memory_format}",
-            self.provider,
-            self.direction,
-            self.grads,
-        )
+        """Unique among the records of a file: what has a record is not measured again."""
+        return f"{self.case}/{self.dtype}/{self.memory_format}", self.provider, self.grads
 
 
-def key_of(case: Case, provider: str, direction: Direction, grads: Grads | None) -> Key:
+def key_of(case: Case, provider: str, grads: Grads | None) -> Key:
     """The key that a record of these will have."""
-    return (case.key, provider, direction, grads)
+    return case.key, provider, grads
 
 
 def make_record(
     case: Case,
     provider: str,
-    direction: Direction,
     grads: Grads | None,
     timing: Timing | None,
     copy: float,
     device: str,
 ) -> Record:
     """A record from a timing, or from None where there is nothing to time."""
-    least = min_bytes(case, direction, grads, device)
+    least = min_bytes(case, grads, device)
     speed = least / timing.ms / 1e6 if timing else None
     return Record(
         case=case.name,
         provider=provider,
-        direction=direction,
         grads=grads,
         transform=case.transform,
         mode=case.mode,
@@ -107,7 +99,7 @@ def make_record(
         gb_s=speed,
         fraction_of_copy=speed / copy if speed is not None else None,
         peak_bytes=timing.peak_bytes if timing else None,
-        least_peak_bytes=least_peak_bytes(case, direction, grads),
+        least_peak_bytes=least_peak_bytes(case, grads),
     )
 
 
@@ -183,7 +175,7 @@ def file_name(gpu: str | None) -> str:
 
 
 def as_file_name(name: str) -> str:
-    """What a processor calls itself, as a part of a file's name."""
+    """The name of a processor in the form that it has in names of files."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -195,6 +187,25 @@ def write_text(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def as_json(row: Any) -> dict[str, Any]:
+    """A row, a dataclass, as files have it: where it has `grads`, the direction that follows stands before them."""
+    found: dict[str, Any] = {}
+    for name, value in asdict(row).items():
+        if name == "grads":
+            found["direction"] = direction(value)
+        found[name] = value
+    return found
+
+
+def without_direction(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file by its own fields; `ValueError` if its direction is not the one that follows from `grads`."""
+    found = dict(row)
+    stated = found.pop("direction", None)
+    if stated not in (None, direction(row["grads"])):
+        raise ValueError(f"direction {stated!r} beside grads {row['grads']!r}")
+    return found
+
+
 def save_rows(path: Path, about: dict[str, Any], rows: list[Any]) -> Path:
     """Write rows, dataclasses, with what they are about, torch, commit and date; returns the path."""
     content = {
@@ -202,7 +213,7 @@ def save_rows(path: Path, about: dict[str, Any], rows: list[Any]) -> Path:
         "torch": torch.__version__,
         "commit": commit(),
         "date": _now(),
-        "rows": [asdict(row) for row in rows],
+        "rows": [as_json(row) for row in rows],
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
     return path
@@ -214,17 +225,18 @@ def _now() -> str:
 
 def save(results: Results, path: Path) -> None:
     """Write the file whole."""
-    write_text(path, json.dumps(asdict(results), indent=1) + "\n")
+    content = {**asdict(results), "records": [as_json(record) for record in results.records]}
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(path: Path) -> Results:
     """Read a file back; `ValueError` if it is not of this form."""
     content: dict[str, Any] = json.loads(path.read_text())
     try:
-        records = [Record(**record) for record in content.pop("records")]
+        records = [Record(**without_direction(record)) for record in content.pop("records")]
         networks = [Network(**network) for network in content.pop("networks")]
         return Results(**content, records=records, networks=networks)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         names = [f.name for f in fields(Results)]
         raise ValueError(
             f"{path} is not a result file (an object with {names}): {error}"

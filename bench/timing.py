@@ -1,5 +1,5 @@
-"""Clocks: device time by graph replay over rotating inputs, host time, launches, memory; and
-interleaved CPU pairs.
+"""Clocks. On a GPU: device time by graph replay over rotating inputs, host time, launches, memory. On a CPU: pairs
+of calls timed in turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .cases import Case, Grads
 from .inputs import Inputs, make_inputs
-from .providers import Provider
+from .providers.provider import Provider
 
 Step = Callable[[], object]
 
@@ -29,7 +29,7 @@ _MOST_SETS = 64
 
 @dataclass(frozen=True)
 class Timing:
-    """One provider on one case. `ms` is per call; what the device cannot tell is None."""
+    """The times of one provider in one pass of a case, per call; None stands for what a device cannot tell."""
 
     ms: float
     ms_p20: float
@@ -132,7 +132,7 @@ def _event_times(run: Step, calls: int) -> list[float]:
 
 
 def _host_us(steps: Sequence[Step]) -> float:
-    """Time that one call takes of the host, not waiting for the device."""
+    """Microseconds that one call takes on the host, which does not wait for the device."""
     samples = []
     for _ in range(7):
         torch.cuda.synchronize()
@@ -155,7 +155,7 @@ def _launches(step: Step) -> int:
 
 
 def peak_bytes(step: Step, device: str) -> int:
-    """Memory that one call needs beyond what was there before it, its results included; on a CPU that of tensors."""
+    """The most memory that one call adds to what was there, its results included; on a CPU, memory of tensors alone."""
     if device != "cuda":
         return _peak_bytes_on_cpu(step)
     torch.cuda.synchronize()
@@ -220,7 +220,7 @@ def device_ms(steps: Sequence[Step]) -> tuple[float, float, float]:
 
 
 def time_cpu(steps: Sequence[Step], repeats: int = 5) -> Timing:
-    """Wall time; host and device are one."""
+    """Wall time; on a CPU, host and device are one."""
     steps[0]()
     samples = []
     for i in range(repeats):

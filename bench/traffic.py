@@ -10,23 +10,23 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .cases import Case, Direction, Grads
+from .cases import Case, Grads
 from .grids import parameters, sample_groups, source_pixels
 from .inputs import make_index, make_theta
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How much of a case its theta touches, in pixels of one channel, summed over the batch."""
+    """How many pixels of one channel the theta of a case touches, summed over the batch."""
 
     source: int
     """Distinct source pixels that any sample of any of the K maps reads."""
     outputs: int
-    """Outputs that read at least one source pixel: the others are 0 and pass no gradient on."""
+    """Output pixels that read at least one source pixel; the others are 0 and pass on no gradient."""
 
 
 def _padded(case: Case, s: Tensor, size: int) -> Tensor:
-    """What the padding makes of a coordinate, or of a tap of bicubic."""
+    """A coordinate (with bicubic, that of a tap) after padding."""
     if case.padding_mode == "zeros":
         return s.clamp(-3, size + 2)
     if case.padding_mode == "reflection":
@@ -47,7 +47,7 @@ def _taps(case: Case, s: Tensor, size: int) -> list[Tensor]:
 
 
 _MOST_SAMPLES = 2**22
-"""Samples that are looked at together: some hundred bytes of memory each."""
+"""How many samples are looked at together; each takes some hundred bytes of memory."""
 
 
 @cache
@@ -95,30 +95,30 @@ def reach(case: Case, device: str = "cpu") -> Reach:
     return _reach(plain, device)
 
 
-def min_bytes(case: Case, direction: Direction, grads: Grads | None, device: str = "cpu") -> int:
-    """The bytes that must cross device memory: every tensor's needed part once per pass, theta's few left out.
+def min_bytes(case: Case, grads: Grads | None, device: str = "cpu") -> int:
+    """The bytes that must cross device memory: what a pass needs of each tensor, once. theta is too small to count.
 
-    Forward: the source pixels touched, however many samples read them, and the whole result. Backward adds the
-    gradient of the result where it passes anything on; the touched source once more if theta wants a gradient; and the
-    whole input gradient, zeros included, if the input does.
+    The forward pass reads the source pixels that it touches, however many samples read them, and writes the whole
+    result. The backward pass reads the gradient of the result where that reaches the image, reads the touched source
+    pixels once more if theta wants a gradient, and writes the whole gradient of the input, zeros included, if the input
+    wants one.
     """
     touched = reach(case, device)
     per_pixel = case.shape[1] * torch.finfo(case.dtype).bits // 8
     source = touched.source * per_pixel
     total = source + case.maps * math.prod(case.out_size) * per_pixel
-    if direction == "fwd+bwd":
+    if grads is not None:
         total += touched.outputs * per_pixel
-        total += source if grads in ("both", "theta") else 0
-        whole = case.shape[0] * math.prod(case.shape[2:]) * per_pixel
-        total += whole if grads in ("both", "input") else 0
+    total += source if grads in ("both", "theta") else 0
+    whole = case.shape[0] * math.prod(case.shape[2:]) * per_pixel
+    total += whole if grads in ("both", "input") else 0
     return total
 
 
-def least_peak_bytes(case: Case, direction: Direction, grads: Grads | None) -> int:
+def least_peak_bytes(case: Case, grads: Grads | None) -> int:
     """The memory that a call must add to what it is given: the result and each gradient wanted."""
     element = torch.finfo(case.dtype).bits // 8
     total = case.output_elements() * element
-    if direction == "fwd+bwd":
-        total += math.prod(case.shape) * element if grads in ("both", "input") else 0
-        total += make_theta(case).numel() * 4 if grads in ("both", "theta") else 0
+    total += math.prod(case.shape) * element if grads in ("both", "input") else 0
+    total += make_theta(case).numel() * 4 if grads in ("both", "theta") else 0
     return total

@@ -34,8 +34,8 @@ from stn_triton.kernels.blocks import (
 from stn_triton.kernels.geometry import Geometry, geometry
 from stn_triton.kernels.launch import Registers
 
+from .budget import beyond_budget
 from .cases import Case, parse_case
-from .check import within_budget
 from .inputs import Inputs, make_inputs
 from .launches import KINDS, Kind, call, options_of, variant_of, without_storage
 from .results import save_rows
@@ -58,7 +58,7 @@ _LAST_TILES = ((8, 4), (8, 8), (8, 16), (16, 4), (32, 1), (8, 2))
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to launch a pass: the block sizes that are changed, by name. Empty: as it is."""
+    """One way to launch a pass: the block sizes that are changed, by name; no changes mean the pass as it is."""
 
     changes: tuple[tuple[str, int], ...] = ()
 
@@ -68,7 +68,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's time; `error` where it could not be compiled, or gave another result."""
+    """One candidate's time; `error` says why there is none: it did not compile, or gave another result."""
 
     case: str
     kind: Kind
@@ -175,10 +175,10 @@ def _compile(texts: tuple[str, ...], kinds: tuple[Kind, ...], number: str) -> st
 
 
 def _time(case: Case, kind: Kind, sets: list[Inputs], expected: dict[str, Tensor]) -> float | str:
-    """Microseconds, or in what the results differ from those of the pass as it is."""
+    """Microseconds, or how the results differ from those of the pass as it is."""
     found = _run(case, kind, sets[0])
     for name, tensor in found.items():
-        wrong = within_budget(tensor, expected[name], expected[name].double(), rounding=0)
+        wrong = beyond_budget(tensor, expected[name], expected[name], times=0, roundings=8)
         if wrong is not None:
             return f"{name}: {wrong}"
     return 1e3 * device_ms([partial(_run, case, kind, each) for each in sets])[0]

@@ -1,4 +1,4 @@
-"""The kernel variants that the compile report covers, and the launches that each one makes.
+"""The kernel variants that the compile report covers.
 
 `covering_set()` takes every transformation, mode, padding, dtype, layout and kind of gradient, each
 at least once with the others at their usual values, and the crossings that change a kernel's shape;

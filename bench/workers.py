@@ -1,4 +1,4 @@
-"""Work that no clock watches, spread over processes: checks and compilations before the timings."""
+"""Spreads work that is not timed over processes: the checks and compilations before the timings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_JOBS = max((os.cpu_count() or 2) - 2, 1)
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 20.0
-"""For what was begun before the time was up; a process that takes longer hangs."""
+"""How long to wait for what was begun before the time was up; a process that takes longer counts as hanging."""
 
 
 def device_alive(device: str) -> bool:

@@ -133,6 +133,8 @@ def _grid(
             theta = op.MatMul(theta, _constant(entries, theta))
             theta = op.Reshape(theta, _shape(-1, ndim, ndim + 1))
         return _affine_grid(theta, size, align_corners)
+    if entry.homography is None:
+        raise ValueError(f"ONNX export does not know transform {transform!r}")
     one = _constant(torch.ones((), device="cpu"), theta)
     if trailing == (8,):
         theta = op.Reshape(op.Pad(theta, _shape(0, 0, 0, 1), one), _shape(-1, 3, 3))

@@ -16,11 +16,11 @@ from .checks import check_name, check_theta, checked_size
 from .control_points import ControlPoints, checked_points, points_or_usual
 from .matrices import composed, inverted, product, widened
 from .tracing import comparing_shapes
-from .transforms import TRANSFORMS, homography, output_axes
+from .transforms import TRANSFORMS, output_axes
 
 LINEAR = tuple(name for name, entry in TRANSFORMS.items() if entry.matrix is not None)
 """The transforms that are an affine map."""
-WITH_MATRIX = tuple(name for name, entry in TRANSFORMS.items() if entry.lattice is None)
+WITH_MATRIX = tuple(name for name, e in TRANSFORMS.items() if e.matrix or e.homography)
 """Those and homographies."""
 
 
@@ -185,16 +185,16 @@ def outside_penalty(theta: Tensor, *, transform: str = "affine") -> Tensor:
             f"theta must be (N, P, 2) or (N, K, P, 2) for transform {transform!r}, got shape {tuple(theta.shape)}"
         )
     reach: Tensor | int = 1
+    ends = torch.linspace(-1, 1, 2, dtype=wide.dtype, device=wide.device)
     if entry.lattice is not None:
         points = wide
+    elif entry.homography is not None:
+        matrix = entry.homography(wide)
+        corners = torch.cartesian_prod(ends, ends, ends[1:])  # homogeneous, (4, 3)
+        points = product(corners, matrix.mT) / matrix[..., 2:, 2:]
+        points, reach = points[..., :2], points[..., 2:]
     else:
-        matrix = homography(wide) if entry.matrix is None else entry.matrix(wide, ndim)
-        ends = torch.linspace(-1, 1, 2, dtype=wide.dtype, device=wide.device)
-        corners = torch.cartesian_prod(*[ends] * ndim, ends[1:])  # homogeneous, (2**ndim, ndim + 1)
-        points = product(corners, matrix.mT)
-        if entry.matrix is None:
-            points = points / matrix[..., 2:, 2:]
-            points, reach = points[..., :2], points[..., 2:]
+        points = entry.grid(wide, (ends,) * ndim).flatten(-1 - ndim, -2)
     return (points.abs() - reach).relu().square().sum(-1).mean(-1)
 
 
@@ -218,8 +218,9 @@ def as_matrix(name: str, theta: Tensor, transform: str, ndim: int | None = None)
             raise ValueError(
                 f"{name} must be {wanted} for transform {transform!r}{size}, got shape {tuple(theta.shape)}"
             )
-    if entry.matrix is None:
-        return homography(wide)
+    if entry.homography is not None:
+        return entry.homography(wide)
+    assert entry.matrix is not None, transform  # those without a matrix were refused by name
     return entry.matrix(wide, theta_ndim(theta, transform))
 
 

@@ -55,6 +55,7 @@ class Transform:
     grid: theta (..., *shape), the normalised output coordinates of each axis, x first, one vector each, and the control
         points -> the normalised source coordinates (..., *out_size, ndim), x first.
     matrix: where the map is linear: theta (..., *shape) and the number of axes -> its matrix (..., ndim, ndim + 1).
+    homography: where it is a projective one: theta (..., *shape) -> its matrix (..., 3, 3).
     lattice: where theta moves control points: how everything in between follows.
     source: where the paper defines it.
     """
@@ -64,6 +65,7 @@ class Transform:
     identity: Callable[[int, int | Points], Tensor]
     grid: Callable[..., Tensor]
     matrix: Callable[[Tensor, int], Tensor] | None = None
+    homography: Callable[[Tensor], Tensor] | None = None
     lattice: Lattice | None = None
     source: str
 
@@ -199,6 +201,7 @@ TRANSFORMS: dict[str, Transform] = {
         shapes=lambda ndim: ((8,), (3, 3)),
         identity=lambda ndim, points: _eye(3, 3).flatten()[:8],
         grid=_projective_grid,
+        homography=homography,
         source="Jaderberg et al. 2015, section 3.2: a plane projective transformation",
     ),
     "tps": Transform(

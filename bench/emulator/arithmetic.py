@@ -1,4 +1,4 @@
-"""What single PTX instructions compute, on arrays with one element a lane.
+"""What single PTX instructions compute, on arrays with one element per lane.
 
 `translate` writes calls of these functions into the code that it generates. Operands are arrays or
 scalars of the type that the instruction names.
@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 
 def fit(value: Any, dtype: Any, lanes: int) -> Array:
-    """`value` as one `dtype` a lane: the same bits where sizes agree, else the number converted."""
+    """`value` with one `dtype` per lane: its bits where the sizes agree, else the converted number."""
     value, dtype = np.asarray(value), np.dtype(dtype)
     if value.dtype != dtype:
         boolean = np.bool_ in (value.dtype, dtype)
@@ -47,7 +47,7 @@ class Blur:
 
 
 def ftz(x: Array) -> Array:
-    """Denormal numbers as zeros of their sign."""
+    """Denormal numbers become zeros of the same sign."""
     tiny = np.abs(x) < np.float32(2.0**-126)
     return np.where(tiny, np.copysign(np.float32(0), x), x)
 
@@ -61,13 +61,13 @@ def fma(x: Any, y: Any, z: Any) -> Array:
 
 
 def divide(x: Any, y: Any, exact: bool, blur: Blur) -> Array:
-    """Of floats; `div.full` and `div.approx` are within 2 ulp."""
+    """The quotient of floats; `div.full` and `div.approx` are within 2 ulp of it."""
     quotient = np.asarray(np.divide(x, y))
     return quotient if exact else blur(quotient)
 
 
 def intdiv(x: Any, y: Any) -> Array:
-    """Truncated; by 0 whatever."""
+    """The quotient of integers, truncated; a division by 0 may give anything."""
     x, y = np.asarray(x), np.asarray(y)
     safe = np.where(y == 0, y.dtype.type(1), y)
     if y.dtype.kind == "u":
@@ -78,7 +78,7 @@ def intdiv(x: Any, y: Any) -> Array:
 
 
 def intrem(x: Any, y: Any) -> Array:
-    """What `intdiv` leaves, with the sign of x."""
+    """The remainder of `intdiv`, with the sign of x."""
     y = np.asarray(y)
     return np.asarray((np.asarray(x) - intdiv(x, y) * y).astype(y.dtype))
 
@@ -101,7 +101,7 @@ def mulhi(x: Any, y: Any) -> Array:
 
 
 def shl(x: Any, n: Any, bits: int) -> Array:
-    """Shift left; `bits` and more leave nothing."""
+    """Shift left; a shift by `bits` or more gives 0."""
     x, n = np.asarray(x), np.asarray(n)
     return np.where(n >= bits, x.dtype.type(0), x << (n & np.uint32(bits - 1)).astype(x.dtype))
 
@@ -168,18 +168,18 @@ def prmt(a: Any, b: Any, selector: Any) -> Array:
 
 
 def popc(x: Any) -> Array:
-    """Bits that are set."""
+    """How many bits are set."""
     return np.asarray(np.bitwise_count(np.asarray(x)).astype(np.uint32))
 
 
 def clz(x: Any) -> Array:
-    """Zeros above the highest bit that is set, of 32."""
+    """How many of the 32 bits are above the highest one that is set."""
     exponent = np.frexp(np.asarray(x).astype(np.float64))[1]
     return np.asarray((32 - exponent).astype(np.uint32))
 
 
 def brev(x: Any) -> Array:
-    """The 32 bits from right to left."""
+    """The 32 bits in reverse order."""
     x, result = np.asarray(x), np.zeros(np.shape(x), np.uint32)
     for k in range(32):
         result |= (x >> np.uint32(k) & np.uint32(1)) << np.uint32(31 - k)
@@ -206,7 +206,7 @@ def shfl(x: Any, operand: Any, clamp: Any, kind: str, lanes: int) -> tuple[Array
 
 
 def redux(x: Any, kind: str, lanes: int) -> Array:
-    """One value of all lanes of a warp."""
+    """Reduces the values of all lanes of a warp to one."""
     value = fit(x, np.asarray(x).dtype, lanes).reshape(-1, 32)
     by: dict[str, np.ufunc] = {
         "min": np.minimum, "max": np.maximum, "add": np.add,
@@ -234,7 +234,10 @@ def matrix_rows(at: Any, number: int, lanes: int) -> Array:
 
 
 def mma_f64(a: Any, b: Any, c: Any, lanes: int) -> Array:
-    """8 x 4 times 4 x 8 plus 8 x 8, of a warp; the lanes hold a row by row, b column by column, c in pairs."""
+    """A product of matrices by a warp, 8 x 4 times 4 x 8 plus 8 x 8.
+
+    The lanes hold a row by row, b column by column, and c in pairs.
+    """
     left, right = (fit(x, np.float64, lanes).reshape(-1, 8, 4) for x in (a, b))
     pairs = np.stack([fit(x, np.float64, lanes).reshape(-1, 32) for x in c], -1)
     total = pairs.reshape(-1, 8, 8) + left @ right.swapaxes(1, 2)
@@ -242,7 +245,7 @@ def mma_f64(a: Any, b: Any, c: Any, lanes: int) -> Array:
 
 
 def from_bf16(x: Any) -> Array:
-    """To float32, exactly."""
+    """bfloat16 bits as float32, exactly."""
     return (np.asarray(x).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
@@ -259,7 +262,7 @@ def to_f16(x: Any) -> Array:
 
 
 def to_int(x: Any, dtype: Any) -> Array:
-    """A float that is whole, as an integer: saturated, and NaN as 0."""
+    """A whole float as an integer; too large ones are saturated, and NaN becomes 0."""
     limits, wide = np.iinfo(dtype), np.asarray(x).astype(np.float64)
     low, high = wide <= float(limits.min), wide >= float(limits.max)
     middle = np.where(low | high | np.isnan(wide), 0, wide).astype(dtype)

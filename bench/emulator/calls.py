@@ -51,8 +51,8 @@ def emulate(
 ) -> tuple[Result, list[Run]]:
     """(what `function` returns, its launches); the launches of it run in the emulator.
 
-    ulp: approximate instructions are off by up to so many units in the last place, at random.
-    budget: warp instructions; of a launch that would need more a part runs.
+    ulp: approximate instructions are wrong by up to so many units in the last place, at random.
+    budget: the most warp instructions; of a launch that would need more, only a part runs.
     """
     if starting.INTERPRET:
         raise RuntimeError(
@@ -70,7 +70,7 @@ def emulate(
 
 @dataclass
 class _Made:
-    """A storage that the call made; `unwritten` says of which bytes nobody knows the value."""
+    """A storage that the call made; `unwritten` marks the bytes that nothing has written yet."""
 
     storage: torch.UntypedStorage
     unwritten: Array | None
@@ -107,7 +107,7 @@ class _Call(TorchDispatchMode):
         return result
 
     def start_recorded(self) -> None:
-        """Execute the launches that were not yet."""
+        """Execute the recorded launches that were not executed yet."""
         while self._started < len(self._found):
             launch = self._found[self._started]
             self._started += 1
@@ -115,7 +115,7 @@ class _Call(TorchDispatchMode):
                 self.runs.append(self._run(launch))
 
     def check_unwritten(self) -> None:
-        """Complain about bytes that no kernel wrote, of tensors that a kernel wrote to."""
+        """Complain about bytes that are left unwritten in a tensor that a kernel wrote to."""
         for made in self._made.values():
             if made.stored and made.unwritten is not None and made.unwritten.any():
                 count = int(made.unwritten.sum())
@@ -153,7 +153,7 @@ class _Call(TorchDispatchMode):
         return run
 
     def _take_back(self, arena: Arena, starts: dict[int, int], complete: bool) -> None:
-        """Copy what was written into the tensors; what a part of a launch leaves out is not missed."""
+        """Copy what was written into the tensors. After a part of a launch all bytes count as written."""
         for place, start in starts.items():
             made = self._made.get(place)
             if made is None:
@@ -223,5 +223,5 @@ def _bytes(storage: torch.UntypedStorage) -> Array:
 
 
 def ctas_of(launch: Launch) -> int:
-    """CTAs of a launch."""
+    """How many CTAs a launch has."""
     return math.prod(launch.grid)

@@ -1,6 +1,6 @@
 """What the kernels of a case cost: counted on some images of its batch, and scaled up to all.
 
-So many images are taken that the launchers choose the block sizes of the whole batch; their thetas
+Enough images are taken for the launchers to choose the block sizes of the whole batch, and their thetas
 are spread evenly over those of the batch. Torch operations around the kernels, such as the sum of
 partial gradients, are not counted.
 """
@@ -24,7 +24,7 @@ _FEWEST_IMAGES = 4
 _ENOUGH_LANES = 1 << 18  # a pixel of the output and up to eight of its channels
 _BUDGET = 1e8  # warp instructions, about a minute
 ROUNDING = 4.0
-"""Times PyTorch's own error that ours may be. `bench.check` takes 2; in a few images both are a matter of luck."""
+"""How many times PyTorch's own error ours may be: 2 in `bench.check`, more here, since in a few images luck decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Counted:
     rows: list[Row]
     costs: list[Cost]
     images: int
-    """How many were emulated."""
+    """How many images were emulated."""
 
 
 def _alike(whole: list[Launch], part: list[Launch], times: int) -> bool:

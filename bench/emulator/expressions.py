@@ -25,12 +25,12 @@ def numpy_type(kind: str) -> np.dtype[Any]:
 
 
 def bits_of(kind: str) -> int:
-    """Of a PTX type."""
+    """How many bits a PTX type has."""
     return int(re.sub(r"\D", "", kind))
 
 
 def compare(name: str, x: str, y: str, kind: str) -> str:
-    """`setp` of two operands."""
+    """The comparison `setp` of two operands."""
     unordered = f"(np.isnan({x}) | np.isnan({y}))"
     if name in ("num", "nan"):
         return f"(~{unordered})" if name == "num" else unordered
@@ -57,7 +57,7 @@ def float_arithmetic(parts: list[str], operands: list[str]) -> str:
 
 
 def integer_arithmetic(parts: list[str], operands: list[str]) -> str:
-    """An operation on integers, whose product is not wide."""
+    """An operation on integers; wide products are elsewhere."""
     name, listed = parts[0], ", ".join(operands[:2])
     if name in ("mul", "mad"):
         product = f"mulhi({listed})" if "hi" in parts else f"({operands[0]} * {operands[1]})"

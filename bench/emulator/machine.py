@@ -1,7 +1,7 @@
 """Runs a translated kernel, many CTAs at a time, and counts what it does.
 
-The lanes of a batch of CTAs are one long axis. Those whose program counter is the lowest run first,
-under a mask, until all are at one place again.
+The lanes of a batch of CTAs lie along one axis. Where their program counters differ, the lanes with
+the lowest one run first, under a mask, until all lanes are at one place again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .memory import Arena, Counts, GlobalMemory, SharedMemory, Where
 from .ptx import Block, Kernel
 from .translate import Translator
 
-_LANES = 16384  # of a batch
+_LANES = 16384  # in a batch
 _PIECES = 16  # into which a batch is cut where CTAs are sampled
-_GOLDEN = 0.6180339887498949  # its multiples spread evenly over [0, 1), however many are taken
+_GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly, however many are taken
 _MOST_STEPS = 2_000_000
 _GARBAGE: dict[Any, int] = {
     np.bool_: 1, np.uint16: 0x7FC1, np.uint32: 0x7FC12345, np.uint64: 0x7FF812345,
 }  # fmt: skip
-"""What registers hold before they are set: NaN, where they are read as floats."""
+"""What registers hold before they are set. Read as a float, it is NaN."""
 
 
 class Batch:
@@ -60,7 +60,7 @@ class Batch:
         return dtype.type(self._arguments[name] & ((1 << 8 * dtype.itemsize) - 1))
 
     def whole_warps(self, index: int, active: Array | None) -> None:
-        """Complain where some lanes of a warp take part in an exchange and some do not."""
+        """Complain if some lanes of a warp take part in an exchange and others do not."""
         if active is None:
             return
         rows = active.reshape(-1, 32)
@@ -87,8 +87,8 @@ class Machine:
     ) -> Counts:
         """Run a launch; `arguments` in the order of the kernel's parameters, as bits.
 
-        budget: warp instructions. Of a launch that would need more only a part runs, whose CTAs are
-        spread evenly and take a quarter of the budget.
+        budget: the most warp instructions. Of a launch that would need more, only some CTAs run, spread
+        evenly over it; they take a quarter of the budget.
         """
         named = dict(zip(self.kernel.parameters, arguments, strict=True))
         blocks = len(self.kernel.blocks)
@@ -105,7 +105,7 @@ class Machine:
             if too_large and spent > budget / 4:
                 break
             chosen = {number}  # the first one shows how large the launch is
-            if done and not too_large:  # many at once run faster, but alike if side by side
+            if done and not too_large:  # many at once run faster, but neighbours are alike
                 first = number - number % _PIECES
                 chosen = set(range(first, min(first + _PIECES, len(pieces)))) - done
             done |= chosen
@@ -123,7 +123,7 @@ class Machine:
         registers = [np.full(lanes, _GARBAGE[kind], kind) for kind in self._dtypes]
         issued = np.zeros(len(batch.thread) // self.kernel.threads, np.int64)
         pc = np.zeros(lanes, np.int32)
-        place: int | None = 0  # of all lanes, None where they differ
+        place: int | None = 0  # the block of all lanes; None where they differ
         work = 0
         for _ in range(_MOST_STEPS):
             mask = None
@@ -153,7 +153,7 @@ class Machine:
 
     @staticmethod
     def _advance(pc: Array, mask: Array | None, to: Any) -> int | None:
-        """Set program counters; the new place if it is one of all lanes."""
+        """Set program counters; returns the new place if all lanes are there, else None."""
         if mask is None and isinstance(to, int):
             pc[:] = to
             return to
@@ -163,7 +163,7 @@ class Machine:
     def _account(
         self, batch: Batch, number: int, mask: Array | None, pc: Array, issued: Array
     ) -> None:
-        """Count a block about to run, and see whether whole CTAs meet at its barrier."""
+        """Count a block that is about to run, and check that whole CTAs meet at its barrier."""
         counts, block = batch.counts, self.kernel.blocks[number]
         size, warps = len(block.instructions), self.kernel.threads // 32
         if mask is None:
@@ -184,7 +184,7 @@ class Machine:
 
 
 def _successors(block: Block, number: int, end: int) -> tuple[int, int]:
-    """Where a block goes on: (if its branch is taken, if not)."""
+    """Which blocks follow: (if the branch is taken, if it is not)."""
     if block.returns:
         return end, end if block.branch is None else number + 1
     return number + 1 if block.target is None else block.target, number + 1

@@ -10,8 +10,8 @@ from .arithmetic import Array, fit
 from .ptx import Instruction, Kernel
 
 BASE = 0x7000_0000_0000
-"""The address at which the arena begins: nothing else is near it."""
-_GUARD = 4096  # bytes that belong to nobody, before and after each buffer
+"""The address at which the arena begins. Nothing else is near it, so that a stray access is noticed."""
+_GUARD = 4096  # unused bytes before and after each buffer
 _SECTOR_BITS = 5  # a sector has 32 bytes, four of them are a line
 _MOST_ERRORS = 50
 
@@ -21,12 +21,12 @@ class Access:
     """What one load or store instruction did over a launch."""
 
     instruction: Instruction
-    issued: int = 0  # warps that came by, those with no lane that takes part included
-    requests: int = 0  # warps with a lane that takes part
+    issued: int = 0  # warps that reached it, also those of which no lane takes part
+    requests: int = 0  # warps of which at least one lane takes part
     lanes: int = 0
     sectors: int = 0
     lines: int = 0
-    passes: int = 0  # as if lines lay in 32 banks of 4 bytes
+    passes: int = 0  # over 32 banks of 4 bytes
 
     @property
     def is_load(self) -> bool:
@@ -36,22 +36,22 @@ class Access:
 
 @dataclass
 class Counts:
-    """Of one launch."""
+    """What was counted in one launch."""
 
     ctas: int
     block_warps: Array  # how many warps ran each basic block
-    block_lanes: Array  # and how many of their lanes took part
+    block_lanes: Array  # how many of their lanes took part
     accesses: dict[int, Access] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     issued: list[Array] = field(default_factory=list)  # PTX instructions of each CTA
-    read_sectors_of_ctas: int = 0  # distinct ones of each CTA
+    read_sectors_of_ctas: int = 0  # distinct sectors of each CTA, summed
     write_sectors_of_ctas: int = 0
-    read_sectors: int = 0  # distinct ones of the launch
+    read_sectors: int = 0  # distinct sectors of the launch
     written_bytes: int = 0
     shared_passes: int = 0
 
     def complain(self, text: str) -> None:
-        """Keep an error, once, and not without end."""
+        """Keep an error: each text once, and at most fifty of them."""
         if len(self.errors) < _MOST_ERRORS and text not in self.errors:
             self.errors.append(text)
 
@@ -59,9 +59,9 @@ class Counts:
 class Arena:
     """Buffers side by side with gaps between them.
 
-    Of each byte it is known whether it may be read and written, which CTA wrote it (plus 1), and
-    whether that CTA has read it since. The last two are kept for `grain` bytes together, the
-    smallest store of the kernel.
+    For each byte there is `readable` and `writable`. For each `grain` of bytes, the smallest store of the
+    kernel, there is `writer`, the number of the CTA that wrote it plus 1, and `read_back`, whether that
+    CTA has read it since.
     """
 
     def __init__(self, sizes: list[int], grain: int):
@@ -79,7 +79,7 @@ class Arena:
         self._end = _GUARD
 
     def add(self, name: str, content: Array, readable: Array | bool, writable: bool) -> int:
-        """Put a buffer there; its place in the arena."""
+        """Add a buffer; returns its place in the arena."""
         start = -(-self._end // 256) * 256
         end = start + content.size
         self.bytes[start:end] = content
@@ -96,7 +96,7 @@ class Arena:
         return np.repeat(grains, self.grain)[: end - start]
 
     def name_of(self, place: int) -> str:
-        """An address in words."""
+        """An address for people: the buffer, and the byte in it."""
         for name, start, end in self.buffers:
             if start - _GUARD <= place < end + _GUARD:
                 return f"byte {place - start} of {name}, which has {end - start}"
@@ -112,10 +112,10 @@ class Where:
         self.warp = np.arange(lanes, dtype=np.int64) // 32
         self.number = np.repeat(np.arange(len(ctas), dtype=np.int64), threads)
         self.cta = np.repeat(ctas.astype(np.int64), threads)
-        self.active: Array | None = None  # lanes that run the current block, None: all
+        self.active: Array | None = None  # the lanes that run the current block; None: all
 
     def describe(self, lane: int) -> str:
-        """A lane in words."""
+        """A lane for people: its CTA and thread."""
         return f"CTA {self.cta[lane]}, thread {lane % self.threads}"
 
 
@@ -129,7 +129,7 @@ class GlobalMemory:
     def load(
         self, index: int, at: Array, size: int, count: int, active: Array | None, lanes: int
     ) -> tuple[Array | None, list[Array]]:
-        """`count` elements of `size` bytes from `at`: (lanes that read, None for all; the elements)."""
+        """Load `count` elements of `size` bytes from `at`: (lanes that read, None for all; the elements)."""
         use, place = self._checked(index, at, size * count, active, lanes, load=True)
         own = use & self.arena.writable[place]
         if own.any():
@@ -146,7 +146,7 @@ class GlobalMemory:
         active: Array | None,
         lanes: int,
     ) -> None:
-        """The `values` of `size` bytes each to `at` and after it."""
+        """Store `values`, of `size` bytes each, from `at` on."""
         use, place = self._checked(index, at, size * len(values), active, lanes, load=False)
         self._mark_written(index, place, size * len(values), use)
         view, first = self.arena.views[size], place[use] // size
@@ -154,7 +154,7 @@ class GlobalMemory:
             view[first + k] = value[use]
 
     def finish(self) -> None:
-        """Count distinct sectors when the batch has ended."""
+        """Count distinct sectors, after the batch has ended."""
         for load, pieces in self._sectors.items():
             if not pieces:
                 continue
@@ -247,7 +247,7 @@ class GlobalMemory:
 
 
 class SharedMemory:
-    """The shared memory of the CTAs of one batch, each its own."""
+    """The shared memory of the CTAs of one batch; each CTA has its own."""
 
     def __init__(self, size: int, where: Where, kernel: Kernel, counts: Counts):
         self.size = -(-max(size, 16) // 16) * 16
@@ -260,7 +260,7 @@ class SharedMemory:
     def load(
         self, index: int, at: Array, size: int, count: int, active: Array | None, lanes: int
     ) -> tuple[Array | None, list[Array]]:
-        """As of `GlobalMemory`."""
+        """As `GlobalMemory` does."""
         use, first = self._checked(index, at, size, count, active, lanes)
         view = self._views[size]
         return (None if active is None else use), [view[first + k] for k in range(count)]
@@ -274,7 +274,7 @@ class SharedMemory:
         active: Array | None,
         lanes: int,
     ) -> None:
-        """As of `GlobalMemory`."""
+        """As `GlobalMemory` does."""
         use, first = self._checked(index, at, size, len(values), active, lanes)
         for k, value in enumerate(values):
             self._views[size][first[use] + k] = value[use]

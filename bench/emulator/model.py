@@ -1,11 +1,11 @@
 """What a launch costs: its counts, and the time that a simple model of a GPU predicts from them.
 
-The time is the largest of those that each resource is busy: issue slots, arithmetic pipes, the
-load-store unit, L1, L2, DRAM, and the latency of one warp after the other where too few are
-resident. Launch cost, the tail of the last CTAs and issue slots that stay empty are left out, so
-that a predicted time is a lower bound. Figures of the GPUs are of NVIDIA's data sheets and
-programming guide for compute capability 9.0, or assumed where they give none; no time was compared
-with a GPU.
+Each resource is busy for some time: issue slots, arithmetic pipes, the load-store unit, L1, L2, DRAM,
+and, where too few warps are resident, the latency of one warp after the other. The predicted time is
+the longest of these. The cost of a launch, the tail of the last CTAs and issue slots that stay empty
+are left out, so that it is a lower bound. The figures of the GPUs are from NVIDIA's data sheets and
+programming guide for compute capability 9.0, or assumed where these give none.
+`bench/results/NOTES.md` compares predicted times with measured ones.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from . import sass
 from .calls import Run
 
 SMS, CLOCK = 132, 1.755e9
-SCHEDULERS = 4  # of an SM; each issues one warp instruction a clock
-DRAM_RATE = {"H100": 0.92 * 3.35e12, "H200": 0.92 * 4.8e12}  # bytes a second that can be reached
+SCHEDULERS = 4  # in an SM; each issues one warp instruction per clock
+DRAM_RATE = {"H100": 0.92 * 3.35e12, "H200": 0.92 * 4.8e12}  # bytes per second that are reachable
 L2_RATE = 5.5e12
-LINES = 4  # that L1 serves in a clock
+LINES = 4  # that L1 serves per clock
 LATENCY_L1, LATENCY_L2, LATENCY_DRAM = 35, 270, 600  # clocks
 DEPENDENT = 4.5  # clocks from an arithmetic instruction to one that uses its result
-CHAINS, MOST_PIXELS = 2.0, 3.0  # independent chains for each pixel of a lane; pixels that help
+CHAINS, MOST_PIXELS = (
+    2.0,
+    3.0,
+)  # independent chains for each pixel of a lane; how many pixels add chains
 
 
 @dataclass
 class Cost:
-    """Of a launch `scale` times as large as the one that ran."""
+    """The cost of a launch `scale` times as large as the one that ran."""
 
     run: Run
     code: sass.Code
@@ -40,12 +43,12 @@ class Cost:
 
     @property
     def warps(self) -> float:
-        """Of the launch."""
+        """How many warps the launch has."""
         return self.run.counts.ctas * self.run.kernel.threads / 32 * self.scale
 
     @cached_property
     def by_block(self) -> list[dict[str, float]]:
-        """Machine instructions that were issued in each PTX block, by pipe."""
+        """How many machine instructions of each pipe were issued in each PTX block."""
         return sass.issued(self.run.kernel, self.code, self.run.counts.block_warps)
 
     @cached_property
@@ -63,24 +66,24 @@ class Cost:
         return sum(self.pipes.values()) / self.warps
 
     def total(self, what: str, *, loads: bool) -> float:
-        """A count of `memory.Access`, over all loads or all stores."""
+        """A count of `memory.Access`, summed over all loads or all stores."""
         accesses = self.run.counts.accesses.values()
         return self.scale * sum(getattr(a, what) for a in accesses if a.is_load == loads)
 
     @property
     def dram_bytes(self) -> float:
-        """What must come from memory, and go there: each sector once."""
+        """Bytes that DRAM must read and write: each sector once."""
         counts = self.run.counts
         return (32.0 * counts.read_sectors + counts.written_bytes) * self.scale
 
     @property
     def l2_bytes(self) -> float:
-        """What passes between L2 and the SMs: each sector once for each CTA."""
+        """Bytes between L2 and the SMs: each sector once for each CTA."""
         counts = self.run.counts
         return 32.0 * (counts.read_sectors_of_ctas + counts.write_sectors_of_ctas) * self.scale
 
     def floor(self, gpu: str = "H100") -> float:
-        """Seconds that memory alone takes."""
+        """Seconds that the traffic of DRAM alone takes."""
         return self.dram_bytes / DRAM_RATE[gpu]
 
     def times(self, gpu: str = "H100") -> dict[str, float]:
@@ -106,14 +109,14 @@ class Cost:
         }
 
     def slowest(self, gpu: str = "H100") -> tuple[str, float]:
-        """(the resource that binds, its seconds)."""
+        """The resource that is busy longest, and its seconds."""
         times = self.times(gpu)
         name = max(times, key=lambda each: times[each])
         return name, times[name]
 
     @property
     def resident(self) -> int:
-        """CTAs that one SM holds."""
+        """How many CTAs one SM holds at a time."""
         warps = self.run.kernel.threads // 32
         by_registers = 65536 // (math.ceil(self.code.facts.registers * 32 / 256) * 256 * warps)
         by_shared = 228 * 1024 // (int(self.run.compiled.metadata.shared) + 1024)
@@ -121,13 +124,13 @@ class Cost:
 
     @property
     def rounds(self) -> float:
-        """Loads that a warp waits for, one block with loads after the other."""
+        """How often a warp waits for loads, if it does so once in each PTX block that has some."""
         counts, block_of = self.run.counts, self.run.kernel.block_of()
         blocks = {block_of[k] for k, access in counts.accesses.items() if access.is_load}
         return self.scale * sum(float(counts.block_warps[n]) for n in blocks) / self.warps
 
     def _latency(self) -> float:
-        """Seconds until the last warp is done if each waits for its own results only."""
+        """Seconds until the last warp is done, if each waits for its own results and for nothing else."""
         sectors = self.total("sectors", loads=True) + self.total("sectors", loads=False)
         missed = min(1.0, self.l2_bytes / 32 / max(sectors, 1))
         load = (1 - missed) * LATENCY_L1 + missed * (LATENCY_L2 + LATENCY_DRAM) / 2
@@ -138,7 +141,7 @@ class Cost:
 
     @property
     def imbalance(self) -> float:
-        """Instructions of the longest CTA by those of the mean one."""
+        """The instructions of the longest CTA, divided by those of the mean CTA."""
         issued = np.concatenate(self.run.counts.issued)
         return float(issued.max() / issued.mean())
 
@@ -161,7 +164,7 @@ class Cost:
         return lines
 
     def hottest(self, most: int = 20) -> list[str]:
-        """The source lines that issue most, with machine instructions a warp."""
+        """The source lines that issue most machine instructions, with their number per warp."""
         kernel, counts = self.run.kernel, self.run.counts
         block_of, times = kernel.block_of(), sass.copies(kernel, self.code)
         by_line: dict[str, float] = {}
@@ -182,8 +185,8 @@ def cost(run: Run, scale: float = 1.0) -> Cost:
 
 
 def _pixels_of_a_lane(run: Run) -> float:
-    """Pixels, or vectors of channels, that a lane works on at once: 1, the cautious answer, where the
-    constants of the kernel name no tile.
+    """How many pixels, or vectors of channels, a lane works on at once. Where the constants of the
+    kernel name no tile the answer is 1, the cautious one.
     """
     constants = dict(run.launch.constexprs)
     for value in run.launch.constexprs.values():  # constants may travel together in named tuples

@@ -1,4 +1,4 @@
-"""PTX text into instructions in basic blocks: the subset that Triton emits; anything else raises."""
+"""Parses PTX into basic blocks of instructions. It knows what Triton emits; anything else raises."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Instruction:
 
 @dataclass
 class Block:
-    """A basic block: entered at its start, left at its end."""
+    """A basic block: it is entered at its start only, and left at its end only."""
 
     label: str | None
     instructions: list[Instruction] = field(default_factory=list)
     target: int | None = None  # of the branch at its end
-    branch: Instruction | None = None  # or a return under a predicate
-    barrier: bool = False  # it ends in one
+    branch: Instruction | None = None  # at its end; also a return under a predicate
+    barrier: bool = False  # whether it ends in one
     returns: bool = False
 
 
@@ -78,7 +78,7 @@ class Kernel:
 
 
 def split_operands(text: str) -> list[str]:
-    """At commas and bars outside brackets."""
+    """Operands, split at commas and bars outside brackets."""
     found, depth, current = [], 0, ""
     for letter in text:
         depth += (letter in "{[(") - (letter in "}])")
@@ -93,7 +93,7 @@ def split_operands(text: str) -> list[str]:
 
 
 def parse(text: str) -> Kernel:
-    """The kernel of a PTX module that holds one."""
+    """Parse a PTX module that holds one kernel."""
     entry = re.search(r"\.entry\s+(\w+)", text)
     threads = re.search(r"\.reqntid\s+(\d+)", text)
     if entry is None or threads is None:
@@ -135,7 +135,7 @@ def parse(text: str) -> Kernel:
 
 
 def _body(text: str, start: int) -> list[str]:
-    """The lines of the function whose brace opens at `start`, without that brace."""
+    """The lines of the function whose brace opens at `start`, without the brace."""
     depth = 0
     for position in range(start, len(text)):
         depth += (text[position] == "{") - (text[position] == "}")

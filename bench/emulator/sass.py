@@ -84,7 +84,7 @@ def _annotated(kernel: Kernel) -> str:
     lines = []
     for number, line in enumerate(kernel.text.splitlines(), 1):
         bare = line.strip()
-        if bare.startswith(".section"):  # the rest is about the old lines
+        if bare.startswith(".section"):  # what follows describes the old lines
             break
         if bare.startswith((".loc", ".file", "$L__tmp")):
             continue
@@ -95,7 +95,7 @@ def _annotated(kernel: Kernel) -> str:
 
 
 def _by_origin(sass: str) -> dict[int, Counter[str]]:
-    """Opcodes by PTX instruction, -1 for those without; slow paths of divisions are left out."""
+    """The opcodes of each PTX instruction; -1 has those of none. Slow paths of divisions are left out."""
     found: dict[int, Counter[str]] = {}
     origin, slow = -1, False
     for line in sass.splitlines():
@@ -111,10 +111,10 @@ def _by_origin(sass: str) -> dict[int, Counter[str]]:
 
 
 def copies(kernel: Kernel, code: Code) -> list[float]:
-    """How many copies of each PTX block the machine code holds: ptxas unrolls loops.
+    """How many copies of each PTX block the machine code holds, since ptxas unrolls loops.
 
-    Told by what it does not merge or drop: accesses of global memory, else exchanges between lanes,
-    else, in a loop of one block, products.
+    They are counted by instructions that ptxas neither merges nor drops: accesses of global memory;
+    where there are none, exchanges between lanes; and in a loop of one block without either, products.
     """
     accesses = {"ld": ("LDG", "LD"), "st": ("STG", "ST")}
     exchanges = ("BAR", "SHFL", "REDUX")
@@ -139,7 +139,7 @@ def copies(kernel: Kernel, code: Code) -> list[float]:
 
 
 def issued(kernel: Kernel, code: Code, block_warps: Array) -> list[dict[str, float]]:
-    """Warp instructions issued in each PTX block, by pipe, given how many warps ran it."""
+    """How many warp instructions of each pipe were issued in each PTX block, given how many warps ran it."""
     block_of, times = kernel.block_of(), copies(kernel, code)
     total = [dict.fromkeys(PIPES, 0.0) for _ in kernel.blocks]
     for index, opcodes in code.by_ptx.items():

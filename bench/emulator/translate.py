@@ -1,4 +1,4 @@
-"""A basic block of PTX as a Python function on arrays, one element a lane.
+"""Translates a basic block of PTX into a Python function on arrays with one element per lane.
 
 Each block becomes two functions `run(R, S, m, L)`: R holds the registers, S is the `machine.Batch`
 that runs (special registers, parameters, memory), m the mask of the lanes that take part (None in
@@ -42,7 +42,7 @@ def _elements(text: str) -> list[str]:
 
 
 class Translator:
-    """Translates the blocks of one kernel; `dtypes` has the storage of each register it met."""
+    """Translates the blocks of one kernel; `dtypes` has the numpy type of each register met so far."""
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
@@ -203,7 +203,7 @@ class Translator:
         self._access(i, i.operands[0], len(values), "store", f"({', '.join(values)},)")
 
     def _access(self, i: Instruction, address: str, count: int, verb: str, what: str = "") -> None:
-        """Call the memory: `use, got` of loads are the lanes that did, and what they read."""
+        """A call of the memory. A load gives `use, got`: the lanes that read, and what they read."""
         space = next((part for part in i.parts if part in ("global", "shared")), None)
         if space is None or i.parts[1] not in (space, "volatile", "relaxed", "acquire", "release"):
             raise NotImplementedError("an access of neither global nor shared memory")

@@ -6,8 +6,8 @@
 - Maps that put coordinates on kinks or a rounding away from them: every kernel takes the same side.
 
 A row fails on a wrong value, an access out of bounds, a wrong write, or a barrier that a part of a
-CTA reaches. The error budget is that of `bench.check`; on hard thetas it holds for each map by
-itself, and is twice as wide, since few samples of such a map may hit the image.
+CTA reaches. The error budget is that of `bench.check`. On hard thetas it holds for each map by itself
+and is twice as wide, since few samples of such a map may hit the image.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _tensor(results: Results, name: str) -> Tensor:
 
 
 def _of_taps(case: Case, inputs: Inputs, tangent: Tensor, kind: Kind) -> Results:
-    """The same in the arithmetic of the case, by derivatives of torch operations."""
+    """The same changes in the arithmetic of the case, by derivatives of torch operations."""
     wide = torch.promote_types(case.dtype, torch.float32)
     x, theta, grad = inputs.input.to(wide), inputs.theta.to(wide), inputs.grad.to(wide)
     sample = partial(
@@ -201,7 +201,7 @@ _TAME: dict[str, Any] = {
     "projective nan": [0, 0, -50, 0, 1, 0, 0, 0],
     "affine of volumes nan": [[0, 0, 0, -50], [0, 1, 0, 0], [0, 0, 1, 0]],
 }
-"""Finite maps to the same places: outside, and for the padding "border" NaN is at index 0."""
+"""Finite maps that give what the hard ones must give: all samples outside; with "border", NaN counts as index 0."""
 
 
 def _tame(case: Case, name: str) -> Tensor:
@@ -224,14 +224,12 @@ def hard_thetas(transform: str, ndim: int = 2) -> tuple[list[str], Tensor]:
     """(names, thetas)."""
     made = _HARD.get(_kind_of(transform, ndim))
     if made is None:
-        lattice = TRANSFORMS[transform].identity(2, 4)
-        noise = torch.randn(lattice.shape, generator=torch.Generator().manual_seed(5))
-        turn = torch.tensor(_TURN, dtype=lattice.dtype)[:, :2]
-        made = {
-            "identity": lattice,
-            "bent": lattice + 0.15 * noise,
-            "turned": 0.8 * lattice @ turn.mT,
-        }
+        identity = TRANSFORMS[transform].identity(ndim, 4)
+        noise = torch.randn(identity.shape, generator=torch.Generator().manual_seed(5))
+        made = {"identity": identity, "bent": identity + 0.15 * noise}
+        if TRANSFORMS[transform].lattice is not None:
+            turn = torch.tensor(_TURN, dtype=identity.dtype)[:, :2]
+            made["turned"] = 0.8 * identity @ turn.mT
     tensors = [torch.as_tensor(theta, dtype=torch.float32) for theta in made.values()]
     return list(made), torch.stack(tensors)
 
@@ -247,7 +245,7 @@ def hard_case(transform: str, channels: int, **options: Any) -> Case:
 
 
 def check_hard(case: Case, kinds: Sequence[Kind] = KINDS, ulp: float = 0.0) -> list[str]:
-    """What is wrong on hard thetas, map by map."""
+    """What is wrong on hard thetas, each map by itself."""
     names, flat = hard_thetas(case.transform, case.ndim)
     finite = flat.isfinite().flatten(1).all(1)
     tame = flat.clone()
@@ -321,7 +319,7 @@ def checks() -> Iterator[Check]:
     single, half = torch.float32, torch.bfloat16
     for variant in covering_set():
         yield Check(variant.name, partial(check_variant, variant))
-    for transform in ("affine", "attention", "projective", "tps", "piecewise_affine"):
+    for transform in TRANSFORMS:
         for dtype in (single, half):
             for channels, layout in (
                 (3, "contiguous"),
@@ -374,7 +372,7 @@ def _hard(case: Case, ulp: float = 0.0) -> Check:
 def verify(parts: Sequence[str] = (), *, every: int = 1, first: int = 0) -> int:
     """Run the rows whose names contain one of `parts` (all, if there are none); how many are wrong.
 
-    every, first: of these only every so-and-so-many-th, from the first one on.
+    every, first: run only every `every`-th of these, beginning with number `first`.
     """
     chosen = [c for c in checks() if not parts or any(part in c.name for part in parts)]
     ran = chosen[first::every]

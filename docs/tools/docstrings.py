@@ -10,7 +10,7 @@ from typing import Any
 import griffe
 
 _PARSED = "Args|Arguments|Attributes|Raises|Returns|Yields"
-"""What griffe knows."""
+"""The kinds of sections that griffe knows."""
 _SECTION = re.compile(rf"(?!(?:{_PARSED}):)([A-Z]\w*(?: \w+){{0,2}}):(?: |$)(.*)")
 _ITEM = re.compile(r"\w+(, \w+)*: ")
 _VALUE = re.compile(r' {4}"\w+"(, "\w+")*: ')

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: runs the pages' code, draws figures and tables, adds what they need."""
+"""MkDocs calls these functions while it builds the site: they run the pages' code and insert figures and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add scripts of others, the first page as a notebook, and a page for each source file that a page links to."""
+    """Add third-party scripts, the first page as a notebook, and a page for each source file that a page links to."""
     for script in vendor.SCRIPTS:
         files.append(File.generated(config, script.path, content=script.content()))
     start = (pages.DOCS / "start.md").read_text()
@@ -33,7 +33,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Put what the code of a page shows behind it, tables where they belong, and links to source files right."""
+    """Insert what each block of code shows behind it, and the tables; point links to source files at their pages."""
     if page.file.src_uri.startswith("source/"):
         return markdown
     if any(True for _ in pages.blocks(markdown)):
@@ -53,7 +53,7 @@ def _api(name: str) -> Iterator[str]:
     public = getattr(module, "__all__", [each for each in vars(module) if not each.startswith("_")])
     for each in public:
         found = getattr(module, each)
-        # Without __all__: what is its own, not what it imports.
+        # A module without __all__ is documented by what it defines, not by what it imports.
         if not hasattr(module, "__all__") and getattr(found, "__module__", None) != name:
             continue
         if inspect.isclass(found) or inspect.isfunction(found):

@@ -1,4 +1,4 @@
-"""A page as a notebook, to be run and changed: text and code, without what the code shows."""
+"""A page as a notebook to run and change: its text and code, without the output of the code."""
 
 from __future__ import annotations
 

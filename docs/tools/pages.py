@@ -2,8 +2,9 @@
 
 A block may say more behind its ```python:
 
-    figure="WORDS"  it draws or makes a figure of matplotlib, which comes behind it, with WORDS for who cannot see it
-    needs="NAMES"   it runs only where they are there: a module, an attribute of one, or a parameter as function(name)
+    figure="WORDS"  the block makes a matplotlib figure, which is shown behind it; WORDS are for who cannot see it
+    needs="NAMES"   the block runs only where all of NAMES exist: a module, an attribute of one, or a parameter, written
+                    as function(name)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _OPTION = re.compile(r'\s+(\w+)="([^"]*)"')
 
 @dataclass(frozen=True)
 class Block:
-    """One block of code: its text, the line of the page that it starts at, and what it says of itself."""
+    """One block of code: its text, the line of the page that it starts at, and its `figure` and `needs`."""
 
     code: str
     line: int
@@ -38,7 +39,7 @@ class Block:
 
     @property
     def missing(self) -> str | None:
-        """What it needs and is not there."""
+        """The first of its needs that is missing, or None."""
         needs = self.options.get("needs", "").split()
         return next((name for name in needs if not _is_there(name)), None)
 
@@ -67,7 +68,7 @@ def blocks(markdown: str) -> Iterator[tuple[re.Match[str], Block]]:
 
 
 def run(path: Path, markdown: str) -> list[Shown | None]:
-    """Run a page's blocks in one namespace, in an empty folder; of those whose needs are not there comes None."""
+    """Run a page's blocks in one namespace, in an empty folder; None stands for a block whose needs are missing."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -83,7 +84,7 @@ def run(path: Path, markdown: str) -> list[Shown | None]:
 
 
 def _shown(path: Path, block: Block, names: dict[str, object]) -> Shown:
-    # As many empty lines before it: line numbers are the page's, for tracebacks and for `inspect`.
+    # Empty lines before the code give it the line numbers of the page, for tracebacks and `inspect`.
     program = compile("\n" * (block.line - 1) + block.code, str(path), "exec")
     before = list(names.values())
     with contextlib.redirect_stdout(io.StringIO()) as printed:

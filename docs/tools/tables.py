@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench import report
+from bench import cpu, report
+from bench.cases import pass_name
 from bench.results import RESULTS, Record, load
 from docs.tools import accuracy
 
@@ -21,62 +22,50 @@ def _table(heading: list[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
-def _json(path: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
 def _cpu() -> str:
-    found = _json(_CPU)
-
-    def rows() -> Iterable[list[str]]:
-        both: dict[tuple[str, ...], dict[str, Any]] = {}
-        for row in found["rows"]:
-            key = row["case"], row["dtype"], row["memory_format"]
-            both.setdefault(key, {})[row["direction"]] = row
-        for (case, dtype, layout), passes in both.items():
-            cells = [f"{case}, {dtype}, {layout}"]
-            for direction in ("fwd", "fwd+bwd"):
-                row = passes[direction]
-                cells += [f"{row['eager_ms']:.2f}", f"{row['ours_ms']:.2f}", f"{row['ratio']:.2f}x"]
-            yield cells
-
-    heading = [
-        "ms",
-        "forward: eager",
-        "ours",
-        "speed",
-        "forward + backward: eager",
-        "ours",
-        "speed",
-    ]
-    return f"{_where(found)}\n\n{_cpu_means(found)}\n{_table(heading, rows())}"
-
-
-def _where(found: dict[str, Any]) -> str:
-    return (
-        f"Measured: {found['processor']}, {found['threads']} thread, torch {found['torch']}, "
-        f"commit `{found['commit']}`, {found['date'][:10]}."
+    about, rows = cpu.load(_CPU)
+    cases: dict[tuple[str, ...], dict[str | None, cpu.Comparison]] = {}
+    for row in rows:
+        if row.peer == cpu.EAGER:
+            cases.setdefault((row.case, row.dtype, row.memory_format), {})[row.grads] = row
+    lines = (
+        [", ".join(names), *_times(passes[None]), *_times(passes["both"])]
+        for names, passes in cases.items()
     )
+    columns = ("eager", "ours", "speed")
+    heading = ["ms"] + [
+        f"{which}: {c}" for which in ("forward", "forward + backward") for c in columns
+    ]
+    where = (
+        f"Measured: {about['processor']}, {about['threads']} thread, torch {about['torch']}, "
+        f"commit `{about['commit']}`, {about['date'][:10]}."
+    )
+    return f"{where}\n\n{_cpu_means(rows)}\n{_table(heading, lines)}"
 
 
-def _cpu_means(found: dict[str, Any]) -> str:
-    def rows() -> Iterable[list[str]]:
-        for dtype in ("float32", "bfloat16"):
-            for direction in ("fwd", "fwd+bwd"):
-                ratios = [
-                    row["ratio"]
-                    for row in found["rows"]
-                    if (row["dtype"], row["direction"]) == (dtype, direction)
-                ]
-                cells = [report.geometric_mean(ratios), min(ratios), max(ratios)]
-                yield [
-                    f"{dtype}, {direction}",
-                    *(f"{value:.2f}x" for value in cells),
-                    str(len(ratios)),
-                ]
+def _times(row: cpu.Comparison) -> list[str]:
+    if row.peer_ms is None or row.ours_ms is None or row.ratio is None:
+        return ["", "", "not timed"]
+    return [f"{row.peer_ms:.2f}", f"{row.ours_ms:.2f}", f"{row.ratio:.2f}x"]
 
-    return _table(["faster than eager", "geometric mean", "least", "most", "cases"], rows())
+
+def _cpu_means(rows: list[cpu.Comparison]) -> str:
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row.peer == cpu.EAGER and row.ratio is not None:
+            groups.setdefault((row.dtype, pass_name(row.grads)), []).append(row.ratio)
+    lines = (
+        [
+            ", ".join(names),
+            *(
+                f"{value:.2f}x"
+                for value in (report.geometric_mean(speeds), min(speeds), max(speeds))
+            ),
+            str(len(speeds)),
+        ]
+        for names, speeds in groups.items()
+    )
+    return _table(["faster than eager", "geometric mean", "least", "most", "cases"], lines)
 
 
 def _gpu_summary() -> str:
@@ -89,10 +78,10 @@ def _gpu_summary() -> str:
 
 
 def _pairs(records: list[Record]) -> Iterable[tuple[str, Record, Record]]:
-    for (case, dtype, layout, direction), group in report.by_measurement(records).items():
+    for names, group in report.by_measurement(records).items():
         ours, eager = group.get("stn_triton"), group.get("torch_eager")
         if ours and eager and ours.ms and eager.ms:
-            yield f"{case}, {dtype}, {layout}, {direction}", eager, ours
+            yield ", ".join(names), eager, ours
 
 
 def _gpu_rows(keep: Callable[[Record, Record], bool]) -> str:
@@ -121,10 +110,10 @@ def _gpu_networks() -> str:
 
 
 def _predicted() -> str:
-    found = _json(_PREDICTED)
+    found: dict[str, Any] = json.loads(_PREDICTED.read_text())
     results = load(_GPU)
     measured: dict[tuple[str | None, ...], float | None] = {
-        (r.case, r.dtype, r.memory_format, r.direction, r.grads): r.ms
+        (r.case, r.dtype, r.memory_format, r.grads): r.ms
         for r in results.records
         if r.provider == "stn_triton"
     }
@@ -134,8 +123,8 @@ def _predicted() -> str:
         for row in found["rows"]:
             seen.setdefault((row["case"], row["dtype"], row["memory_format"], row["kind"]), row)
         for (case, dtype, layout, kind), row in seen.items():
-            forward = measured.get((case, dtype, layout, "fwd", None))
-            whole = measured.get((case, dtype, layout, "fwd+bwd", kind))
+            forward = measured.get((case, dtype, layout, None))
+            whole = measured.get((case, dtype, layout, kind))
             took = forward if kind == "fwd" else whole and forward and whole - forward
             cells = [f"{row['h200_us']:.1f}", f"{1000 * took:.1f}" if took else ""]
             name = "forward" if kind == "fwd" else f"backward, {kind}"

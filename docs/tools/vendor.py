@@ -1,4 +1,4 @@
-"""Scripts of others that the site carries along, so that it works from a folder: fetched with npm, once."""
+"""Third-party scripts that the site contains, so that it works from a folder; npm fetches them once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Script:
     path: str  # in the site
 
     def content(self) -> bytes:
-        """From the cache, or from npm; refuses other bytes than those expected."""
+        """The file from the cache or from npm; refuses bytes whose checksum is another."""
         cached = CACHE / Path(self.path).name
         content = cached.read_bytes() if cached.is_file() else None
         if content is None or hashlib.sha256(content).hexdigest() != self.sha256:
@@ -60,7 +60,7 @@ SCRIPTS = (
         "d4295dc33744836935c1399feece5159577b34c5c8ffb9f1c6324cd82e03a882",
         "assets/mathjax.js",
     ),
-    # Search in a page that was opened from a folder.
+    # This one makes the search work in a page that was opened from a folder.
     Script(
         "iframe-worker@1.0.4",
         "shim/index.js",

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,26 @@ import torch
 import torch.nn.functional as F
 
 import stn_triton
-from bench import cases, check, correctness, cpu, networks, providers, results, timing, traffic
+from bench import (
+    cases,
+    check,
+    correctness,
+    cpu,
+    definition,
+    networks,
+    providers,
+    results,
+    timing,
+    traffic,
+)
 from bench.cases import Case
 from bench.grids import parameters, sample_groups
 from bench.inputs import clear_of_kinks, make_inputs, make_theta
+from bench.providers.provider import Provider
 from stn_triton.transforms import TRANSFORMS
 
 TINY = cases.TINY_CASES
-EAGER = next(p for p in providers.PROVIDERS if p.name == "torch_eager")
+EAGER = providers.named("torch_eager")
 
 
 def test_case_names_are_unique() -> None:
@@ -36,7 +49,7 @@ def test_case_names_are_unique() -> None:
 def test_reach_is_what_autograd_touches(case: Case, padding_mode: str) -> None:
     case = replace(case, padding_mode=padding_mode)
     x = torch.ones(case.shape, dtype=torch.float64, requires_grad=True)
-    out = check.definition(case, x, make_theta(case).double())
+    out = check.reference(case, x, make_theta(case).double())
     out.sum().backward()
     assert x.grad is not None
     one_channel = (slice(None), 0)
@@ -59,11 +72,11 @@ def test_bytes_of_the_identity() -> None:
     reach = traffic.reach(case)
     source, out, whole = reach.source * 3 * 2, 2 * 3 * 16 * 2, 2 * 3 * 64 * 2
     passed_on = reach.outputs * 3 * 2
-    assert traffic.min_bytes(case, "fwd", None) == source + out
-    assert traffic.min_bytes(case, "fwd+bwd", "theta") == 2 * source + out + passed_on
-    assert traffic.min_bytes(case, "fwd+bwd", "input") == source + out + passed_on + whole
-    assert traffic.min_bytes(case, "fwd+bwd", "both") == 2 * source + out + passed_on + whole
-    assert traffic.least_peak_bytes(case, "fwd+bwd", "both") == out + whole + 2 * 6 * 4
+    assert traffic.min_bytes(case, None) == source + out
+    assert traffic.min_bytes(case, "theta") == 2 * source + out + passed_on
+    assert traffic.min_bytes(case, "input") == source + out + passed_on + whole
+    assert traffic.min_bytes(case, "both") == 2 * source + out + passed_on + whole
+    assert traffic.least_peak_bytes(case, "both") == out + whole + 2 * 6 * 4
 
 
 def test_antialiasing_by_theta_takes_several_numbers_of_samples() -> None:
@@ -76,8 +89,8 @@ def test_antialiasing_by_theta_takes_several_numbers_of_samples() -> None:
 def test_volumes_and_samples_count_in_bytes() -> None:
     case = Case(name="", shape=(2, 3, 8, 8, 8), out_size=(4, 4, 4), antialias=2)
     reach = traffic.reach(case)
-    assert traffic.min_bytes(case, "fwd", None) == (reach.source + 2 * 64) * 12
-    whole = traffic.min_bytes(case, "fwd+bwd", "input") - traffic.min_bytes(case, "fwd", None)
+    assert traffic.min_bytes(case, None) == (reach.source + 2 * 64) * 12
+    whole = traffic.min_bytes(case, "input") - traffic.min_bytes(case, None)
     assert whole == (reach.outputs + 2 * 512) * 12
     # Twice as fine in the output reads more of the source, never less.
     assert traffic.reach(replace(case, antialias=False)).source < reach.source
@@ -100,18 +113,38 @@ def test_inputs_repeat_and_keep_clear_of_kinks() -> None:
 def test_providers_agree_with_the_definition(name: str, case: Case) -> None:
     (provider,) = providers.present("cpu", [name])
     inputs = make_inputs(case)
-    for direction, grads in case.directions():
-        if provider.can(case, direction, grads):
+    for grads in case.passes:
+        if provider.can(case, grads):
             actual = check.run(provider.on_theta(case), inputs, grads)
             expected = check.expect(case, inputs, grads)
             assert check.verdict(case, actual, expected, provider.rounding) is None
+
+
+@pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
+def test_the_reference_of_the_check_is_the_definition(case: Case) -> None:
+    inputs = make_inputs(replace(case, dtype=torch.float64))
+    options = {
+        name: getattr(case, name)
+        for name in (
+            "transform", "mode", "padding_mode", "align_corners", "antialias", "control_points",
+        )
+    }  # fmt: skip
+
+    def defined(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        return definition.sample(x, theta, case.out_size, index=inputs.index, **options)
+
+    inputs = replace(inputs, theta=inputs.theta.double())
+    true = check.run(defined, inputs, "both")
+    found = check.run(partial(check.reference, case), inputs, "both")
+    for name in ("output", "grad_input", "grad_theta"):
+        torch.testing.assert_close(getattr(found, name), getattr(true, name), rtol=0, atol=1e-10)
 
 
 def test_the_check_finds_errors() -> None:
     case = TINY[1]
     inputs = make_inputs(case)
     expected = check.expect(case, inputs, "both")
-    right = check.run(lambda x, theta: check.definition(case, x, theta), inputs, "both")
+    right = check.run(lambda x, theta: check.reference(case, x, theta), inputs, "both")
     assert check.verdict(case, right, expected) is None
     assert right.grad_theta is not None
     wrong = {
@@ -133,6 +166,35 @@ def test_the_correctness_part_on_a_cpu() -> None:
         assert wrong() is None, name
 
 
+def test_a_provider_is_one_class() -> None:
+    folder = Path(providers.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "provider"}
+    assert {type(each).__module__.rsplit(".", 1)[-1] for each in providers.PROVIDERS} == files
+    assert [each.name for each in providers.PROVIDERS][:2] == ["stn_triton", "torch_eager"]
+    assert providers.PROVIDERS[-1].name == "flaggems"
+
+
+def test_the_peer_in_the_newcomers_guide_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy")
+    text = (results.ROOT / "CONTRIBUTING.md").read_text()
+    start = text.index('"""SciPy')
+    monkeypatch.setattr(Provider, "kinds", [])
+    namespace: dict[str, object] = {
+        "__package__": "bench.providers",
+        "__name__": "bench.providers.scipy",
+    }
+    exec(text[start : text.index("```", start)], namespace)
+    ((kind,), compared) = Provider.kinds, 0
+    for case in cases.expand(TINY):
+        if kind().can(case, None):
+            compared += 1
+            inputs = make_inputs(case)
+            actual = check.run(kind().on_theta(case), inputs, None)
+            assert check.verdict(case, actual, check.expect(case, inputs, None)) is None
+    assert compared >= 3
+    assert not any(kind().can(case, "theta") for case in TINY)
+
+
 def test_unknown_providers_are_named() -> None:
     with pytest.raises(ValueError, match="no_such"):
         providers.present("cpu", ["no_such"])
@@ -141,7 +203,7 @@ def test_unknown_providers_are_named() -> None:
 def test_peers_take_only_their_own_cases() -> None:
     by_name = {p.name: p for p in providers.PROVIDERS}
     every = (*cases.BASE_CASES, *cases.OPTION_CASES)
-    able = {name: {c.name for c in every if p.can(c, "fwd", None)} for name, p in by_name.items()}
+    able = {name: {c.name for c in every if p.can(c, None)} for name, p in by_name.items()}
     assert able["stn_triton"] == able["torch_eager"] == {c.name for c in every}
     assert able["torch_compile"] == able["torch_eager"] - {"antialias-true-32x3x448-k2"}
     assert able["cudnn"] == {"corners-8x3x1234x1345", "corners-8x64x56"}
@@ -151,19 +213,21 @@ def test_peers_take_only_their_own_cases() -> None:
     }  # fmt: skip
     left = {name.split("-")[0] for name in able["torch_eager"] - able["kornia"]}
     assert left == {"volume", "antialias", "bicubic", "piecewise", "ragged"}
-    assert not by_name["flaggems"].can(cases.BASE_CASES[0], "fwd+bwd", "both")
-    assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "fwd+bwd", "theta")
+    assert not by_name["flaggems"].can(cases.BASE_CASES[0], "both")
+    assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "theta")
 
 
 def test_cpu_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(cpu.comparisons(TINY[:1], (torch.float32,), seconds=0.0))
-    assert [row.direction for row in rows] == ["fwd", "fwd+bwd", "fwd+bwd"]
+    assert [row.grads for row in rows] == [None, "both", "theta"]
     assert all(row.wrong is None for row in rows)
     fixed = [replace(rows[0], ratio=2.0), replace(rows[0], ratio=0.5)]
     monkeypatch.setattr(cpu, "RESULTS", tmp_path)
-    content = json.loads(cpu.save(rows, 1).read_text())
+    path = cpu.save(rows, 1)
+    content = json.loads(path.read_text())
     assert content["processor"]
-    assert len(content["rows"]) == 3
+    assert [row["direction"] for row in content["rows"]] == ["fwd", "fwd+bwd", "fwd+bwd"]
+    assert cpu.load(path)[1] == rows
     text = cpu.summary(fixed)
     assert "fwd 1.00x in the geometric mean (aim 4.8x), lowest 0.50x of 2 cases" in text
     assert content["rows"][0]["peer"] == "torch_eager"
@@ -260,5 +324,5 @@ def test_timing_on_a_gpu() -> None:
     assert took.launches is not None
     assert took.launches > 5
     assert took.peak_bytes is not None
-    assert took.peak_bytes >= traffic.least_peak_bytes(case, "fwd+bwd", "both")
+    assert took.peak_bytes >= traffic.least_peak_bytes(case, "both")
     json.dumps(asdict(took))

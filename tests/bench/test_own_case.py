@@ -21,7 +21,7 @@ def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_both_directions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_forward_and_both_ways(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     out = rows_of(capsys, "--k", "2", "--transform", "attention", "--json", str(file))
     assert "forward + backward, gradients: both" in out
@@ -60,7 +60,7 @@ def test_refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[
 
 
 def test_what_cannot_be_timed_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    if not providers._installed("kornia"):
+    if not providers.present("cpu", ["kornia"]):
         pytest.skip("needs a peer that cannot do everything")
     assert "kornia: no bicubic" in rows_of(capsys, "--mode", "bicubic", "--grads", "none")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from bench import cases, device, report, results, timing
+from bench import cases, cpu, device, report, results, timing
 
 TINY = cases.TINY_CASES
 RECORD_KEYS = [
@@ -49,7 +49,7 @@ def test_dry_run_and_resume(tmp_path: Path) -> None:
     assert records
     assert all(list(record) == RECORD_KEYS for record in records)
     ours = [record for record in records if record["provider"] == "stn_triton"]
-    assert len(ours) == sum(len([*case.directions()]) for case in cases.expand(TINY))
+    assert len(ours) == sum(len(case.passes) for case in cases.expand(TINY))
     assert all(record["checked"] and record["ms"] > 0 for record in ours)
     assert results.file_name(None).startswith("cpu-torch")
     assert "no figures" in (tmp_path / results.file_name(None)).with_suffix(".md").read_text()
@@ -81,7 +81,7 @@ def test_committed_results_come_from_gpus() -> None:
 
 def example(provider: str, ms: float | None) -> results.Record:
     took = None if ms is None else timing.Timing(ms, ms, ms, 5.0, 1, 3 * 10**4)
-    return results.make_record(TINY[0], provider, "fwd", None, took, 100.0, "cpu")
+    return results.make_record(TINY[0], provider, None, took, 100.0, "cpu")
 
 
 def test_result_files_round_trip(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_result_files_round_trip(tmp_path: Path) -> None:
     results.save(made, path)
     assert results.load(path) == made
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert [f.name for f in fields(results.Record)] == RECORD_KEYS
+    assert [list(each) for each in json.loads(path.read_text())["records"]] == [RECORD_KEYS] * 2
     first = made.records[0]
     assert first.gb_s == pytest.approx(first.min_bytes / 0.5e-3 / 1e9)
     assert first.fraction_of_copy == pytest.approx(first.gb_s / 100)
@@ -106,6 +106,31 @@ def test_result_files_round_trip(tmp_path: Path) -> None:
     path.write_text('{"records": [], "networks": [], "other": 1}')
     with pytest.raises(ValueError, match="not a result file"):
         results.load(path)
+
+
+@pytest.mark.parametrize("grads", [None, "both", "theta", "input"])
+def test_a_direction_in_a_file_follows_from_the_gradients(grads: cases.Grads | None) -> None:
+    record = replace(example("stn_triton", 0.5), grads=grads)
+    row = results.as_json(record)
+    assert row["direction"] == ("fwd" if grads is None else "fwd+bwd")
+    assert results.without_direction(row) == asdict(record)
+    del row["direction"]
+    assert results.without_direction(row) == asdict(record)
+    with pytest.raises(ValueError, match=r"direction '.*' beside grads"):
+        results.without_direction({**row, "direction": "fwd" if grads else "fwd+bwd"})
+
+
+def test_committed_results_are_read_as_they_stand() -> None:
+    for path in results.result_files():
+        stated = json.loads(path.read_text())["records"]
+        assert [results.as_json(record) for record in results.load(path).records] == stated
+    for path in (results.RESULTS / "cpu").glob("*.json"):
+        about, rows = cpu.load(path)
+        stated = json.loads(path.read_text())["rows"]
+        assert about["threads"] > 0
+        assert [cases.direction(row.grads) for row in rows] == [row["direction"] for row in stated]
+        assert [row.ratio for row in rows] == [row["ratio"] for row in stated]
+        assert all(row.peer_ms and row.elements > 0 for row in rows)
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 
-from support import definition
+from bench import definition
 from support.checks import check, plain, slow, triton_sample
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")

@@ -13,12 +13,12 @@ pytest.importorskip("triton")
 import triton.language as tl
 from torch import Tensor
 
+from bench import definition
 from stn_triton.autograd import _PRODUCTS
 from stn_triton.kernels.backward_pixels import pixel_backward
 from stn_triton.kernels.launch import INTERPRET
 from stn_triton.kernels.pixels import gather as pixel_gather
 from stn_triton.transforms import Options
-from support import definition
 from support.checks import draw_theta, identity, mostly_slow, pairwise, plain, slow, within_budget
 from support.kernels import HOSTILE
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import definition
 from stn_triton import st_sample
-from support import definition
 from support.cases import IN_SIZES, MAPS, OUT_SIZES, make
 from support.checks import BACKENDS, SLOW_TRITON, check, plain
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench import definition
 from stn_triton import st_sample
-from support import definition
 from support.cases import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from support.checks import (
     BACKENDS,

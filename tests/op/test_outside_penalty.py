@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from stn_triton import identity_theta, outside_penalty, sampling_grid
+from stn_triton import compose, identity_theta, invert, outside_penalty, sampling_grid
+from stn_triton.transforms import TRANSFORMS, Transform
+from support.checks import check_refused
 from support.thetas import F64, OUT, SPACES, draw
 
 
@@ -52,3 +55,25 @@ def test_penalty_pulls_the_frame_back(transform: str, ndim: int) -> None:
         optimiser.step()
     grid = sampling_grid(theta.detach(), OUT[ndim], transform=transform, align_corners=True)
     assert grid.abs().max() < (1.1 if transform == "tps" else 1.02), "a spline bulges"
+
+
+def test_a_map_without_a_matrix_is_penalised_by_its_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grid(theta: Tensor, axes: tuple[Tensor, ...], points: object = ()) -> Tensor:
+        x, y = axes[0], axes[1].unsqueeze(-1)
+        factor = 1 + theta[..., 0, None, None] * (x**2 + y**2)
+        return torch.stack((x * factor, y * factor), -1)
+
+    bent = Transform(
+        ndims=(2,), shapes=lambda ndim: ((1,),), identity=lambda ndim, points: torch.zeros(1).double(),
+        grid=grid, source="nowhere",
+    )  # fmt: skip
+    monkeypatch.setitem(TRANSFORMS, "bent", bent)
+    theta = torch.tensor([[-0.1], [0.0], [0.1]], dtype=torch.float64)
+    # Corners move from 1 to 1 + 2 k along either axis.
+    expected = torch.tensor([0.0, 0.0, 2 * 0.2**2], dtype=torch.float64)
+    torch.testing.assert_close(outside_penalty(theta, transform="bent"), expected)
+    for refused in (
+        lambda: compose(theta, theta, transform="bent"),
+        lambda: invert(theta, transform="bent"),
+    ):
+        check_refused(refused, ValueError, ["transform", "'bent'"])

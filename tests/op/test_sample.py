@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import definition
 from stn_triton import st_sample
 from stn_triton.native.library import MISSING
-from support import definition
 from support.checks import (
     BACKENDS,
     DTYPES,

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench import definition
+from bench.budget import beyond_budget, roundings_of_truth
 from stn_triton import st_sample
 from stn_triton.native.library import MISSING
-
-from . import definition
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs the package triton"
@@ -229,27 +229,15 @@ def within_budget(
 
     pixels: the longest side. The truth in float64 has rounded coordinates, and so an error that grows with it.
     """
-    assert actual.shape == true.shape
-    if not actual.numel():
-        return
-    true = true.double()
-    largest = float(true.abs().amax())
-    rounding = (torch.finfo(actual.dtype).eps + torch.finfo(torch.float64).eps * pixels) * largest
-    ours = float((actual.double() - true).abs().amax())
-    theirs = float((low.double() - true).abs().amax())
-    assert ours <= 2 * theirs + 4 * rounding, (
-        f"{what}: error {ours:.3g}, PyTorch's {theirs:.3g}, one rounding {rounding:.3g}"
-    )
+    wrong = beyond_budget(actual, low, true, of_truth=pixels)
+    assert wrong is None, f"{what}: {wrong}"
 
 
 def check(
     run: Runner, u: Tensor, theta: Tensor, out_size: Size,
-    *, reference: Runner = peer, slack: int = 1, **options: Any,
+    *, reference: Runner = peer, **options: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Compares result and both gradients of `run` with the definition in float64, and returns them.
-
-    slack: a factor for the rounding of the truth itself, which matters in double precision alone.
-    """
+    """Compares result and both gradients of `run` with the definition in float64, and returns them."""
     trailing = definition.theta_dims(theta, options.get("transform", "affine"))
     k = theta.shape[1 : theta.dim() - trailing]
     maps = u.shape[0] if options.get("index") is None else len(theta)
@@ -260,8 +248,8 @@ def check(
         lambda u, theta, *a, **o: exact(u, theta, *a, **o), u.double(), theta.double(), cotangent,
         out_size, **options,
     )  # fmt: skip
-    # The slope of a cubic changes faster with the coordinate.
-    pixels = slack * max(*u.shape[2:], *out_size) * (4 if options.get("mode") == "bicubic" else 1)
+    transform, mode = options.get("transform", "affine"), options.get("mode", "bilinear")
+    pixels = roundings_of_truth((*u.shape[2:], *out_size), transform=transform, mode=mode)
     for name in ours:
         within_budget(ours[name], low[name], true[name], name, pixels)
     return ours
