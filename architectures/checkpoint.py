@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import first_line
-from .registry import create_model
+from .networks.registry import create_model
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "experiment": str, "model": str, "model_options": dict, "data_options": dict,

@@ -3,4 +3,4 @@
 from contextlib import suppress
 
 with suppress(ModuleNotFoundError):  # not all commands draw
-    from architectures import figures as figures  # before Lightning; it says why
+    from architectures.pictures import figures as figures  # before Lightning; it says why

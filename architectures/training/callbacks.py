@@ -160,7 +160,7 @@ class Pictures(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         if not boards or not trainer.is_global_zero or not isinstance(data, ExperimentData):
             return
-        from architectures.figures import pixels
+        from architectures.pictures.figures import pixels
 
         from .show import network_figure
 

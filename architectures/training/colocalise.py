@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.colocalisation import Encoder, colocalisation_loss
 from architectures.data import Digits, colocalisation_batch
-from architectures.registry import create_model
+from architectures.networks.colocalisation import Encoder, colocalisation_loss
+from architectures.networks.registry import create_model
 from stn_triton import outside_penalty, st_sample
 
 from .datamodule import DigitData

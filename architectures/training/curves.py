@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from architectures.figures import Figure
-from architectures.pictures import BACKGROUND, COLOURS, style_axes
+from architectures.pictures.figures import Figure
+from architectures.pictures.strips import BACKGROUND, COLOURS, style_axes
 
 from .files import replacing
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from architectures import data
-from architectures.registry import list_models
+from architectures.networks.registry import list_models
 
 SCHEDULES = ("paper", "fast")
 _WARM_UP = 0.1

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.checkpoint import restored_network
-from architectures.colocalisation import CoLocaliser
 from architectures.data import load_digits
 from architectures.errors import first_line, machine_trouble
-from architectures.registry import model_input
+from architectures.networks.colocalisation import CoLocaliser
+from architectures.networks.registry import model_input
 from stn_triton import onnx_translations
 
 from .datamodule import make_data

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.optim import parameter_groups
-from architectures.registry import create_model
+from architectures.blocks.optim import parameter_groups
+from architectures.networks.registry import create_model
 
 from .experiment_data import ExperimentData
 from .experiments import Schedule

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from architectures.calls import recorded_calls
 from architectures.checkpoint import restored_network
-from architectures.figures import Figure
-from architectures.pictures import calls_figure, class_titles
+from architectures.pictures.calls import recorded_calls
+from architectures.pictures.figures import Figure
+from architectures.pictures.strips import calls_figure, class_titles
 
 from .datamodule import make_data
 from .evaluate import device, note_on_data, read_run

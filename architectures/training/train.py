@@ -28,7 +28,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from architectures.checkpoint import CheckpointError, load_weights
 from architectures.data import DataError
 from architectures.errors import first_line
-from architectures.registry import model_input
+from architectures.networks.registry import model_input
 
 from .callbacks import KeepLast, Pictures, WholeCheckpoints
 from .curves import draw_curves

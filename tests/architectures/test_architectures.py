@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures import ParallelSTN, create_model, list_models, parameter_groups
-from architectures.frames import frame_corners
+from architectures.pictures.frames import frame_corners
 from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
 

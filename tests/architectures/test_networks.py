@@ -19,7 +19,7 @@ from architectures import (
     model_input,
     parameter_groups,
 )
-from architectures.inception import MODULES
+from architectures.networks.inception import MODULES
 from stn_triton import SpatialTransformer, identity_theta
 
 TRANSFORMS = {"affine": 6, "projective": 8, "tps": 32}

@@ -22,11 +22,11 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
 from architectures import create_model, load_model
-from architectures.colocalisation import CoLocaliser
+from architectures.commands.main import main
 from architectures.data import Digits
 from architectures.data import digits as digits_module
+from architectures.networks.colocalisation import CoLocaliser
 from architectures.training import colocalise, datamodule
-from architectures.training.cli import main
 from architectures.training.origin import digest_of_digits, digest_of_files
 from architectures.training.train import Run, train
 

@@ -19,9 +19,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
 from architectures import list_models
+from architectures.commands.main import main
 from architectures.data import digits
 from architectures.training import datamodule
-from architectures.training.cli import main
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.train import Run, train

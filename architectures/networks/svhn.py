@@ -21,11 +21,11 @@ from collections.abc import Callable
 from einops.layers.torch import Rearrange
 from torch import nn
 
+from architectures.blocks.serial import SerialSTN
+from architectures.blocks.stacked import StackedSTN
 from stn_triton.modules import SpatialTransformer, check_at_least
 
 from . import layers
-from .serial import SerialSTN
-from .stacked import StackedSTN
 
 FILTERS = (48, 64, 128, 160, 192, 192, 192, 192)
 POOLED = (True, False, True, False, True, False, True, False)

@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from einops.layers.torch import Reduce
 from torch import Tensor, nn
 
+from architectures.blocks.parallel import ParallelSTN
+
 from . import layers
 from .inception import Inception
-from .parallel import ParallelSTN
 
 SCALE = 0.5
 """Side of a crop relative to the image's."""

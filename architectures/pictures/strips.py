@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .calls import Call, recorded_calls
+from .calls import Call
 from .figures import Figure, mpl
 
 BACKGROUND = "#15171c"
@@ -189,18 +188,6 @@ def _shown(maps: Tensor) -> str:
     notes = ["along the depth"] if maps.dim() == 5 else []
     notes += [f"mean of {maps.shape[1]} channels"] if maps.shape[1] > 3 else []
     return f" ({', '.join(notes)})" if notes else ""
-
-
-@torch.no_grad()
-def draw_frames(network: nn.Module, images: Tensor, sums: Tensor, path: Path) -> None:
-    """Draw each image with the frames of all transformers, and below what each of them sampled.
-
-    Shapes: images (N, 1, H, W) in [0, 1], sums (N,), the true labels. Writes a PNG.
-    """
-    calls, logits = recorded_calls(network, images)
-    heading = "Two transformers find two digits, told nothing but the sum"
-    figure = calls_figure(images, calls, heading=heading, titles=class_titles(logits, sums))
-    figure.savefig(path, format="png")
 
 
 def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from einops.layers.torch import Reduce
 from torch import nn
 
+from architectures.blocks.serial import SerialSTN
 from stn_triton.modules import SpatialTransformer
 
 from . import layers
-from .serial import SerialSTN
 
 
 def st_cnn(

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from architectures.blocks.stacked import StackedSTN
 from stn_triton import SpatialTransformer, compose
 from stn_triton.transforms import TRANSFORMS
 
 from .frames import frame_lines
-from .stacked import StackedSTN
 
 _Place = tuple[Tensor | None, bool | None]
 """Where a map lies on the network's images: by which affine theta (None: it is the images), of which align_corners."""

@@ -11,8 +11,8 @@ from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from .data import Digits, draw_digits, rts
-from .parallel import ParallelSTN
+from architectures.blocks.parallel import ParallelSTN
+from architectures.data import Digits, draw_digits, rts
 
 CANVAS = 64
 CROP = 24

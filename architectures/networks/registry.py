@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from architectures.options import check_kinds, check_known, free_keywords
 from stn_triton.modules import check_at_least
 
 from . import colocalisation, cub, mnist, mnist3d, mnist_addition, svhn
-from .options import check_kinds, check_known, free_keywords
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **mnist.MODELS,

@@ -22,8 +22,9 @@ from functools import partial
 
 from torch import nn
 
+from architectures.blocks.parallel import ParallelSTN
+
 from . import layers
-from .parallel import ParallelSTN
 
 
 def fcn(

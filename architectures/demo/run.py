@@ -18,15 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data import DataError, Digits, load_digits
-from .errors import first_line
-from .optim import parameter_groups
-from .parallel import ParallelSTN
-from .pictures import draw_frames
+from architectures.blocks.optim import parameter_groups
+from architectures.data import DataError, Digits, load_digits
+from architectures.errors import first_line
+from architectures.pictures.calls import recorded_calls
+from architectures.pictures.strips import calls_figure, class_titles
+from architectures.training.errors import Diverged
+from architectures.training.files import path_argument, replacing
+
 from .sums import sum_batch, with_transformers, without_transformers
 from .throughput import throughput_table
-from .training.errors import Diverged
-from .training.files import path_argument, replacing
 
 
 def train(
@@ -80,6 +81,15 @@ def accuracy(model: nn.Module, images: Tensor, sums: Tensor) -> float:
     """The share of right sums, in percent."""
     guesses = torch.cat([model(part).argmax(1) for part in images.split(500)])
     return 100 * (guesses == sums).double().mean().item()
+
+
+def draw(network: nn.Module, images: Tensor, sums: Tensor, path: Path) -> None:
+    """Draw each image with the frames of all transformers, and beside it what each of them sampled, into a PNG."""
+    calls, logits = recorded_calls(network, images)
+    heading = "Two transformers find two digits, told nothing but the sum"
+    figure = calls_figure(images, calls, heading=heading, titles=class_titles(logits, sums))
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -166,13 +176,6 @@ def run(chosen: argparse.Namespace) -> None:
         + "\n".join(lines)
     )
 
-    network = models["2 transformers"]
-    assert isinstance(network, ParallelSTN)
-    with replacing(chosen.out) as part:
-        draw_frames(network, images[:6], sums[:6], part)
+    draw(models["2 transformers"], images[:6], sums[:6], chosen.out)
     print(f"\nwhat the transformers look at: {chosen.out}\n")
     print(throughput_table(device))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

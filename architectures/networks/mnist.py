@@ -25,10 +25,10 @@ from functools import partial
 
 from torch import nn
 
+from architectures.blocks.serial import SerialSTN
 from stn_triton.modules import SpatialTransformer, check_at_least
 
 from . import layers
-from .serial import SerialSTN
 
 # Units of the fully connected classifiers, by the image size from which on they hold.
 FCN_HIDDEN = {28: 208, 42: 128, 60: 232}
