@@ -200,6 +200,14 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "too few initial thetas": (
         {"transform": TRANSFORMS, "initial_theta": [None]}, ValueError, ["initial_theta", "= 3"],
     ),
+    "an initial theta of another transform": (
+        {"transform": TRANSFORMS, "initial_theta": [[1.0, 0, 0], [1.0, 0, 0], None]}, ValueError,
+        ["initial_theta", "(2, 3)", "'affine'", "got shape (3,)"],
+    ),
+    "initial thetas of another transform": (
+        {"out_size": SIZES, "initial_theta": [[1.0, 0, 0]] * 3}, ValueError,
+        ["initial_theta", "(3, 2, 3)", "'affine'", "got shape (3, 3)"],
+    ),
     "images and volumes": ({"out_size": [(4, 5), (4, 5, 6), (4, 5)]}, ValueError, ["images", "volumes", "[2, 3, 2]"]),
     "a size that is a number": ({"out_size": [4, None, (3, 3)]}, TypeError, ["out_size", "4"]),
 }  # fmt: skip
