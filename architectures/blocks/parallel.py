@@ -13,7 +13,7 @@ from stn_triton import identity_theta
 from stn_triton.checks import checked_size
 from stn_triton.modules import SpatialTransformer, check_at_least
 
-from .serial import check_thetas, checked_module
+from .serial import check_shape, check_thetas, checked_module, theta_shape
 
 Thetas = Tensor | list[Tensor]
 Maps = Tensor | list[Tensor]
@@ -107,10 +107,10 @@ class ParallelSTN(nn.Module):
         """What the transformers see at these thetas: (N, C, [D,] H, W) -> (N, K, C, [d,] h, w), or a list of K.
 
         Raises:
-            ValueError: other than K thetas; and as `SpatialTransformer.sample`.
+            TypeError: a theta that is no tensor.
+            ValueError: other than K thetas, or one of another shape; and as `SpatialTransformer.sample`.
         """
-        thetas = theta.unbind(1) if isinstance(theta, Tensor) else theta
-        check_thetas(self.num_transformers, thetas)
+        thetas = self._thetas(theta)
         maps: dict[int, Tensor] = {}
         for numbers in self._launches:
             # Transformers that sample alike differ in their localisation alone: the first of them samples for all.
@@ -123,6 +123,24 @@ class ParallelSTN(nn.Module):
             maps |= zip(numbers, seen.unbind(1), strict=True)
         ordered = [maps[number] for number in range(self.num_transformers)]
         return ordered if self.separate_maps else torch.stack(ordered, 1)
+
+    def _thetas(self, theta: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+        """K thetas (N, *theta shape) from one tensor or a list; refuses others."""
+        k = self.num_transformers
+        each = [cast(SpatialTransformer, one) for one in self.transformers] * (
+            k // len(self.transformers)
+        )
+        if isinstance(theta, Tensor):
+            shapes = {theta_shape(one) for one in each}
+            if len(shapes) > 1:
+                raise TypeError(
+                    f"theta must be a list of {k} tensors where transforms differ, got one tensor"
+                )
+            wanted = (k, *shapes.pop())
+            check_shape("theta", theta, wanted, f"one for each of {k} transformers")
+            return theta.unbind(1)
+        check_thetas(each, theta)
+        return theta
 
     def classify(self, maps: Tensor | Sequence[Tensor]) -> Tensor:
         """Streams and head: (N, K, C, [d,] h, w), or a list of K maps (N, C, [d,] h, w) -> what `head` gives.
