@@ -6,19 +6,24 @@ import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stn_triton.modules import check_at_least
+
 from .errors import first_line
 from .networks.registry import create_model
+from .options import check_kind
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "experiment": str, "model": str, "model_options": dict, "data_options": dict,
+_PARTS = {"hyper_parameters": dict, "state_dict": dict, "global_step": int}
+_SETTINGS = {
+    "experiment": str, "model": str, "model_options": dict, "data_options": dict, "image_size": int,
     "schedule_name": str, "schedule": dict, "seed": int,
 }  # fmt: skip
-_SETTINGS = {*_KINDS, "image_size"}
+"""The settings of a training that its checkpoint must hold, and the kind of each."""
 _NETWORK = "network."
 """What the names of the network's weights begin with; beside it there may be others, such as an encoder."""
 
@@ -64,16 +69,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {reason or 'truncated, damaged or a file of another kind'}"
         ) from error
-    settings = found.get("hyper_parameters") if isinstance(found, dict) else None
-    if (
-        not isinstance(settings, dict)
-        or not settings.keys() >= _SETTINGS
-        or not all(isinstance(settings[name], kind) for name, kind in _KINDS.items())
-        or not isinstance(found.get("state_dict"), dict)
-        or not isinstance(found.get("global_step"), int)
-    ):
-        raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
+    try:
+        check_kind("its content", found, dict)
+        for name, kind in _PARTS.items():
+            check_kind(name, found.get(name), kind)
+        settings = found["hyper_parameters"]
+        for name, kind in _SETTINGS.items():
+            check_kind(f"its {name}", settings.get(name), kind)
+        check_at_least("its image_size", settings["image_size"], 1)
+    except (TypeError, ValueError) as error:
+        raise not_of_train(path, error) from error
     return found
+
+
+def not_of_train(path: Path, reason: Exception) -> CheckpointError:
+    """The error for a checkpoint that `train` cannot have written."""
+    line = shorten(str(reason), 200, placeholder=" ...")
+    return CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`: {line}")
 
 
 def _check_sums(path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def free_keywords(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -35,7 +35,7 @@ def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None
 
 
 def check_kinds(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse values of another kind than the function's annotations say, before it meets them in words of its own.
+    """Refuse values of another kind than the function's annotations say, before the function itself fails on them.
 
     Raises:
         TypeError: the message begins with the option's name.
@@ -44,20 +44,31 @@ def check_kinds(function: Callable[..., Any], options: Mapping[str, Any]) -> Non
         function = function.func
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     for name, value in options.items():
-        if not _fits(value, hints[name]):
-            raise TypeError(f"{name} must be {_shown(hints[name])}, got {value!r}")
+        check_kind(name, value, hints[name])
+
+
+def check_kind(name: str, value: object, kind: Any) -> None:
+    """Refuse a value that is not of the kind that an annotation names.
+
+    Raises:
+        TypeError: the message begins with `name`.
+    """
+    if not _fits(value, kind):
+        raise TypeError(f"{name} must be {_shown(kind)}, got {value!r}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
+        if not isinstance(value, tuple | list):
+            return False
         kinds = get_args(kind)
-        return (
-            isinstance(value, tuple | list)
-            and len(value) == len(kinds)
-            and all(map(_fits, value, kinds))
-        )
+        if kinds[-1] is ...:
+            kinds = (kinds[0],) * len(value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
     if get_origin(kind) is Callable:  # whoever takes a function says more than that it was none
         return True
     if kind is float:
@@ -71,13 +82,19 @@ def _fits(value: Any, kind: Any) -> bool:
 def _shown(kind: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_shown(each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"({', '.join(map(_shown, get_args(kind)))})"
+        kinds = get_args(kind)
+        if kinds[-1] is ...:
+            return f"a tuple, of which each is {_shown(kinds[0])}"
+        return f"({', '.join(map(_shown, kinds))})"
     names = {
         float: "a finite number",
         int: "an int",
         bool: "True or False",
         str: "a string",
+        dict: "a dictionary",
         Path: "a path",
     }
     return "None" if kind is NoneType else names.get(kind, getattr(kind, "__name__", str(kind)))

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from architectures.checkpoint import CheckpointError, read_checkpoint, restored_network
+from architectures.checkpoint import not_of_train, read_checkpoint, restored_network
 from architectures.data import DataError
+from architectures.options import check_kinds, check_known, free_keywords
+from stn_triton.checks import check_name
 
 from .datamodule import make_data
 from .errors import UsageError
 from .experiment_data import ExperimentData
-from .experiments import EXPERIMENTS
+from .experiments import EXPERIMENTS, Schedule
 from .origin import check_tested
 from .scores import right
 
@@ -68,14 +70,22 @@ def evaluate(
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """As `read_checkpoint`, of an experiment that there is.
+    """As `read_checkpoint`, and of an experiment that there is, with an image size and a schedule that it can have.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `read_checkpoint`; another experiment.
+        FileNotFoundError, CheckpointError: as `read_checkpoint`; other settings than `train` writes.
     """
     found = read_checkpoint(path)
-    if found["hyper_parameters"]["experiment"] not in EXPERIMENTS:
-        raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
+    settings = found["hyper_parameters"]
+    try:
+        check_name("its experiment", settings["experiment"], EXPERIMENTS)
+        sizes = EXPERIMENTS[settings["experiment"]].image_sizes
+        check_name("its image_size", settings["image_size"], sizes)
+        check_known("its schedule", settings["schedule"], free_keywords(Schedule))
+        check_kinds(Schedule, settings["schedule"])
+        Schedule(**settings["schedule"])
+    except (TypeError, ValueError) as error:
+        raise not_of_train(path, error) from error
     return found
 
 
