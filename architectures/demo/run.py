@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from architectures.blocks.optim import parameter_groups
+from architectures.commands import arguments
 from architectures.data import DataError, Digits, load_digits
 from architectures.errors import first_line
 from architectures.pictures.calls import recorded_calls
 from architectures.pictures.strips import calls_figure, class_titles
 from architectures.training.errors import Diverged
-from architectures.training.files import path_argument, replacing
+from architectures.training.files import replacing
 
 from .sums import sum_batch, with_transformers, without_transformers
 from .throughput import throughput_table
@@ -92,37 +93,34 @@ def draw(network: nn.Module, images: Tensor, sums: Tensor, path: Path) -> None:
         figure.savefig(part, format="png")
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(given: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m architectures.demo", description=__doc__)
+    parser = arguments.OneLine(prog="python -m architectures.demo", description=__doc__)
     parser.add_argument(
         "--data-dir",
-        type=path_argument,
+        type=arguments.path,
         help="folder of MNIST's IDX files; else 5,000 embedded digits",
     )
     parser.add_argument(
-        "--out", type=path_argument, default=Path("out/demo.png"), help="the picture (%(default)s)"
+        "--out",
+        type=arguments.writable_file(),
+        default=Path("out/demo.png"),
+        help="the picture (%(default)s)",
+    )
+    for name, usual, text in (
+        ("--steps", 500, "training steps of each network"),
+        ("--batch-size", 64, "images a step"),
+        ("--test-size", 4000, "test images"),
+    ):
+        parser.add_argument(name, type=arguments.count, default=usual, help=f"{text} (%(default)s)")
+    parser.add_argument(
+        "--lr", type=arguments.positive, default=3e-3, help="peak learning rate (%(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=500, help="training steps of each network (%(default)s)"
+        "--seed", type=arguments.seed, default=0, help="of weights and data (%(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images a step (%(default)s)")
-    parser.add_argument("--test-size", type=int, default=4000, help="test images (%(default)s)")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    chosen = parser.parse_args(arguments)
-    for name in ("steps", "batch_size", "test_size"):
-        if getattr(chosen, name) < 1:
-            parser.error(
-                f"--{name.replace('_', '-')} must be at least 1, got {getattr(chosen, name)}"
-            )
-    if not 0 < chosen.lr < math.inf:
-        parser.error(f"--lr must be above 0, got {chosen.lr}")
-    if not 0 <= chosen.seed < 2**63:
-        parser.error(f"--seed must be from 0 to 2^63 - 1, got {chosen.seed}")
-    if chosen.out.is_dir():
-        parser.error(f"--out must be a file, got the folder {chosen.out}")
+    chosen = parser.parse_args(given)
     try:
         torch.empty(0, device=chosen.device)
     except (AssertionError, RuntimeError) as error:
@@ -130,9 +128,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run the demo; the exit status is 1 where data are missing or broken, or the picture cannot be written."""
-    chosen = parse(arguments)
+    chosen = parse(given)
     try:
         run(chosen)
     except (DataError, Diverged, OSError) as error:
@@ -144,7 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(chosen: argparse.Namespace) -> None:
     """Train both networks, print what they reach, and draw."""
     train_digits, test_digits = load_digits(chosen.data_dir)
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     device = torch.device(chosen.device)
     train_digits, test_digits = train_digits.to(device), test_digits.to(device)
     generator = torch.Generator(device).manual_seed(10_000 + chosen.seed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ _SIDE, _GAP = 1.55, 0.25
 """Inches of a picture's side, and between pictures of two images."""
 _HEADING, _LABEL, _TITLE = 0.55, 0.5, 0.3
 """Inches that the lines of text take."""
+_COLUMNS = 8
+"""Images side by side where there is nothing but images."""
 
 Titles = Sequence[tuple[str, bool]]
 _Range = tuple[float, float]
@@ -43,39 +46,67 @@ def calls_figure(
     Shapes: images (N, C, [D,] H, W); titles: N texts and whether they are good news; boxes (N, 4), the truth
     in pixels (x0, y0, x1, y1), dashed.
     """
-    n, rows = len(images), max(len(calls), 1)
-    beside = len(calls) > 1  # many strips are low, one is narrow
+    if not calls:
+        return images_figure(images, heading=heading, titles=titles, boxes=boxes)
+    n, rows = len(images), len(calls)
+    beside = rows > 1  # many strips are low, one is narrow
     wide = 2 * _SIDE if beside else _SIDE
-    high = _SIDE if beside or not calls else _SIDE + _SIDE * max(map(_crops_height, calls))
+    high = _SIDE if beside else _SIDE + _SIDE * max(map(_crops_height, calls))
     above = [_TITLE if titles else 0.0] + [0.0] * (rows - 1)
     words = [heading, *(line for call in calls for line in _label(call).splitlines())]
-    width = max(n * (wide + _GAP) + _GAP, 0.08 * max(map(len, words)) + 2 * _GAP)
-    height = (
-        _HEADING + rows * (high + (_LABEL if calls else 0.0) + _GAP / 2) + sum(above) + _GAP / 2
-    )
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(width, height), facecolor=BACKGROUND, dpi=130)
+    width = max(n * (wide + _GAP) + _GAP, _width_of(words))
+    height = _HEADING + rows * (high + _LABEL + _GAP / 2) + sum(above) + _GAP / 2
+    with _figure(width, height, heading) as figure:
         top = height - _HEADING
-        figure.text(
-            _GAP / width, (top + 0.15) / height, heading, color="white", fontsize=13, va="bottom"
-        )
-        for row in range(rows):
-            call = calls[row] if calls else None
-            if call is not None:
-                figure.text(
-                    _GAP / width, top / height, _label(call), color=_TEXT, va="top", linespacing=1.4
-                )
-                top -= _LABEL
-            top -= above[row] + high
-            lines = call.lines(images) if call is not None else []
+        for row, call in enumerate(calls):
+            figure.text(
+                _GAP / width, top / height, _label(call), color=_TEXT, va="top", linespacing=1.4
+            )
+            top -= _LABEL + above[row] + high
+            lines = call.lines(images)
             for i in range(n):
                 at = (_GAP + i * (wide + _GAP), top, wide, high)
                 title = titles[i] if above[row] else None
-                on_image = call is None or call.frame != "source"
-                box = boxes[i] if boxes is not None and on_image else None
+                box = boxes[i] if boxes is not None and call.frame != "source" else None
                 _draw_one(figure, at, images, call, lines, i, title, box)
             top -= _GAP / 2
     return figure
+
+
+def images_figure(
+    images: Tensor, *, heading: str, titles: Titles = (), boxes: Tensor | None = None
+) -> Figure:
+    """Images side by side, in as many rows as they need; shapes as in `calls_figure`."""
+    columns = min(len(images), _COLUMNS)
+    rows = -(-len(images) // columns)
+    high = _SIDE + (_TITLE if titles else 0.0) + _GAP / 2
+    width = max(columns * (_SIDE + _GAP) + _GAP, _width_of([heading]))
+    height = _HEADING + rows * high + _GAP / 2
+    with _figure(width, height, heading) as figure:
+        for i in range(len(images)):
+            row, column = divmod(i, columns)
+            top = height - _HEADING - (row + 1) * high + _GAP / 2
+            at = (_GAP + column * (_SIDE + _GAP), top, _SIDE, _SIDE)
+            title = titles[i] if titles else None
+            _draw_one(
+                figure, at, images, None, (), i, title, boxes[i] if boxes is not None else None
+            )
+    return figure
+
+
+def _width_of(words: Sequence[str]) -> float:
+    """The inches that lines of text need."""
+    return 0.08 * max(map(len, words)) + 2 * _GAP
+
+
+@contextmanager
+def _figure(width: float, height: float, heading: str) -> Iterator[Figure]:
+    """A figure with a heading, to draw on."""
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(width, height), facecolor=BACKGROUND, dpi=130)
+        at = (height - _HEADING + 0.15) / height
+        figure.text(_GAP / width, at, heading, color="white", fontsize=13, va="bottom")
+        yield figure
 
 
 def _draw_one(
@@ -196,11 +227,15 @@ def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
     Shapes: logits (N, classes), labels (N,); or (N, places, 11) and (N, places), numbers whose places after the last
     digit have class 10.
     """
-    titles = []
-    for guess, truth in zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True):
-        said, true = _text(guess), _text(truth)
-        titles.append((said if said == true else f"{said}  (is {true})", said == true))
-    return titles
+    pairs = zip(label_texts(logits.argmax(-1)), label_texts(labels), strict=True)
+    return [
+        (said if said == true else f"{said}  (is {true})", said == true) for said, true in pairs
+    ]
+
+
+def label_texts(labels: Tensor) -> list[str]:
+    """Labels as text: (N,) classes, or (N, places) digits, of which class 10 is no digit."""
+    return [_text(label) for label in labels.tolist()]
 
 
 def _text(label: int | list[int]) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from architectures.data import CUB, SVHN, DataError, Digits, load_digits
@@ -94,8 +93,9 @@ class DigitData(ExperimentData):
             options["difficulty"] = self.schedule.difficulty(number)
         return self._draw(self.digits[split], n, generator=generator, **options)
 
-    def first_images(self) -> Tensor:
-        return self.draw("train", 0, torch.device("cpu"))[0]
+    def _first_batch(self, n: int) -> Batch:
+        images, labels = self.draw("train", 0, torch.device("cpu"))
+        return images[:n], labels[:n]
 
     def origin(self) -> Origin:
         return self._origin
@@ -232,11 +232,14 @@ class FileData(ExperimentData):
     def classes(self) -> int:
         return self._classes or len(self._part("test").classes)
 
-    def first_images(self) -> Tensor:
-        if not len(self._part("train")):
+    def _first_batch(self, n: int) -> Batch:
+        examples = self._part("train")
+        if not len(examples):
             raise DataError("wanted pictures to train on, got none beside those for validation")
-        first: Tensor = self._part("train")[0][0]
-        return first.unsqueeze(0)
+        places = next(iter(_Steps(len(examples), min(n, len(examples)), self.seed, (0, 1), int)))
+        items = [_Seeded(examples, self.seed)[place] for place in places]
+        images, labels = (torch.stack(part) for part in zip(*items, strict=True))
+        return images.float() / 255, labels
 
     def train_dataloader(self) -> Iterable[Any]:
         steps = _Steps(

@@ -37,8 +37,8 @@ class ExperimentData(L.LightningDataModule):
         """The test set in chunks, on the device."""
         raise NotImplementedError
 
-    def first_images(self) -> Tensor:
-        """Some of the images to train on, (N, ...)."""
+    def _first_batch(self, n: int) -> Batch:
+        """At most n of the examples that training begins with, on the CPU."""
         raise NotImplementedError
 
     def origin(self) -> Origin:
@@ -53,16 +53,15 @@ class ExperimentData(L.LightningDataModule):
         """How many classes the labels tell apart; None: they are no classes."""
         raise NotImplementedError
 
-    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
-        """Meet now what is wrong with the data or with their options, images of another shape than (N, *shape), and
-        more classes than a network was asked to tell apart.
+    def first_examples(self, n: int) -> Batch:
+        """At most n of the examples that training begins with: images as float32 in [0, 1], and their labels.
 
         Raises:
             DataError: data that are missing or broken.
             UsageError: options that cannot be meant.
         """
         try:
-            images = self.first_images()
+            return self._first_batch(n)
         except DataError:
             raise
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -70,6 +69,17 @@ class ExperimentData(L.LightningDataModule):
                 raise
             given = " ".join(f"{name}={value}" for name, value in self.options.items())
             raise UsageError(f"--data-option {given}: {first_line(error)}") from error
+
+    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
+        """Refuse data that a network cannot train on, before the training begins.
+
+        The network reads images of this shape, (C, [D,] H, W), and tells so many classes apart (None: it has none).
+
+        Raises:
+            DataError: data that are missing or broken.
+            UsageError: options that cannot be meant, images of another shape, more classes than the network has.
+        """
+        images, _ = self.first_examples(1)
         if images.shape[1:] != shape:
             raise UsageError(
                 f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -10,13 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-
-def path_argument(text: str) -> Path:
-    """A path of the command line; an empty one, as of a variable without a value, does not mean this folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("wanted a path, got ''")
-    return Path(text)
 
 
 @contextmanager

@@ -50,7 +50,8 @@ def test_bad_arguments_are_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         demo.main(["--steps", "0"])
     assert stopped.value.code == 2
-    assert "--steps must be at least 1, got 0" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--steps: wanted a whole number, at least 1, got '0'" in told and told.count("\n") == 1
 
 
 def test_batches_are_seeded_and_labelled() -> None:
