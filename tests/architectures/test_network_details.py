@@ -16,20 +16,7 @@ from architectures import SerialSTN, create_model
 from architectures.networks.colocalisation import Encoder, colocalisation_loss
 from architectures.networks.inception import Inception, InceptionModule
 from stn_triton import identity_theta, st_sample
-
-
-def tiny_backbone() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.ReLU())
-
-
-CUB = {"crop_size": 16, "image_size": 32, "backbone": tiny_backbone, "backbone_features": 6}
-SVHN = {"image_size": 32, "width": 0.05, "localisation_width": 4, "dropout": 0.0}
-
-
-def meta(name: str, **options: Any) -> nn.Module:
-    with torch.device("meta"):
-        return create_model(name, **options)
-
+from support.networks import CUB, SVHN, meta, tiny_backbone
 
 # Distorted MNIST
 

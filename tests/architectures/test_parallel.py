@@ -280,7 +280,7 @@ def test_a_theta_of_another_shape_in_a_list_is_named() -> None:
 
 
 def large() -> tuple[Tensor, Tensor]:
-    """A small image, and a large one of other channels."""
+    """A small image, and a large one with another number of channels."""
     return torch.rand(N, C, H, W), torch.rand(N, C + 1, 3 * H, 2 * W)
 
 
@@ -312,7 +312,7 @@ ROWS: dict[str, Callable[[], list[SpatialTransformer]]] = {
 @pytest.mark.parametrize("compose", [False, True])
 @pytest.mark.parametrize("name", ROWS)
 def test_serial_samples_the_source(name: str, compose: bool) -> None:
-    """The thetas are those of x alone; the source goes the same way, by the same thetas."""
+    """The thetas depend on x alone; the source is sampled by the same thetas, one after the other."""
     row = ROWS[name]()
     model = SerialSTN(row, nn.Flatten(), compose=compose)
     x, source = large()
@@ -343,7 +343,7 @@ def test_serial_on_itself_as_source(compose: bool) -> None:
 
 
 def test_nothing_is_sampled_in_vain() -> None:
-    """With a source the last map of x, which nobody reads, is not made."""
+    """With a source, nothing reads the last map of x, and so it is not computed."""
     x, source = large()
     for compose, launches in ((False, 2 + 3), (True, 2 + 1)):
         model = SerialSTN(ROWS["sizes of their own"](), nn.Flatten(), compose=compose)

@@ -17,7 +17,7 @@ FEATURES, CLASSES = 5, 4
 
 
 def localisation(channels: int = C) -> nn.Module:
-    """Of any size, so that transformers may change it."""
+    """For images of any size, since the transformer before may change it."""
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * channels, FEATURES), nn.Tanh()
     )
@@ -92,7 +92,7 @@ def test_composed_samples_the_input_once() -> None:
 
 @pytest.mark.parametrize("composing", [False, True])
 def test_there_and_back(composing: bool) -> None:
-    """Half a pixel and back again: composed, nothing happened; step by step, it blurred twice."""
+    """Two transformers shift by half a pixel and back: composed they change nothing, step by step they blur twice."""
     row = [transformer(spread=0, initial_theta=shift(pixels)) for pixels in (0.5, -0.5)]
     x = torch.rand(N, C, H, W)
     final = SerialSTN(row, nn.Identity(), compose=composing)(x)
@@ -164,7 +164,7 @@ def test_stacked_is_transformers_between_stages() -> None:
 
 
 def test_stacked_frames_on_the_input() -> None:
-    """Where nothing but transformers stands between, the composed frame samples the input."""
+    """Where only transformers change the map, the composed theta samples it from the input at once."""
     row = [transformer(spread=0, initial_theta=shift(p)) for p in (1.0, 2.0, -1.0)]
     model = StackedSTN([nn.Identity()] * 3, nn.Identity(), transformers=row)
     x = torch.zeros(N, C, H, W)

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, checks and files; nothing here asserts a time."""
+"""The benchmarks' cases, providers and checks; nothing here asserts a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,20 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import stn_triton
-from bench import (
-    cases,
-    check,
-    correctness,
-    cpu,
-    device,
-    disassembly,
-    networks,
-    providers,
-    report,
-    results,
-    timing,
-    traffic,
-)
+from bench import cases, check, correctness, cpu, networks, providers, results, timing, traffic
 from bench.cases import Case
 from bench.grids import parameters, sample_groups
 from bench.inputs import clear_of_kinks, make_inputs, make_theta
@@ -36,12 +23,6 @@ from stn_triton.transforms import TRANSFORMS
 
 TINY = cases.TINY_CASES
 EAGER = next(p for p in providers.PROVIDERS if p.name == "torch_eager")
-RECORD_KEYS = [
-    "case", "provider", "direction", "grads", "transform", "mode", "padding_mode", "shape",
-    "out_size", "k", "dtype", "memory_format", "checked", "ms", "ms_p20", "ms_p80",
-    "host_us", "launches", "min_bytes", "gb_s",
-    "fraction_of_copy", "peak_bytes", "least_peak_bytes",
-]  # fmt: skip
 
 
 def test_case_names_are_unique() -> None:
@@ -59,7 +40,7 @@ def test_reach_is_what_autograd_touches(case: Case, padding_mode: str) -> None:
     out.sum().backward()
     assert x.grad is not None
     one_channel = (slice(None), 0)
-    # Border and reflection clip outputs onto one pixel; the other taps of those have no weight.
+    # Border and reflection move outputs onto one end pixel; the other taps of those outputs have no weight.
     touched = int((x.grad[one_channel] != 0).sum())
     reach = traffic.reach(case)
     assert touched <= reach.source <= case.shape[0] * math.prod(case.shape[2:])
@@ -174,111 +155,6 @@ def test_peers_take_only_their_own_cases() -> None:
     assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "fwd+bwd", "theta")
 
 
-def dry_run(folder: Path, *arguments: str) -> dict[str, object]:
-    status = device.main(
-        [
-            "--out",
-            str(folder),
-            "--device",
-            "cpu",
-            "--skip-correctness",
-            "--minutes",
-            "3",
-            *arguments,
-        ]
-    )
-    assert status == 0
-    content: dict[str, object] = json.loads((folder / results.file_name(None)).read_text())
-    return content
-
-
-@pytest.mark.slow
-def test_dry_run_and_resume(tmp_path: Path) -> None:
-    content = dry_run(tmp_path)
-    assert list(content) == [
-        "gpu", "torch", "triton", "commit", "date", "copy_gb_s", "records", "networks",
-    ]  # fmt: skip
-    assert content["gpu"] is None
-    records = content["records"]
-    assert isinstance(records, list)
-    assert records
-    assert all(list(record) == RECORD_KEYS for record in records)
-    ours = [record for record in records if record["provider"] == "stn_triton"]
-    assert len(ours) == sum(len([*case.directions()]) for case in cases.expand(TINY))
-    assert all(record["checked"] and record["ms"] > 0 for record in ours)
-    assert results.file_name(None).startswith("cpu-torch")
-    assert "no figures" in (tmp_path / results.file_name(None)).with_suffix(".md").read_text()
-    shorter = {**content, "records": records[1:]}
-    (tmp_path / results.file_name(None)).write_text(json.dumps(shorter))
-    resumed = dry_run(tmp_path, "--resume")["records"]
-    assert isinstance(resumed, list)
-    assert resumed[:-1] == records[1:]
-    assert {k: resumed[-1][k] for k in RECORD_KEYS[:12]} == {
-        k: records[0][k] for k in RECORD_KEYS[:12]
-    }
-
-
-def test_a_dry_run_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        device.main(["--out", str(results.RESULTS / "x"), "--device", "cpu"])
-    assert "no result" in capsys.readouterr().err
-    assert not (results.RESULTS / "x").exists()
-
-
-def test_committed_results_come_from_gpus() -> None:
-    for path in results.result_files():
-        content = results.load(path)
-        assert content.gpu
-        assert content.copy_gb_s > 0
-        machine = results.file_name(content.gpu).split("-torch")[0]
-        assert path.name == f"{machine}-torch{content.torch.split('+')[0]}.json"
-
-
-def example(provider: str, ms: float | None) -> results.Record:
-    took = None if ms is None else timing.Timing(ms, ms, ms, 5.0, 1, 3 * 10**4)
-    return results.make_record(TINY[0], provider, "fwd", None, took, 100.0, "cpu")
-
-
-def test_result_files_round_trip(tmp_path: Path) -> None:
-    made = results.environment(100.0)
-    made.gpu = "Some GPU 3000"
-    made.records = [example("stn_triton", 0.5), example("flaggems", None)]
-    made.networks = [
-        results.Network(
-            name="n", image_size=1, batch=2, dtype="float32", provider="stn_triton",
-            ms=1.0, images_s=2000.0, sampler_share=0.01,
-        )
-    ]  # fmt: skip
-    path = tmp_path / "deep" / results.file_name(made.gpu)
-    results.save(made, path)
-    assert results.load(path) == made
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert [f.name for f in fields(results.Record)] == RECORD_KEYS
-    first = made.records[0]
-    assert first.gb_s == pytest.approx(first.min_bytes / 0.5e-3 / 1e9)
-    assert first.fraction_of_copy == pytest.approx(first.gb_s / 100)
-    assert not made.records[1].checked
-    path.write_text('{"records": [], "networks": [], "other": 1}')
-    with pytest.raises(ValueError, match="not a result file"):
-        results.load(path)
-
-
-def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = results.environment(100.0)
-    made.records = [
-        example("stn_triton", 0.5),
-        example("torch_eager", 2.0),
-        example("flaggems", None),
-    ]
-    path = tmp_path / "r.json"
-    results.save(made, path)
-    assert report.main([str(path)]) == 0
-    text = capsys.readouterr().out
-    assert "| `torch_eager`, fwd | 4.00x | 4.00x | 4.00x | 1 |" in text
-    assert "wrong" in text
-    assert report.main([str(tmp_path / "missing.json")]) == 1
-
-
 def test_cpu_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(cpu.comparisons(TINY[:1], (torch.float32,), seconds=0.0))
     assert [row.direction for row in rows] == ["fwd", "fwd+bwd", "fwd+bwd"]
@@ -333,59 +209,6 @@ def test_networks_may_sample_by_any_transform(transform: str, lead: tuple[int, .
     assert seen[0].k == (lead[1] if len(lead) > 1 else None)
 
 
-def test_sass_is_read() -> None:
-    sass = """
-        /*0160*/              @!P0 LDG.E.U16 R8, desc[UR6][R16.64] ;
-        /*0170*/                   LDG.E.128.CONSTANT R8, desc[UR6][R16.64] ;
-        /*0180*/              @P1 RED.E.ADD.F32.FTZ.RN.STRONG.GPU desc[UR6][R2.64], R5 ;
-        /*0190*/                   ATOMS.ADD R1, [R2], R3 ;
-        /*01a0*/                   REDUX.SUM UR4, R2 ;
-        /*01b0*/              @UP0 ATOMG.E.ADD.F32 PT, RZ, desc[UR6][R2.64], R27 ;
-        /*01c0*/                   STL.64 [R1+0x8], R2 ;
-        /*01d0*/                   NOP ;
-    """
-    facts = disassembly.nvidia_facts(
-        sass, "Function k:\n  REG:32 STACK:8 SHARED:0 LOCAL:4 CONSTANT[0]:1"
-    )
-    assert facts == disassembly.CodeFacts(
-        registers=32, spill_bytes=12, global_atomics=2, widest_global_load_bits=128, instructions=7
-    )
-    # A frame that nothing uses is no spill.
-    unused = disassembly.nvidia_facts("/*0000*/ EXIT ;", "REG:32 STACK:8 LOCAL:0")
-    assert unused.spill_bytes == 0
-    assert disassembly.nvidia_facts(
-        "/*0000*/ LDG.E.ENL2.256 R8, R2 ;", "REG:1 STACK:0 LOCAL:0"
-    ) == (disassembly.CodeFacts(1, 0, 0, 256, 1))
-
-
-def test_amdgcn_is_read() -> None:
-    text = (
-        "\tglobal_load_dwordx4 v[0:3], v4, s[0:1]\n\tbuffer_load_ushort v9, v4, s[16:19], 0 offen\n"
-        "\tglobal_atomic_add_f32 v4, v0, s[4:5]\n\t.amdgpu_metadata\n  - .agpr_count:     0\n"
-        "    .private_segment_fixed_size: 16\n    .vgpr_count:     13\n"
-    )
-    assert disassembly.amd_facts(text) == disassembly.CodeFacts(13, 16, 1, 128, 3)
-
-
-def test_ptx_is_read() -> None:
-    text = """
-        .file 1 "/somewhere/coords.py"
-        .loc 1 7 3
-        ld.global.b32 { %r1 }, [ %rd1 + 0 ];
-        mov.b32 %f1, %r1;
-        .loc 1 9 3
-        fma.rn.f32 %f3, %f1, %f2, 0f3F000000;
-        fma.rn.f32 %f4, %f2, %f1, %f3;
-        .loc 1 12 3
-        add.f64 %fd1, %fd2, %fd3;
-    """
-    assert disassembly.expressions_at(text, "coords.py", range(9, 10)) == {
-        "fma.rn.f32(?, ld, fma.rn.f32(?, ld, 0f3F000000))"
-    }
-    assert disassembly.uses_float64(text)
-    assert not disassembly.uses_float64(text.replace("f64", "f32"))
-
-
 def collected(*arguments: str) -> str:
     done = subprocess.run(
         [
@@ -421,8 +244,8 @@ def test_benchmark_option_chooses_what_is_collected() -> None:
     ]
     assert providers_in_order[:2] == ["stn_triton", "torch_eager"]
     here = str(Path(__file__).relative_to(results.ROOT))
-    only = collected("--benchmark", f"{here}::test_sass_is_read")
-    assert "test_sass_is_read" in only
+    only = collected("--benchmark", f"{here}::test_case_names_are_unique")
+    assert "test_case_names_are_unique" in only
     assert "test_throughput" not in only
     assert "test_throughput" not in collected(here)
 

@@ -84,7 +84,7 @@ def test_every_candidate_launches_something_else() -> None:
         facts = [(each.grid, each.keywords(9), each.args[-8:]) for each in found]
         shown.setdefault((text, kind), []).append(repr(facts))
     for (text, kind), group in shown.items():
-        # One candidate may be what the pass has anyway.
+        # One candidate may be what the pass uses without tuning.
         assert len(set(group)) >= len(group) - 1 > 5, (text, kind)
     with pytest.raises(ValueError, match="no case"):
         list(tune.planned(("nothing",), KINDS))

@@ -31,10 +31,10 @@ COLUMNS = {
 
 
 FEW_BYTES = {"_cell_backward_kernel": 64}
-"""Spills of a lane that were timed to cost less than the warps for which more registers would leave no room."""
+"""Bytes that a lane may spill: timed, they cost less than the warps that more registers would leave no room for."""
 
 WITHOUT_PIXELS = ("_sum_kernel", "_product_kernel")
-"""Of theta alone, before or after the kernels that sample."""
+"""Kernels that work on theta alone, before or after those that sample."""
 
 
 def complaints(found: Details | Failure) -> Iterator[str]:
@@ -46,12 +46,12 @@ def complaints(found: Details | Failure) -> Iterator[str]:
     narrow = row.dtype != "float64"
     if narrow and row.spill_bytes > FEW_BYTES.get(found.kernel, 0):
         yield f"{row.arch} {row.name}: spills {row.spill_bytes} bytes"
-    # The weights of a spline cancel.
+    # `_product_kernel` multiplies by the weights of a spline, which cancel, and needs double precision.
     if narrow and found.uses_float64() and found.kernel != "_product_kernel":
         yield f"{row.arch} {row.name}: computes in double precision"
     if row.global_atomics:
         yield f"{row.arch} {row.name}: {row.global_atomics} global atomics"
-    # An AMD wavefront has 64 lanes: tiles made for warps of 32 leave each of them half as much.
+    # An AMD wavefront has 64 lanes: tiles made for warps of 32 leave each lane half as much to load.
     least = 64 if row.arch.startswith("gfx") else 128
     wide = found.variant.wide_loads() and "channels_last" in row.flags
     if wide and row.widest_global_load_bits < least:
@@ -124,7 +124,7 @@ def test_all_kernels_find_the_same_coordinate(transform: str) -> None:
             # a dx + (b dy + m): two fused steps and no other sum, so that none is left to contract.
             assert re.match(r"fma\.rn\.f32\(.*, fma\.rn\.f32\(", expression), (name, expression)
             assert 2 <= expression.count("fma.rn.f32(") <= 3, (name, expression)
-    # That one has neighbours' dx + 1 beside dx.
+    # The gather by cells has the dx + 1 of neighbours beside dx.
     same = {
         frozenset(expressions)
         for name, expressions in found.items()

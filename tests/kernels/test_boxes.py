@@ -10,7 +10,6 @@ import torch
 pytest.importorskip("triton")
 
 import triton.language as tl
-from test_kernels import HOSTILE
 from torch import Tensor
 
 from stn_triton import identity_theta, st_sample
@@ -19,6 +18,7 @@ from stn_triton.kernels.backward_boxes import box_backward
 from stn_triton.kernels.launch import INTERPRET
 from stn_triton.transforms import Options
 from support.checks import with_gradients
+from support.kernels import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -33,7 +33,7 @@ def small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options) -> None:
-    """The gradient of the input beside that of the torch backend, both in double precision."""
+    """Compares the gradient of the input with the torch backend's, both in double precision."""
     k = theta.shape[1:2] if theta.dim() == 4 else ()
     g = torch.randn(u.shape[0], *k, u.shape[1], *out_size, dtype=u.dtype, device=u.device)
     sampling = {
@@ -47,7 +47,7 @@ def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Option
 
 
 def lattice(theta: list[list[float]], transform: str, device: torch.device) -> Tensor:
-    """The control points of a lattice that is moved as an affine map says."""
+    """The control points of a lattice, moved by an affine map."""
     matrix = torch.tensor([theta], dtype=torch.float64, device=device)
     points = identity_theta(transform, (1,), dtype=torch.float64, device=device)
     return points @ matrix[..., :2].mT + matrix[..., 2].unsqueeze(1)

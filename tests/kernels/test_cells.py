@@ -11,20 +11,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from stn_triton import st_sample
+from stn_triton.kernels import backward_cells
+from stn_triton.kernels.cells import paths, turned
 from stn_triton.kernels.cells import tile as cell_tile
-from stn_triton.kernels.launch import INTERPRET
-from support.checks import check, distance_to_kinks, plain, with_gradients
+from support.checks import check, distance_to_kinks, plain, slow, triton_sample, with_gradients
+from support.kernels import interpreted, turn
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-interpreted = pytest.mark.skipif(not INTERPRET, reason="looks into interpreted kernels")
-
-triton_sample = partial(st_sample, backend="triton")
-
-
-def turn(degrees: float, scale: float, tx: float = 0.0, ty: float = 0.0) -> list[list[float]]:
-    c, s = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
-    return [[c, -s, tx], [s, c, ty]]
 
 
 PATHS = {
@@ -40,7 +33,7 @@ PATHS = {
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("path", PATHS)
 def test_paths(path: str, mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-    """Each map takes its path alone, and that finds all outputs."""
+    """Each map uses only the path that is meant for it, and that path finds all outputs."""
     taken = set()
     for name in PATHS:
         original = getattr(cell_tile, name)
@@ -81,7 +74,7 @@ def test_channels(
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize("size", [(19, 33), pytest.param((3, 70), marks=pytest.mark.slow)], ids=str)
 def test_several_tiles(size: tuple[int, int], padding_mode: str, device: torch.device) -> None:
-    """What cells of one tile give to pixels of the next arrives once, theta's sums are not counted twice."""
+    """What cells give to pixels of the next tile arrives once, and nothing enters theta's sums twice."""
     u = torch.randn(1, 1, *size, device=device)
     theta = torch.tensor([turn(14, 0.9, 0.033, 0.017)], device=device)
     assert distance_to_kinks(theta, size, (9, 8), "affine", "bilinear", False) > 1e-4
@@ -90,7 +83,7 @@ def test_several_tiles(size: tuple[int, int], padding_mode: str, device: torch.d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_several_transformers_are_rounded_once(dtype: torch.dtype, device: torch.device) -> None:
-    """Whatever reaches a pixel: some of the transformers, or none."""
+    """The sum over transformers is right whether some of them reach a pixel or none does."""
     u = torch.randn(1, 2, 3, 4, device=device).to(dtype)
     thetas = [turn(25, 0.9), turn(0, 0.5, 9.0), turn(-30, 0.7, 0.1), turn(200, 1.2)]
     theta = torch.tensor([thetas], device=device)
@@ -103,11 +96,10 @@ def test_several_transformers_are_rounded_once(dtype: torch.dtype, device: torch
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_what_has_no_tap_changes_nothing(value: float, device: torch.device) -> None:
-    """A cotangent that is not finite, at an output outside the image; also where the tile ends beyond it."""
+    """A cotangent that is not finite, at an output that samples outside the image, reaches no gradient."""
     u = torch.randn(1, 1, 3, 3, device=device)
-    theta = torch.tensor(
-        [[[1.0, 0.0, 2 / 3], [0.0, 1.0, 0.0]]], device=device
-    )  # a pixel to the left
+    # The output shows the image a pixel to the left.
+    theta = torch.tensor([[[1.0, 0.0, 2 / 3], [0.0, 1.0, 0.0]]], device=device)
     g = torch.randn(1, 1, 3, 3, device=device)
     clean = with_gradients(triton_sample, u, theta, g.clone(), (3, 3))
     g[..., 2] = value
@@ -117,3 +109,80 @@ def test_what_has_no_tap_changes_nothing(value: float, device: torch.device) -> 
     for name in ("input gradient", "theta gradient"):
         assert torch.equal(found[name], zeroed[name]), name
     assert clean["input gradient"].isfinite().all()
+
+
+def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the steps of the gather by cells, straight and turned; every lane visits one output in a step."""
+    count = [0, 0]
+    for index, (module, name) in enumerate(((paths, "give"), (turned, "_visit"))):
+        original = getattr(module, name)
+
+        def counted(*args: Any, index: int = index, original: Any = original) -> Any:
+            count[index] += 1
+            return original(*args)
+
+        monkeypatch.setattr(module, name, counted)
+    return count
+
+
+@interpreted
+def test_the_identity_visits_one_candidate_a_cell(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 4, 6, device=device)
+    theta = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device)
+    with_gradients(triton_sample, u, theta, torch.ones_like(u), (4, 6))
+    assert count == [2 + 4, 0]  # the column on the left, the row above, four rows
+
+
+@interpreted
+def test_a_tile_that_no_output_reaches_visits_nothing(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 5, 6, device=device)
+    theta = torch.tensor([[[0.7, 0.7, 9.0], [-0.7, 0.7, 0]]], device=device)
+    found = with_gradients(triton_sample, u, theta, torch.ones_like(u), (5, 6))
+    assert count == [0, 0]
+    assert not found["input gradient"].any()
+
+
+@interpreted
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("degrees", [0, slow(30)])
+def test_turned_tiles(
+    degrees: float, padding_mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """The gradients are the same where lanes hold outputs instead of inputs."""
+    u = torch.randn(1, 2, 2, 2, dtype=torch.float64, device=device)
+    theta = torch.tensor([turn(degrees, 1.0, 0.013, 0.017)], dtype=torch.float64, device=device)
+    run = partial(
+        check, triton_sample, u, theta, (12, 14), reference=plain, padding_mode=padding_mode
+    )
+    count = visits(monkeypatch)
+    torch.manual_seed(2)
+    straight = run()
+    assert count[0] > 40
+    assert (count[1] > 0) == (padding_mode == "border")
+
+    count[:] = 0, 0
+    monkeypatch.setattr(backward_cells, "turning_pays", lambda *_: True)
+    torch.manual_seed(2)
+    turned = run()
+    assert count[0] == 0
+    assert 0 < count[1] < 100
+    for name in straight:
+        torch.testing.assert_close(turned[name], straight[name], rtol=1e-12, atol=1e-12)
+
+
+@interpreted
+def test_a_point_that_takes_the_whole_output_turns_its_tile(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    count = visits(monkeypatch)
+    u = torch.randn(1, 1, 3, 3, device=device)
+    theta = torch.tensor([[[0.0, 0.0, 0.11], [0.0, 0.0, -0.13]]], device=device)
+    check(triton_sample, u, theta, (40, 50), reference=plain)
+    assert count[0] == 0
+    assert count[1] == 4 * 2 * 50  # four pixels, 40 rows of the output in 32 lanes, 50 columns

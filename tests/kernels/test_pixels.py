@@ -11,7 +11,6 @@ import torch
 pytest.importorskip("triton")
 
 import triton.language as tl
-from test_kernels import HOSTILE, slow
 from torch import Tensor
 
 from stn_triton.autograd import _PRODUCTS
@@ -20,7 +19,8 @@ from stn_triton.kernels.launch import INTERPRET
 from stn_triton.kernels.pixels import gather as pixel_gather
 from stn_triton.transforms import Options
 from support import definition
-from support.checks import draw_theta, identity, mostly_slow, pairwise, plain, within_budget
+from support.checks import draw_theta, identity, mostly_slow, pairwise, plain, slow, within_budget
+from support.kernels import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -39,7 +39,7 @@ def true_gradient(
 
 
 def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options) -> Tensor:
-    """The gradient of the input beside the definition's; returns it."""
+    """Compares the gradient of the input with the definition's, and returns it."""
     trailing = definition.theta_dims(theta, options.transform)
     k = theta.shape[1 : theta.dim() - trailing]
     g = torch.randn(u.shape[0], *k, u.shape[1], *out_size, device=u.device).to(u.dtype)
@@ -178,7 +178,7 @@ def test_volumes(name: str, padding_mode: str, device: torch.device) -> None:
 def test_mirrored_copies(
     scale: float, mode: str, align_corners: bool, device: torch.device
 ) -> None:
-    """Some copies of the image, more than are looked at together, and so many that they are not told apart."""
+    """An output sees a few copies of the image, more than are visited together, or too many to tell apart."""
     torch.manual_seed(3)
     theta = torch.tensor(
         [[[scale, 0.3, 0.07], [-0.2, 0.8 * scale, 0.31]]], dtype=torch.float64, device=device
@@ -206,7 +206,7 @@ def test_images_of_one_row_or_column(
 def test_reflection_of_what_is_far_or_not_finite(
     values: tuple[float, float, float], device: torch.device
 ) -> None:
-    """Such coordinates lie at index 0. What is far but finite lies there too in single precision."""
+    """Coordinates that are not finite lie at index 0; finite ones that are far lie there in single precision."""
     torch.manual_seed(5)
     theta = identity("affine")[None].to(device).float()
     theta[0, 1] += torch.tensor(values, device=device)
@@ -222,7 +222,7 @@ def test_reflection_of_what_is_far_or_not_finite(
 def test_turned_pixels(
     transform: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """Every pixel turns round, some with lanes along rows and some along columns."""
+    """Every pixel has its outputs in the lanes, along rows for one output size and along columns for the other."""
     if not INTERPRET:
         pytest.skip("compiled kernels keep their constants")
     monkeypatch.setattr(pixel_gather, "PATIENCE", tl.constexpr(1))
@@ -276,7 +276,7 @@ def test_change_along_a_tangent(
 def test_gradients_that_are_not_finite(
     padding_mode: str, value: float, device: torch.device
 ) -> None:
-    """They reach the pixels they touch and no others, as a tap outside is left out and not multiplied by 0."""
+    """They reach the pixels that they touch and no others: a tap outside is left out, not multiplied by 0."""
     torch.manual_seed(9)
     theta = torch.tensor([[[0.8, 0.31, 0.33], [-0.27, 0.9, 0.12]]], device=device)
     u = image(1, 1, 9, 17, dtype=torch.float32, device=device)

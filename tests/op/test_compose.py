@@ -45,7 +45,7 @@ def square(theta: Tensor) -> Tensor:
 
 
 def matrix(theta: Tensor, transform: str) -> Tensor:
-    """Homogeneous, by definition."""
+    """The homogeneous matrix of a theta, by definition."""
     if transform == "projective":
         return square(theta) if theta.shape[-1] == 8 else theta
     if transform == "attention":
@@ -100,7 +100,7 @@ def test_homographies_of_both_forms() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, -1.0, 7.0, -1e-9, 1e9, 1e-20])
 def test_homographies_of_any_scale_and_sign(scale: float) -> None:
-    """The map is the same, whatever the matrix is multiplied by; the inverse is the matrix's own."""
+    """A homography times a number is the same map; its inverse is that of the matrix as it was given."""
     theta = draw("projective", 2, form=(3, 3), dtype=torch.float32)
     inverse = invert(scale * theta, transform="projective")
     wanted = torch.linalg.inv(theta.double())
@@ -144,7 +144,7 @@ def test_singular_thetas_are_not_finite(transform: str, form: tuple[int, ...]) -
 
 
 def test_one_sampling_by_homographies_for_two() -> None:
-    """On a ramp along a line that both maps keep straight, coordinates tell where they come from."""
+    """The composed grid is the grid of the second map, sent through the first by hand."""
     first, second = (draw("projective", 1, form=(8,)) for _ in range(2))
     product = compose(first, second, transform="projective")
     inner = sampling_grid(second, (4, 5), transform="projective").flatten(1, 2)
@@ -232,7 +232,7 @@ def run_all(transform: str, theta: Tensor) -> tuple[Tensor, ...]:
 def test_derivatives(transform: str, form: tuple[int, ...]) -> None:
     theta = draw(transform, 2, form=form).requires_grad_()
     assert torch.autograd.gradcheck(lambda t: run_all(transform, t), theta, check_forward_ad=True)
-    if form != (3, 4):  # as many numbers as it has take their time
+    if form != (3, 4):  # its twelve numbers take too long
         assert torch.autograd.gradgradcheck(lambda t: run_all(transform, t), theta)
 
 

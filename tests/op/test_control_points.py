@@ -1,27 +1,19 @@
-"""Control points anywhere: rows x columns and points of one's own, on every backend and under whatever looks on."""
+"""Control points anywhere: rows x columns and points of one's own, on every backend and in modules."""
 
 from __future__ import annotations
 
 import copy
 import importlib
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from stn_triton import (
-    SpatialTransformer,
-    identity_theta,
-    ops,
-    outside_penalty,
-    sampling_grid,
-    st_sample,
-)
+from stn_triton import SpatialTransformer, identity_theta, outside_penalty, sampling_grid, st_sample
 from stn_triton.control_points import _solved_lattice
-from stn_triton.transforms import TRANSFORMS, Options
+from stn_triton.transforms import TRANSFORMS
 from support import definition
 from support.checks import (
     BACKENDS,
@@ -29,31 +21,12 @@ from support.checks import (
     NATIVE,
     SLOW_TRITON,
     check,
-    draw_theta,
-    exact,
     label,
-    make_input,
     needs_triton,
     pairwise,
 )
+from support.control_points import IN_SIZE, OUT_SIZE, POINTS, fiducials, make
 
-
-def fiducials(count: int = 10, inside: float = 0.9) -> Tensor:
-    """Points along the upper and along the lower edge, slightly inside, as text rectifiers have them."""
-    x = torch.linspace(-inside, inside, count)
-    rows = [torch.stack((x, torch.full_like(x, y)), -1) for y in (-0.8, 0.8)]
-    return torch.cat(rows)
-
-
-POINTS = {
-    "(2, 10)": ("tps", (2, 10)),
-    "fiducials": ("tps", fiducials()),
-    "anywhere": ("tps", ((-1.2, -0.5), (0.9, -1), (0.3, 1.1), (-0.4, 0.2), (0.1, -0.3))),
-    "(4, 2)": ("tps", (4, 2)),
-    "triangles (2, 5)": ("piecewise_affine", (2, 5)),
-    "triangles (4, 2)": ("piecewise_affine", (4, 2)),
-}
-IN_SIZE, OUT_SIZE = (4, 6), (3, 5)
 CASES = pairwise(
     {
         "points": list(POINTS), "mode": ["bilinear", "nearest", "bicubic"],
@@ -63,27 +36,11 @@ CASES = pairwise(
 )  # fmt: skip
 
 
-def make(
-    points: str, dtype: torch.dtype = torch.float64, k: int | None = None, n: int = 2,
-    layout: str = "contiguous", device: torch.device | None = None, **sampling: Any,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
-    """Input, theta and the options of a case."""
-    transform, control_points = POINTS[points]
-    device = device or torch.device("cpu")
-    u = make_input((n, 3, *IN_SIZE), dtype, layout, device)
-    theta = draw_theta(
-        (n,) if k is None else (n, k), dtype, device, IN_SIZE, OUT_SIZE, transform=transform,
-        mode=sampling.get("mode", "bilinear"), align=sampling.get("align_corners", False),
-        control_points=control_points, spread=0.25,
-    )  # fmt: skip
-    return u, theta, {"transform": transform, "control_points": control_points, **sampling}
-
-
 @pytest.mark.parametrize("backend", SLOW_TRITON)
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_values_and_gradients(case: dict[str, Any], backend: str, device: torch.device) -> None:
     u, theta, options = make(**case, device=device)
-    # What the two ways of solving a system of condition 3e3 differ by, in double precision.
+    # In double precision: two ways of solving a system of condition 3e3 differ by this much.
     slack = 64 if case["dtype"] == torch.float64 else 1
     check(partial(st_sample, backend=backend), u, theta, OUT_SIZE, slack=slack, **options)
 
@@ -163,7 +120,7 @@ def test_the_grid_goes_through_the_points() -> None:
 
 
 class _InDouble:
-    """numpy for scikit-image, which solves in float32."""
+    """Stands in for numpy inside scikit-image, which would solve in float32."""
 
     float32 = float
 
@@ -180,7 +137,8 @@ def of_scipy(theta: Tensor, at: Tensor, _: pytest.MonkeyPatch) -> Any:
 def of_skimage(theta: Tensor, at: Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = pytest.importorskip("skimage.transform._thin_plate_splines")
     monkeypatch.setattr(module, "np", _InDouble())
-    # In units so small that the 1e-8 in its logarithm is nothing; splines follow any unit.
+    # scikit-image adds 1e-8 inside its logarithm. With coordinates a thousand times as large that is negligible,
+    # and a spline does not depend on the unit.
     scaled = 1e3 * fiducials().double(), 1e3 * at.flatten(0, 1)
     spline = module.ThinPlateSplineTransform.from_estimate(scaled[0].numpy(), theta.numpy())
     return spline(scaled[1].numpy())
@@ -196,168 +154,6 @@ def test_splines_of_other_libraries(theirs: Any, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(ours, found, rtol=0, atol=1e-9)
     truth = torch.stack(definition.tps(theta, [at[..., 0], at[..., 1]], fiducials()), -1)
     torch.testing.assert_close(ours, truth, rtol=0, atol=1e-11)
-
-
-# Derivatives
-
-
-@pytest.mark.parametrize("backend", SLOW_TRITON)
-@pytest.mark.parametrize("points", ["fiducials", "(4, 2)", "triangles (2, 5)"])
-def test_second_order(points: str, backend: str, device: torch.device) -> None:
-    u, theta, options = make(points, n=1, device=device, padding_mode="border")
-
-    def second(run: Any) -> tuple[Tensor, ...]:
-        tensors = [t.detach().requires_grad_() for t in (u, theta)]
-        loss = run(*tensors, OUT_SIZE, **options).square().sum()
-        first = torch.autograd.grad(loss, tensors, create_graph=True)
-        return torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
-
-    for ours, true in zip(second(partial(st_sample, backend=backend)), second(exact), strict=True):
-        torch.testing.assert_close(ours, true)
-
-
-@pytest.mark.parametrize("backend", ["torch", NATIVE])
-@pytest.mark.parametrize("points", POINTS)
-def test_gradcheck(points: str, backend: str) -> None:
-    u, theta, options = make(points, n=1)
-    run = partial(st_sample, out_size=OUT_SIZE, backend=backend, **options)
-    u, theta = u.requires_grad_(), theta.requires_grad_()
-    torch.autograd.gradcheck(run, (u, theta), fast_mode=True, check_batched_grad=True)
-    torch.autograd.gradgradcheck(run, (u, theta), fast_mode=True)
-
-
-@pytest.mark.parametrize("backend", SLOW_TRITON)
-def test_functorch(backend: str, device: torch.device) -> None:
-    u, theta, options = make("fiducials", n=1, device=device)
-    thetas = torch.stack((theta, theta.roll(1, -1)))
-
-    def both(run: Any) -> list[Tensor]:
-        sample = lambda theta: run(u, theta, OUT_SIZE, **options)
-        loss = lambda theta: sample(theta).square().sum()
-        return [
-            torch.func.vmap(sample)(thetas),
-            torch.func.vmap(torch.func.grad(loss))(thetas),
-            torch.func.jvp(sample, (theta,), (torch.ones_like(theta),))[1],
-        ]
-
-    for ours, true in zip(both(partial(st_sample, backend=backend)), both(exact), strict=True):
-        torch.testing.assert_close(ours, true)
-
-
-def test_points_are_constants_without_gradient() -> None:
-    u, theta, options = make("fiducials")
-    points = fiducials().requires_grad_()
-    theta.requires_grad_()
-    out = st_sample(u, theta, OUT_SIZE, transform="tps", control_points=points)
-    torch.testing.assert_close(out, st_sample(u, theta, OUT_SIZE, **options))
-    of_theta, of_points = torch.autograd.grad(out.sum(), (theta, points), allow_unused=True)
-    assert of_theta is not None and of_points is None
-    call = lambda points: st_sample(u, theta, OUT_SIZE, transform="tps", control_points=points)
-    with pytest.raises(ValueError, match="vmap"):
-        torch.func.vmap(call)(torch.stack((fiducials(), fiducials())))
-    grads = torch.func.vmap(torch.func.grad(lambda t: call(points).sum() + t.sum()))(theta)
-    assert grads.shape == theta.shape
-
-
-# Recorded graphs
-
-
-@pytest.fixture
-def _fresh_dynamo() -> None:
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_fresh_dynamo")
-@pytest.mark.parametrize("backend", [None, *BACKENDS])
-@pytest.mark.parametrize("points", ["fiducials", "(2, 10)", "triangles (2, 5)"])
-def test_compile(points: str, backend: str | None, device: torch.device) -> None:
-    u, theta, options = make(points, device=device)
-    theta.requires_grad_()
-    run = partial(st_sample, out_size=OUT_SIZE, backend=backend, **options)
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    found, true = compiled(u, theta), run(u, theta)
-    torch.testing.assert_close(found, true)
-    grads = [torch.autograd.grad(out.square().sum(), theta)[0] for out in (found, true)]
-    torch.testing.assert_close(*grads)
-
-
-@pytest.mark.usefixtures("_fresh_dynamo")
-def test_compile_reads_an_argument_as_a_constant() -> None:
-    u, theta, options = make("fiducials", torch.float32)
-
-    def run(u: Tensor, theta: Tensor, points: Tensor) -> Tensor:
-        return st_sample(u, theta, OUT_SIZE, transform="tps", control_points=points)
-
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(
-        compiled(u, theta, fiducials()), st_sample(u, theta, OUT_SIZE, **options)
-    )
-    wrong = torch.compile(run, backend="eager")
-    with pytest.raises(ValueError, match="one line"):
-        wrong(u, theta[:, :3], torch.tensor(((-1.0, 0), (0, 0), (1, 0))))
-
-
-class Rectifier(nn.Module):
-    def __init__(self, points: Any, transform: str = "tps") -> None:
-        super().__init__()
-        self.points, self.transform = points, transform
-
-    def forward(self, u: Tensor, theta: Tensor) -> Tensor:
-        return st_sample(u, theta, OUT_SIZE, transform=self.transform, control_points=self.points)
-
-
-@pytest.mark.usefixtures("_fresh_dynamo")
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("points", ["fiducials", "triangles (2, 5)"])
-def test_export(points: str, strict: bool) -> None:
-    u, theta, options = make(points, torch.float32)
-    model = Rectifier(options["control_points"], options["transform"])
-    program = torch.export.export(model, (u, theta), strict=strict)
-    torch.testing.assert_close(program.module()(u, theta), model(u, theta))
-
-
-@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_traces_hold_a_constant() -> None:
-    u, theta, options = make("fiducials", torch.float32)
-    model = Rectifier(options["control_points"])
-    traced = torch.jit.trace(model, (u, theta))
-    torch.testing.assert_close(traced(u, theta), model(u, theta))
-    traced = torch.fx.symbolic_trace(model)
-    torch.testing.assert_close(traced(u, theta), model(u, theta))
-
-
-@needs_triton
-@pytest.mark.parametrize("points", ["fiducials", "triangles (2, 5)"])
-def test_opcheck(points: str, device: torch.device) -> None:
-    transform, given = POINTS[points]
-    numbers = tuple(given.flatten().tolist()) if isinstance(given, Tensor) else given
-    u, theta, _ = make(points, torch.float32, n=1, device=device)
-    u, theta = u.requires_grad_(), theta.requires_grad_()
-    options = Options(transform, control_points=numbers)
-    torch.library.opcheck(ops.sample, (u, theta, None, OUT_SIZE, *options))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("exporter", ["dynamo", "without a table", "tracer"])
-@pytest.mark.parametrize("points", ["fiducials", pytest.param("(2, 10)", marks=pytest.mark.slow)])
-def test_onnx(points: str, exporter: str, tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    from stn_triton import onnx_translations
-
-    u, theta, options = make(points, torch.float32)
-    model = Rectifier(options["control_points"], options["transform"]).eval()
-    how: dict[str, Any] = {"dynamo": True, "verbose": False}
-    if exporter == "dynamo":
-        how["custom_translation_table"] = onnx_translations()
-    elif exporter == "tracer":
-        how = {"dynamo": False, "opset_version": 20}
-    torch.onnx.export(model, (u, theta), tmp_path / "m.onnx", input_names=["u", "theta"], **how)
-    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"u": u.numpy(), "theta": theta.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), model(u, theta), rtol=0, atol=1e-4)
 
 
 # The module, and what is kept

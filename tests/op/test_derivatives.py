@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_options import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import hessian, jacfwd, jacrev, vmap
 
 from stn_triton import st_sample
+from support.cases import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from support.checks import exact, label, mostly_slow, needs_triton, pairwise, plain, within_budget
 
 CASES = pairwise(
@@ -84,7 +84,7 @@ def dual_numbers(run: Callable[..., Tensor], u: Tensor, theta: Tensor) -> Any:
 
 
 def dual_gradient(run: Callable[..., Tensor], u: Tensor, theta: Tensor) -> Any:
-    """Forward over reverse, where only the derivative's input is dual: it comes after the call."""
+    """Forward over reverse, where only the cotangent is dual: it becomes so after the call."""
     forward = torch.autograd.forward_ad
     leaves = u.clone().requires_grad_(), theta.clone().requires_grad_()
     out = run(*leaves)
@@ -176,7 +176,7 @@ def double_backward_to_the_cotangent(run: Callable[..., Tensor], u: Tensor, thet
 
 
 def theta_that_depends_on_the_input(run: Callable[..., Tensor], u: Tensor, theta: Tensor) -> Any:
-    """As with a localisation network: the gradient through theta must not count twice."""
+    """theta comes from the input, as with a localisation network: the gradient through it must not count twice."""
     u = u.clone().requires_grad_()
     out = run(u, theta + 0.01 * u.flatten(1).sum(1).sin().view(-1, *[1] * (theta.dim() - 1)))
     (first,) = torch.autograd.grad(out.square().sum(), u, create_graph=True)
@@ -214,7 +214,8 @@ def compare(
     combination: Callable[..., Any], case: dict[str, Any], backend: str, device: torch.device
 ) -> None:
     channels, ndim = case.get("channels", 2), case.get("ndim", 2)
-    dtype = torch.float32 if channels > 2 else torch.float64  # rows of channels are float32
+    # The case of many channels is in float32, the others in float64.
+    dtype = torch.float32 if channels > 2 else torch.float64
     u, theta, options = make({**case, "dtype": dtype}, device, ndim, channels)
     if "index" not in case:
         u, theta = u[: case.get("images")], theta[: case.get("images")]
@@ -222,9 +223,8 @@ def compare(
     found = combination(partial(st_sample, backend=backend, **options), u, theta)
     low = combination(partial(plain, **options), u, theta)
     true = combination(partial(exact, **options), u.double(), theta.double())
-    roundings = 4096 * max(
-        *IN_SIZES[ndim], *OUT_SIZES[ndim]
-    )  # in float64, where a second derivative may be steep
+    # In float64 the truth is rounded too, and a second derivative may be steep.
+    roundings = 4096 * max(*IN_SIZES[ndim], *OUT_SIZES[ndim])
     flat = [torch.utils._pytree.tree_leaves(x) for x in (found, low, true)]
     for ours, theirs, truth in zip(*flat, strict=True):
         assert truth.abs().amax() > 1e-3, "the truth must not be zero"

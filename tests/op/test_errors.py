@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from stn_triton import st_sample
+from support import ROOT
 from support.checks import BACKENDS, check_refused, needs_triton
 
 U = torch.zeros(2, 3, 4, 5)
@@ -167,7 +167,7 @@ def test_options_go_by_name() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_accepted(backend: str) -> None:
-    """Next to what is refused: lists, torch.Size and NumPy integers as sizes, one sample with aligned corners."""
+    """What resembles a mistake and is accepted: sizes as lists, torch.Size and NumPy integers."""
     run = partial(st_sample, U, THETA, backend=backend)
     sizes: list[Any] = [[2, 2], torch.Size((2, 2)), (torch.tensor(2), 2)]
     numpy = pytest.importorskip("numpy")
@@ -176,9 +176,9 @@ def test_accepted(backend: str) -> None:
 
 
 def run_python(code: str, **environment: str) -> str:
-    """The output of a fresh interpreter: what it imports first is up to the code."""
+    """The output of code in a fresh interpreter, so that the code decides what is imported first."""
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     paths = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -15,7 +15,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from stn_triton import SpatialTransformer, ops, st_sample
 from stn_triton.transforms import TRANSFORMS, Options
-from support.checks import BACKENDS, exact, make_input, needs_triton
+from support.checks import BACKENDS, exact, make_input, needs_triton, slow
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 OPTIONS = Options()
 BORDER = Options("attention", padding_mode="border", align_corners=True)
@@ -26,15 +28,6 @@ OTHERS = [
     Options("tps", samples=2),
     Options("piecewise_affine", padding_mode="border"),
 ]
-
-
-def slow(*values: Any) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> None:
-    torch._dynamo.reset()
 
 
 def example(

@@ -22,7 +22,7 @@ ODD = (math.nan, math.inf, -math.inf)
 
 
 def agree(found: Tensor, true: Tensor, what: str = "") -> None:
-    """Finite at the same places, and near each other there."""
+    """Both are finite at the same places, and near each other there."""
     assert found.shape == true.shape
     finite = true.isfinite()
     assert torch.equal(found.isfinite(), finite), (what, found, true)
@@ -99,7 +99,7 @@ def test_pixels_whoever_looks_on(around: Any, backend: str, device: torch.device
         u = u[:, :1]
     run = partial(st_sample, out_size=(4, 4), backend=backend)
     if around is INDUCTOR and backend == "torch":
-        # Plain operations are Inductor's to decompose: it reads pixel (0, 0) for a tap outside, and multiplies by 0.
+        # Inductor decomposes PyTorch's own operations: for a tap outside it reads pixel (0, 0) and multiplies by 0.
         run = partial(st_sample, out_size=(4, 4))
     outside = torch.tensor([[[1.0, 0, -3], [0, 1, -3]]], device=device)
     assert torch.equal(around(run, u, outside), torch.zeros_like(u))
@@ -132,7 +132,7 @@ def gradients(
 
 
 def outside(u: Tensor, theta: Tensor, size: tuple[int, ...], **options: Any) -> Tensor:
-    """Which output pixels no input pixel gives anything to, whatever its weight."""
+    """The output pixels that no input pixel contributes to, whatever its weight."""
     marked = torch.full_like(u, math.nan, dtype=torch.float64)
     return exact(marked, theta, size, **options).isfinite()
 
@@ -294,7 +294,7 @@ def looked_at(around: str, run: Run, u: Tensor, theta: Tensor) -> Tensor:
 def test_each_image_asks_for_its_own_samples(
     around: str, padding_mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Backend "torch": an image in a batch gives what it gives alone, and its gradients do."""
+    """With backend "torch", an image of a batch has the result and the gradients that it has alone."""
     torch._dynamo.reset()
     if around == "unread":  # as where values cannot be read without waiting for a device
         monkeypatch.setattr(antialias, "under_transforms", lambda _: None)
@@ -336,7 +336,7 @@ def test_transformers_of_one_image_ask_for_their_own_samples() -> None:
 
 @pytest.mark.parametrize("around", ["nobody", "vmap", "jvp"])
 def test_no_more_samples_than_are_asked_for(around: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sampled in all, counted in output pixels: what each theta asks for, or the most of all."""
+    """Identities ask for one sample each, and no more are computed, whatever transform looks on."""
     counted = []
     finite = antialias.TRANSFORMS["affine"].grid
     grid = lambda theta, axes, points: (

@@ -1,4 +1,4 @@
-"""Who may look on while `st_sample` runs: modes, subclasses, `vectorize=True`, tracers, other devices, threads."""
+"""`st_sample` under what observes or replaces operations: modes, subclasses, `vectorize=True`, tracers, devices."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_fake_tensors_of_a_device_that_is_not_there(transform: str) -> None:
 
 
 class Marked(Tensor):
-    """A subclass by `__torch_function__` alone."""
+    """A subclass of Tensor that overrides nothing."""
 
 
 def test_results_of_a_subclass_are_of_it() -> None:
@@ -184,7 +184,7 @@ def test_a_trace_is_right_at_every_size(transform: str, gradients: bool, backend
     )
     trace = traced(run, u.requires_grad_(gradients), theta)
     _, other = example_of(transform, 3)
-    for factor in (1, 1e6):  # values that a trace must not have been decided by
+    for factor in (1, 1e6):  # a trace must not depend on the values it was made with
         u, theta = torch.randn(3, 5, 7, 6), (factor * other).float()
         torch.testing.assert_close(
             trace(u, theta), st_sample(u, theta, (7, 5), transform=transform, backend="torch")
@@ -208,9 +208,8 @@ def test_options_of_a_trace(options: dict[str, Any]) -> None:
     start = torch.eye(2, 3).repeat(3, 2, 1, 1)
     trace = traced(run, torch.randn(3, 20, 6, 8), start + 0.2 * torch.randn_like(start))
     u, theta = torch.randn(3, 4, 9, 6), start + 0.2 * torch.randn_like(start)
-    theta[0] = (
-        3e38  # what is not finite depends on the order of sums: a trace has that of the torch backend
-    )
+    # Which coordinates overflow depends on the order of sums; a trace has that of the torch backend.
+    theta[0] = 3e38
     expected = st_sample(u, theta, (4, u.shape[3] // 2), backend="torch", **options)
     torch.testing.assert_close(trace(u, theta), expected, rtol=1e-4, atol=1e-4)
 
@@ -280,7 +279,7 @@ def test_a_lattice_solved_under_a_transform_serves_the_next_call(first: str, bac
 
 
 def test_the_first_trace_of_a_lattice_records_a_constant() -> None:
-    side = 7  # of no other test: what is solved inside a trace must not be part of it
+    side = 7  # no other test has this lattice: its system is solved while tracing, and must stay out of the trace
     u, theta = torch.rand(1, 1, 5, 5), identity_theta("tps", (1,), control_points=side)
     trace = traced(lambda u, theta: st_sample(u, theta, (5, 5), transform="tps"), u, theta)
     assert "linalg" not in str(trace.graph)

@@ -19,7 +19,7 @@ from support.checks import BACKENDS, SLOW_TRITON, example_of, needs_triton, with
 
 MAPS = list(TRANSFORMS)
 
-# Memory: what lies there is not what a tensor says
+# Memory that does not hold a tensor's values as they are
 
 
 @pytest.mark.parametrize("backend", SLOW_TRITON)
@@ -138,7 +138,7 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(module, "_capability", lambda index: 9)
-    monkeypatch.setattr(module, "_trait", lambda x: x.dtype)  # no fake tensor has an address
+    monkeypatch.setattr(module, "_trait", lambda x: x.dtype)  # fake tensors have no address
 
     def launch(index: int, size: int = 7, **constants: int) -> None:
         x = torch.empty(1, device=f"cuda:{index}")
@@ -168,7 +168,7 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.Monkey
 @needs_triton
 @pytest.mark.parametrize("transform", ["affine", "tps"])
 def test_every_launch_begins_with_a_tensor(transform: str) -> None:
-    """The one that tells the device: forward, backward and second order."""
+    """Forward, backward and second order: the first argument of a launch tells the device."""
     from stn_triton.autograd import _PRODUCTS
     from stn_triton.kernels.backward import sample_backward
     from stn_triton.kernels.forward import sample_forward

@@ -1,9 +1,7 @@
-"""SpatialTransformer: where it starts, what it predicts, what it samples and what it refuses."""
+"""SpatialTransformer: where it starts, what it predicts and what it samples."""
 
 from __future__ import annotations
 
-import copy
-import io
 from typing import Any
 
 import pytest
@@ -14,37 +12,21 @@ from torch import Tensor, nn
 import stn_triton.modules
 from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
-
-N, C, H, W = 3, 2, 9, 7
-FEATURES = 5
-AFFINE_IDENTITY = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-TILTED = [[0.8, 0.3, 0.1], [-0.2, 0.7, -0.15]]
-INTO_THE_DARK = [[1.5, 0.3, 0.6], [-0.2, 1.4, -0.5]]
-
-
-def localisation(channels: int = C, features: int = FEATURES) -> nn.Module:
-    pool = nn.AdaptiveAvgPool2d(3)
-    return nn.Sequential(pool, nn.Flatten(), nn.Linear(9 * channels, features), nn.Tanh())
-
-
-def transformer(out_size: Any = None, **options: Any) -> SpatialTransformer:
-    return SpatialTransformer(localisation(), out_size, in_features=FEATURES, **options)
-
-
-def trained(out_size: Any = None, **options: Any) -> SpatialTransformer:
-    """One whose theta depends on the image, as after some training."""
-    module = transformer(out_size, **options)
-    nn.init.normal_(module.regression.weight, std=0.2)
-    return module
-
-
-def images(*lead: int, h: int = H, w: int = W, **options: Any) -> Tensor:
-    return torch.rand(*(lead or (N, C)), h, w, **options)
-
-
-def volume_transformer(out_size: Any = None, **options: Any) -> SpatialTransformer:
-    pool = nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten())
-    return SpatialTransformer(pool, out_size, in_features=8 * C, **options)
+from support.transformers import (
+    AFFINE_IDENTITY,
+    FEATURES,
+    INTO_THE_DARK,
+    TILTED,
+    C,
+    H,
+    N,
+    W,
+    images,
+    localisation,
+    trained,
+    transformer,
+    volume_transformer,
+)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -110,7 +92,7 @@ def test_identity_to_another_size_interpolates(
         ({"num_transformers": 2}, [TILTED, AFFINE_IDENTITY], [TILTED, AFFINE_IDENTITY]),
         ({"num_transformers": 2}, [[[0.5]], [[2.0]]], [[[0.5] * 3] * 2, [[2.0] * 3] * 2]),
         ({"num_transformers": 1}, TILTED, [TILTED]),
-        # Flat: as many numbers as one theta has, or all K.
+        # A flat initial theta has as many numbers as one theta, or as all K together.
         ({}, [1.0, 0.5, 0.25, -0.5, 1.0, 0.0], [[1.0, 0.5, 0.25], [-0.5, 1.0, 0.0]]),
         ({"num_transformers": 3}, torch.tensor(TILTED).flatten(), [TILTED] * 3),
         (
@@ -148,7 +130,7 @@ def test_initial_theta_is_a_copy() -> None:
 @pytest.mark.parametrize("k", [None, 3])
 def test_fixed_scale_is_not_predicted(k: int | None) -> None:
     lead = (N,) if k is None else (N, k)
-    start = torch.tensor([9.0, 0.25, -0.125])  # its scale gives way to the fixed one
+    start = torch.tensor([9.0, 0.25, -0.125])  # the fixed scale replaces its scale
     module = transformer(
         (4, 4), transform="attention", fixed_scale=0.5, num_transformers=k, initial_theta=start
     )
@@ -282,7 +264,7 @@ def test_gradients_reach_regression_then_localisation(device: torch.device) -> N
     assert source.grad.abs().max() > 0
     inner = list(module.localisation.parameters())
     assert inner
-    # Through weights of zero nothing passes; after one step it does.
+    # No gradient passes through weights of zero; after one step it does.
     assert not any(p.grad.any() for p in inner)
     torch.optim.SGD(module.parameters(), lr=0.01).step()
     backward()
@@ -298,7 +280,7 @@ def test_gradient_reaches_x_through_theta() -> None:
 
 
 def test_training_finds_a_shift() -> None:
-    """Only a loss on the result, as in the paper: theta is never shown."""
+    """The loss is on the result alone, as in the paper; the true theta is never given."""
     x = torch.zeros(8, 1, 12, 12)
     x[:, :, 4:9, 3:8] = torch.rand(8, 1, 5, 5) + 1
     wanted = st_sample(x, torch.tensor([[1.0, 0, 0.2], [0, 1.0, -0.15]]).expand(8, 2, 3), (12, 12))
@@ -314,74 +296,9 @@ def test_training_finds_a_shift() -> None:
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_state_dict_round_trip() -> None:
-    module = trained((4, 4), num_transformers=2)
-    state = module.state_dict()
-    names = {"regression.weight", "regression.bias"}
-    names |= {f"localisation.{name}" for name in module.localisation.state_dict()}
-    assert set(state) == names
-
-    other = transformer((4, 4), num_transformers=2)
-    x = images()
-    assert not torch.equal(other(x), module(x))
-    other.load_state_dict(state)
-    assert torch.equal(other(x), module(x))
-
-
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_copies_and_pickles_work_alike(transform: str) -> None:
-    module, x = trained((4, 4), transform=transform), images()
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
-    for other in (copy.deepcopy(module), torch.load(file, weights_only=False)):
-        assert torch.equal(other(x), module(x))
-        other.reset_parameters()
-        assert other.initial_theta == module.initial_theta
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_compiles_as_one_graph(transform: str) -> None:
-    module, x = trained((4, 4), transform=transform), images()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), module(x))
-
-
-def reset_everything(module: nn.Module) -> None:
-    """What recipes for meta modules do, FSDP's among them."""
-    for each in module.modules():
-        if hasattr(each, "reset_parameters"):
-            each.reset_parameters()
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"initial_theta": TILTED, "num_transformers": 2}, {"transform": "tps"}], ids=str
-)
-def test_resetting_every_module_restores_the_start(options: dict[str, Any]) -> None:
-    expected = transformer(**options).localise(images())
-    module = trained(**options)
-    reset_everything(module)
-    torch.testing.assert_close(module.localise(images()), expected)
-    with torch.device("meta"):
-        module = transformer(**options)
-    module.to_empty(device="cpu")
-    reset_everything(module)
-    torch.testing.assert_close(module.localise(images()), expected)
-
-
 def test_a_flat_volume_theta_is_for_volumes() -> None:
     identity = torch.eye(3, 4).flatten().tolist()
     assert volume_transformer(initial_theta=identity).ndim == 3
-
-
-def test_reset_parameters_restores_the_start() -> None:
-    module = trained(transform="attention", fixed_scale=0.5, initial_theta=[0.5, 0.1, 0.2])
-    nn.init.normal_(module.regression.bias)
-    module.reset_parameters()
-    torch.testing.assert_close(
-        module.localise(images()), torch.tensor([0.5, 0.1, 0.2]).expand(N, 3)
-    )
 
 
 @pytest.mark.parametrize(
@@ -428,136 +345,3 @@ def test_sample_takes_any_theta() -> None:
     module = transformer((4, 4))
     x, theta = images(), torch.tensor(TILTED).expand(N, 2, 2, 3)
     torch.testing.assert_close(module.sample(x, theta), st_sample(x, theta, (4, 4)))
-
-
-@pytest.mark.parametrize(
-    ("options", "shown"),
-    [
-        ({}, ["'affine'", "out_size=None"]),
-        ({"out_size": [4, 5], "num_transformers": 2}, ["out_size=(4, 5)", "num_transformers=2"]),
-        ({"transform": "attention", "fixed_scale": 0.5}, ["'attention'", "fixed_scale=0.5"]),
-    ],
-)
-def test_repr_shows_what_it_is(options: dict[str, Any], shown: list[str]) -> None:
-    text = repr(transformer(**options))
-    assert all(part in text for part in shown)
-
-
-WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
-    # what is wrong: options, error, what the message says
-    "localisation, a function": ({"localisation": lambda x: x}, TypeError, ["localisation", "nn.Module", "function"]),
-    "out_size, an int": ({"out_size": 28}, TypeError, ["out_size", "(h, w)", "28"]),
-    "out_size, text": ({"out_size": "28"}, TypeError, ["out_size", "(h, w)", "'28'"]),
-    "out_size, floats": ({"out_size": (2.0, 2)}, TypeError, ["out_size", "int", "2.0"]),
-    "out_size, bools": ({"out_size": (True, 2)}, TypeError, ["out_size", "int", "True"]),
-    "out_size, one": ({"out_size": (2,)}, ValueError, ["out_size", "(h, w)", "got 1"]),
-    "out_size, four": ({"out_size": (2, 3, 4, 5)}, ValueError, ["(d, h, w)", "got 4"]),
-    "out_size, zero": ({"out_size": (0, 2)}, ValueError, ["out_size", "positive", "(0, 2)"]),
-    "out_size, negative": ({"out_size": (2, -3)}, ValueError, ["out_size", "positive", "-3"]),
-    "out_size, of a volume": (
-        {"out_size": (2, 3, 4), "transform": "tps"},
-        ValueError,
-        ["'tps'", "(N, C, H, W)", "not (N, C, D, H, W)"],
-    ),
-    "in_features, zero": ({"in_features": 0}, ValueError, ["in_features", "at least 1", "got 0"]),
-    "in_features, a float": ({"in_features": 2.0}, TypeError, ["in_features", "int", "2.0"]),
-    "transform, misspelt": (
-        {"transform": "afine"},
-        ValueError,
-        ["transform", "'affine'", "'piecewise_affine'", "'afine'"],
-    ),
-    "transform, None": ({"transform": None}, ValueError, ["transform", "'affine'", "None"]),
-    "num_transformers, zero": ({"num_transformers": 0}, ValueError, ["num_transformers", "at least 1", "got 0"]),
-    "num_transformers, a bool": ({"num_transformers": True}, TypeError, ["num_transformers", "int", "True"]),
-    "num_transformers, a float": ({"num_transformers": 2.0}, TypeError, ["num_transformers", "int", "2.0"]),
-    "control_points, one": (
-        {"control_points": 1, "transform": "tps"}, ValueError, ["control_points", "at least 2", "1"]
-    ),
-    "control_points, a word": (
-        {"control_points": "4", "transform": "tps"}, TypeError, ["control_points", "int", "'4'"]
-    ),
-    "fixed_scale, affine": ({"fixed_scale": 0.5}, ValueError, ["fixed_scale", "'attention'", "'affine'"]),
-    "fixed_scale, text": (
-        {"fixed_scale": "0.5", "transform": "attention"},
-        TypeError,
-        ["fixed_scale", "float", "'0.5'"],
-    ),
-    "fixed_scale, a bool": (
-        {"fixed_scale": True, "transform": "attention"},
-        TypeError,
-        ["fixed_scale", "float", "True"],
-    ),
-    "initial_theta, transposed": (
-        {"initial_theta": torch.zeros(3, 2)},
-        ValueError,
-        ["initial_theta", "(2, 3)", "(3, 2)"],
-    ),
-    "initial_theta, of attention": (
-        {"initial_theta": [1.0, 0.0, 0.0]},
-        ValueError,
-        ["initial_theta", "(2, 3)", "'affine'", "6 numbers", "got shape (3,)"],
-    ),
-    "initial_theta, one point for all": (
-        {"initial_theta": [1.0, 0.0], "transform": "tps", "num_transformers": 2},
-        ValueError,
-        ["initial_theta", "(2, 16, 2)", "'tps'", "32 numbers or 64", "got shape (2,)"],
-    ),
-    "initial_theta, K without the axis": (
-        {"initial_theta": torch.zeros(2, 2, 3)},
-        ValueError,
-        ["initial_theta", "(2, 3)", "(2, 2, 3)"],
-    ),
-    "initial_theta, flat": (
-        {"initial_theta": [1.0] * 7, "num_transformers": 2},
-        ValueError,
-        ["initial_theta", "(2, 2, 3)", "6", "12", "(7,)"],
-    ),
-    "initial_theta, another K": (
-        {"initial_theta": torch.zeros(2, 2, 3), "num_transformers": 3},
-        ValueError,
-        ["initial_theta", "(3, 2, 3)", "(2, 2, 3)"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_refuses(case: str) -> None:
-    options, error, parts = WRONG[case]
-    arguments = {"localisation": localisation(), "out_size": None, "in_features": FEATURES}
-    with pytest.raises(error) as raised:
-        SpatialTransformer(**{**arguments, **options})
-    message = str(raised.value)
-    assert all(part in message for part in parts), message
-
-
-@pytest.mark.parametrize(
-    ("module", "got"),
-    [
-        (localisation(features=FEATURES + 1), (N, FEATURES + 1)),
-        (nn.AdaptiveAvgPool2d(1), (N, C, 1, 1)),
-        (nn.Flatten(0, 1), (N * C, H, W)),
-    ],
-    ids=["another width", "not flattened", "another batch"],
-)
-def test_refuses_features_of_another_shape(module: nn.Module, got: tuple[int, ...]) -> None:
-    wrong = SpatialTransformer(module, None, in_features=FEATURES)
-    with pytest.raises(ValueError, match="localisation must give features") as raised:
-        wrong(images())
-    assert str((N, FEATURES)) in str(raised.value)
-    assert str(got) in str(raised.value)
-
-
-def test_source_of_another_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=f"source.*{N}, got {N + 1}"):
-        transformer()(images(), source=images(N + 1, C))
-
-
-@pytest.mark.parametrize(
-    ("option", "allowed"),
-    [({"mode": "cubic"}, "'bilinear'"), ({"padding_mode": "zero"}, "'zeros'")],
-    ids=["mode", "padding_mode"],
-)
-def test_unknown_sampling_option_is_refused(option: dict[str, str], allowed: str) -> None:
-    (value,) = option.values()
-    with pytest.raises(ValueError, match=f"{allowed}.*got '{value}'"):
-        transformer(**option)(images())

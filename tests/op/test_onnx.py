@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from stn_triton import SpatialTransformer, identity_theta, onnx_translations, st_sample
-from stn_triton.transforms import TRANSFORMS
+from support.thetas import SPACES
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -67,7 +67,7 @@ def operators(program: Any) -> list[str]:
 def inputs_for(
     transform: str, ndim: int, *outer: int, spread: float = 0.15
 ) -> tuple[Tensor, Tensor]:
-    """Homographies must keep their horizon away from the output, or roundings weigh without bound."""
+    """Homographies must keep their horizon away from the output, where rounding errors have no bound."""
     theta = identity_theta(transform, outer, ndim=ndim)
     return torch.randn(outer[0], 3, *SIZE[ndim]), theta + spread * torch.randn_like(theta)
 
@@ -79,9 +79,6 @@ def assert_same(program: Any, model: nn.Module, u: Tensor, theta: Tensor) -> Non
     budget = 1e-6 * max(u.shape[2:]) * float(u.abs().max())
     for ours, theirs in zip(wanted, got, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=0, atol=budget)
-
-
-SPACES = [(name, ndim) for name, entry in TRANSFORMS.items() for ndim in entry.ndims]
 
 
 @pytest.mark.parametrize(

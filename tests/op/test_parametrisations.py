@@ -14,18 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stn_triton import identity_theta, st_sample
-from stn_triton.parametrisations import (
-    BoundedAffine,
-    BoundedAttention,
-    Rotation,
-    Similarity,
-)
-from support.bounded import BOUNDS, KINDS, ORDER, definition, held, make, parts
+from stn_triton.parametrisations import BoundedAffine, BoundedAttention, Rotation, Similarity
+from support.bounded import BOUNDS, KINDS, ORDER, definition, held, kinds, make, parts
 from support.checks import check_refused, within_budget
 
 F64 = torch.float64
 SIZE = (12, 30)
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 @kinds
@@ -51,7 +45,8 @@ def test_is_its_definition(kind: Any, image_size: Any) -> None:
     p = torch.randn(64, module.num_parameters)
     true = definition(kind, p, image_size)
     exact = module(p.double())
-    torch.testing.assert_close(exact, true, rtol=0, atol=3e-7)  # bounds are whole float32 numbers
+    # The module rounds its bounds to float32.
+    torch.testing.assert_close(exact, true, rtol=0, atol=3e-7)
     within_budget(module(p), definition(kind, p, image_size).float(), true)
 
 
@@ -140,7 +135,7 @@ def test_bounds_are_reached(kind: Any) -> None:
 def test_a_scale_that_starts_at_its_bound_leaves_it_and_comes_back(
     bounds: tuple[float, float],
 ) -> None:
-    """From either side of 0, where the gradient first led out of the range."""
+    """A parameter on either side of 0 reaches the target, also where the range lies on one side of scale 1 only."""
     module = BoundedAttention(*bounds)
     target = sum(bounds) / 2
     for start in (-1.0, 0.0, 1.0):
@@ -203,7 +198,7 @@ def test_turning_an_oblong_image_does_not_shear(align_corners: bool) -> None:
     assert (sheared[0, 0] - wanted).abs().max() > 0.1
 
 
-# what looks on
+# copies, traces and compiled graphs
 
 
 @kinds

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from architectures import ParallelSTN
 from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.parametrisations import BoundedAffine, BoundedAttention, Rotation, Similarity
-from support.bounded import KINDS, held, make
+from support.bounded import held, kinds, make
 from support.checks import check_refused
 
 F64 = torch.float64
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 FEATURES = 5
 

@@ -45,7 +45,7 @@ def draw(transform: str, *outer: int, form: tuple[int, ...], dtype: Any = F64) -
 
 
 def whole(matrix: Tensor) -> Tensor:
-    """With the row that an affine matrix leaves out."""
+    """The square matrix, with the row that an affine one leaves out."""
     if matrix.shape[-1] == matrix.shape[-2]:
         return matrix
     last = torch.eye(matrix.shape[-1], dtype=matrix.dtype)[-1:]
@@ -66,7 +66,7 @@ def centres(size: tuple[int, ...]) -> Tensor:
 
 
 def to_pixels(grid: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
-    """`grid_sample`'s own formula."""
+    """Normalised coordinates in pixels, by `grid_sample`'s own formula."""
     lengths = torch.tensor(size[::-1], dtype=F64)
     if align_corners:
         return (grid + 1) / 2 * (lengths - 1)
@@ -112,14 +112,14 @@ def test_there_and_back(
             true = torch.cat((true, torch.ones_like(true[..., :1])), -1).unflatten(-1, (3, 3))
     else:
         true = to_affine(true, transform=transform)
-    # What a matrix of pixels costs, by PyTorch's own product and inverse in the same dtype.
+    # The error of a matrix in pixels, by PyTorch's own product and inverse in the same dtype.
     rounded = pixel_truth(true, sizes, align_corners, direction).to(matrix.dtype)
     low = pixel_definition(rounded, sizes, align_corners, direction)
     within_budget(again, low[..., : true.shape[-2], :], true, "theta")
 
 
 def normaliser(size: tuple[int, ...], align_corners: bool, dtype: torch.dtype) -> Tensor:
-    """From normalised coordinates to pixels, homogeneous."""
+    """The homogeneous matrix from normalised coordinates to pixels."""
     lengths = torch.tensor(size[::-1], dtype=dtype)
     result = torch.diag(torch.cat(((lengths - int(align_corners)) / 2, torch.ones(1, dtype=dtype))))
     result[:-1, -1] = (lengths - 1) / 2
@@ -127,7 +127,7 @@ def normaliser(size: tuple[int, ...], align_corners: bool, dtype: torch.dtype) -
 
 
 def pixel_truth(theta: Tensor, sizes: Any, align_corners: bool, direction: str) -> Tensor:
-    """The matrix of a theta in float64, homogeneous."""
+    """The homogeneous matrix in pixels of a theta, in float64."""
     image, out = (normaliser(size, align_corners, F64) for size in sizes)
     there = image @ whole(theta.double()) @ torch.linalg.inv(out)
     return there if direction == "output_to_source" else torch.linalg.inv(there)
@@ -162,7 +162,7 @@ def test_the_identity_is_exact(
 def test_matrices_map_pixels(
     ndim: int, perspective: bool, direction: str, align_corners: bool
 ) -> None:
-    """theta of a matrix, and where it samples: in pixels, the matrix or its inverse."""
+    """The theta of a matrix samples where the matrix, or its inverse, sends the output's pixels."""
     matrix = torch.eye(ndim + perspective, ndim + 1, dtype=F64)
     matrix = matrix + 0.05 * torch.randn_like(matrix)
     sizes = IMAGE[ndim], OUT[ndim]
@@ -256,7 +256,7 @@ def test_as_kornia_warps(perspective: bool) -> None:
 @corners
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_as_scipy_warps(ndim: int, align_corners: bool) -> None:
-    """Its matrix maps output to source, along the array's axes."""
+    """scipy's matrix maps output to source, in the order of the array's axes."""
     ndimage = pytest.importorskip("scipy.ndimage")
     u = torch.randn(1, 1, *IMAGE[ndim], dtype=F64)
     matrix = torch.eye(ndim, ndim + 1, dtype=F64) + 0.2 * torch.randn(ndim, ndim + 1, dtype=F64)

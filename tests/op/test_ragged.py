@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_options import IN_SIZES, OUT_SIZES, make
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
@@ -18,6 +17,7 @@ from stn_triton.kernels.launch import INTERPRET
 from stn_triton.ragged import rows_of_images
 from stn_triton.torch_backend import gradients_by_taps, st_sample_taps
 from stn_triton.transforms import Options
+from support.cases import IN_SIZES, OUT_SIZES, make
 from support.checks import (
     BACKENDS,
     SLOW_TRITON,
@@ -97,7 +97,7 @@ def test_a_few_by_kernels(case: dict[str, Any], device: torch.device) -> None:
 def test_the_same_bits_as_transformers_of_one_image(
     case: dict[str, Any], layout: str, backend: str, device: torch.device
 ) -> None:
-    """An image's crops come in ascending order, in whatever order those of others stand between them."""
+    """The crops of an image are summed in ascending order, however those of other images stand between them."""
     u, theta, options = make({**case, "layout": layout, "k": 2}, device, channels=2)
     run = run_of(case, backend)
     cotangent = torch.randn(2, 2, 2, *OUT_SIZES[2], device=device).to(u.dtype)
@@ -110,7 +110,7 @@ def test_the_same_bits_as_transformers_of_one_image(
     for name in ("output", "theta gradient"):
         back = found[name].unflatten(0, (2, 2)).flip(1).transpose(0, 1)
         assert torch.equal(back, together[name]), name
-    if backend == "torch":  # where those of one image are summed by another operation
+    if backend == "torch":  # where another operation sums the crops of one image
         torch.testing.assert_close(found["input gradient"], together["input gradient"])
     else:
         assert torch.equal(found["input gradient"], together["input gradient"])
@@ -150,7 +150,7 @@ def test_an_index_outside_is_refused(number: int, backend: str) -> None:
 @pytest.mark.parametrize("value", [0.0, 2.5])
 @pytest.mark.parametrize("name", ["affine", "tps"])
 def test_an_index_outside_where_nobody_looks(name: str, value: float, device: torch.device) -> None:
-    """On a GPU its crop is 0 without gradient, and the others are what they are alone."""
+    """A GPU does not check the index: such a crop is 0 without gradient, and the others are as they are alone."""
     from stn_triton import autograd
 
     u, theta, options = ragged({"map": name}, device, channels=2, index=(1, -1, 2, 0))
@@ -170,7 +170,7 @@ def test_an_index_outside_where_nobody_looks(name: str, value: float, device: to
     assert torch.equal(out[rest], alone)
     expected = torch.autograd.grad(alone, (u, theta), cotangent[rest])
     torch.testing.assert_close(found, expected)
-    # So it is for whoever records index operations.
+    # The same holds where operations on the index are recorded.
     arguments = u.detach(), theta.detach(), index
     batch = [x[None] for x in arguments]
     by_taps = torch.vmap(st_sample_taps, (0, 0, 0, None, None))(*batch, size, given)[0]

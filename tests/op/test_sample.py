@@ -26,6 +26,7 @@ from support.checks import (
     needs_triton,
     pairwise,
     peer,
+    triton_sample,
     with_gradients,
     within_budget,
 )
@@ -34,7 +35,6 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 IN_SIZE, OUT_SIZE = (4, 5), (3, 4)
 ALL_OPTIONS = [dict(zip(OPTIONS, values, strict=True)) for values in product(*OPTIONS.values())]
-triton_sample = partial(st_sample, backend="triton")
 
 
 def options_of(case: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ TRITON_CASES = pairwise(
 
 
 def weigh(case: dict[str, Any]) -> Any:
-    """Interpreted, the clipped outputs of "border" take a second for each transformer."""
+    """A case as a parameter: in the interpreter, three transformers with "border" take seconds, and are marked slow."""
     slow = case["padding_mode"] == "border" and case["k"] == 3
     one_image = {"n": 1} if slow else {}
     return pytest.param({**case, **one_image}, id=label(case), marks=[pytest.mark.slow] * slow)
@@ -243,7 +243,7 @@ def test_empty(
     of_input, of_theta = torch.autograd.grad(
         out.sum(), (u, theta), allow_unused=False, materialize_grads=False
     )
-    # An input that no transformer reads, a theta without channels: the gradient is 0, and it is there.
+    # An input that no transformer reads and a theta without channels have gradients of 0, not None.
     assert torch.equal(of_input, torch.zeros_like(u))
     assert torch.equal(of_theta, torch.zeros_like(theta))
 

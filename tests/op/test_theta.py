@@ -24,24 +24,7 @@ from stn_triton import (
 )
 from stn_triton.transforms import TRANSFORMS
 from support.checks import check_refused
-
-SPACES = [(name, ndim) for name, entry in TRANSFORMS.items() for ndim in entry.ndims]
-SIZE = {2: (7, 9), 3: (4, 6, 5)}
-OUT = {2: (5, 8), 3: (3, 4, 6)}
-F64 = torch.float64
-
-
-def draw(
-    transform: str, *outer: int, ndim: int = 2, spread: float = 0.2, dtype: Any = F64
-) -> Tensor:
-    theta = identity_theta(transform, outer, ndim=ndim, dtype=dtype)
-    return theta + spread * torch.randn_like(theta)
-
-
-def apply(theta: Tensor, points: Tensor) -> Tensor:
-    """Equation 1: (..., d, d + 1) and points (..., P, d) -> (..., P, d)."""
-    return points @ theta[..., :-1].mT + theta[..., :, -1].unsqueeze(-2)
-
+from support.thetas import F64, OUT, SIZE, SPACES, apply, draw
 
 # sampling_grid
 
@@ -128,7 +111,7 @@ def test_identity_shapes() -> None:
     assert corners.tolist() == [[-1, -1], [1, -1], [-1, 1], [1, 1]]
     assert identity_theta("tps", dtype=torch.float16).dtype == torch.float16
     own = identity_theta("affine", (2,))
-    own[0] = 0  # memory of its own, every one of the batch
+    own[0] = 0  # every theta of the batch has memory of its own
     assert own[1].tolist() == identity_theta("affine").tolist()
 
 
@@ -146,7 +129,7 @@ def test_compose_maps_by_second_then_first(ndim: int) -> None:
 
 
 def test_compose_is_one_sampling_for_two() -> None:
-    """On a ramp, which interpolation reproduces, two steps and one give the same."""
+    """Interpolation reproduces a ramp, and so sampling it in two steps and in one gives the same."""
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
     u = (x + 3 * y).double().expand(1, 1, 20, 24)
     first = torch.tensor([[[0.5, 0.2, 0.1], [-0.1, 0.6, 0.05]]], dtype=F64)
@@ -255,54 +238,6 @@ def test_pixel_matrix_of_a_volume_and_of_single_pixels() -> None:
     torch.testing.assert_close(st_sample(u, theta[None], (4, 4, 4)), u[..., 2:6, 1:5])
     aligned = pixel_matrix_to_theta(torch.eye(2, 3), (1, 5), (5, 1), align_corners=True)
     assert aligned.isfinite().all()
-
-
-# outside_penalty
-
-
-@pytest.mark.parametrize(("transform", "ndim"), SPACES)
-def test_penalty_is_zero_inside(transform: str, ndim: int) -> None:
-    whole = identity_theta(transform, (2, 3), ndim=ndim)
-    assert torch.equal(outside_penalty(whole, transform=transform), torch.zeros(2, 3))
-
-
-def test_penalty_measures() -> None:
-    shifted = torch.tensor([[1.0, 0, 0.5], [0, 1, 0]])  # two of four corners, by half a unit
-    zoomed = torch.tensor([[2.0, 0, 0], [0, 2, 0]])  # every corner, by one unit in x and in y
-    assert outside_penalty(torch.stack((shifted, zoomed))).tolist() == [0.125, 2.0]
-    volume = torch.tensor([[1.5, 0.0, 0.0, 0.0]])
-    assert outside_penalty(volume, transform="attention").tolist() == [0.75]
-    points = identity_theta("tps", (1,), control_points=2)
-    points[0, 3] += torch.tensor([1.0, -0.5])  # one of four, to the right
-    assert outside_penalty(points, transform="tps").tolist() == [0.25]
-
-
-def test_penalty_of_a_homography() -> None:
-    affine = draw("affine", 6, spread=0.5)
-    last = torch.tensor([0, 0, 1], dtype=F64).expand(6, 1, 3)
-    whole = torch.cat((affine, last), 1)
-    expected = outside_penalty(affine)
-    torch.testing.assert_close(outside_penalty(-2 * whole, transform="projective"), expected)
-    torch.testing.assert_close(
-        outside_penalty(whole.flatten(1)[:, :8], transform="projective"), expected
-    )
-    # All corners land inside, but two of them from behind the horizon that crosses the output.
-    crossing = torch.tensor([[0.1, 0, 0, 0, 0.1, 0, 2, 0]])
-    corners = sampling_grid(crossing, (2, 2), transform="projective", align_corners=True)
-    assert corners.abs().max() < 1
-    assert outside_penalty(crossing, transform="projective").item() > 0.1
-
-
-@pytest.mark.parametrize(("transform", "ndim"), SPACES)
-def test_penalty_pulls_the_frame_back(transform: str, ndim: int) -> None:
-    theta = draw(transform, 3, ndim=ndim, spread=0.4, dtype=torch.float32).requires_grad_()
-    optimiser = torch.optim.SGD([theta], lr=0.3)
-    for _ in range(400):
-        optimiser.zero_grad()
-        outside_penalty(theta, transform=transform).sum().backward()
-        optimiser.step()
-    grid = sampling_grid(theta.detach(), OUT[ndim], transform=transform, align_corners=True)
-    assert grid.abs().max() < (1.1 if transform == "tps" else 1.02), "a spline bulges"
 
 
 # derivatives, torch.func, compilation

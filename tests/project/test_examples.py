@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from support import ROOT
+
 pytest.importorskip("einops")
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def _example(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How the native library is built and shipped: what a build asks for, what the library shows, that ziglang's runs."""
+"""How the native library is built and shipped: what a build needs, what it exports, and that ziglang's build runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stn_triton.native import library, sources
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     not (ROOT / "hatch_build.py").is_file(), reason="an installed package has no build hook"
 )
@@ -66,7 +66,7 @@ def test_a_compiler_that_is_there_is_taken(
     if build.local_compiler() is None:
         pytest.skip("no compiler here")
     assert asked_for(hook) == []
-    # For another system it is not the one.
+    # A local compiler does not build for another system.
     monkeypatch.setenv("STN_TRITON_NATIVE", "aarch64-macos.11.0")
     assert asked_for(hook) == (["ziglang"] if build.has_zig_wheels() else [])
 

@@ -1,10 +1,11 @@
-"""What the tests of parametrisations share: their definition in float64, and how bounds are found again in a theta."""
+"""What the tests of parametrisations share: their definition in float64, and what is bounded, recovered from theta."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from stn_triton.parametrisations import (
 )
 
 KINDS: list[type[Parametrisation]] = [Rotation, Similarity, BoundedAffine, BoundedAttention]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 F64 = torch.float64
 BOUNDS = {"min_scale": 0.6, "max_scale": 1.7, "max_angle": 0.8, "max_shift": 0.3, "max_shear": 0.2}
 NAMES: dict[type[Parametrisation], list[str]] = {
@@ -60,7 +62,7 @@ def parts(theta: Tensor, image_size: tuple[int, int] | None) -> dict[str, Tensor
 def definition(
     kind: type[Parametrisation], p: Tensor, image_size: tuple[int, int] | None
 ) -> Tensor:
-    """theta in float64 by matrix products, as the docstrings say; with the bounds of `make`."""
+    """theta in float64 by the matrix products of the docstrings, with the bounds of `make`."""
     p = p.double()
     b = BOUNDS
 
@@ -97,7 +99,7 @@ ORDER: dict[type[Parametrisation], list[str]] = {
 
 
 def held(kind: Any, theta: Tensor, image_size: Any) -> None:
-    """Shifts and attention's scale are held to the last bit, what has to be worked out from theta but for rounding."""
+    """Checks the bounds: shifts and attention's scale to the last bit, what is recovered from theta up to rounding."""
     slack = 1e-5
     if kind is BoundedAttention:
         scale, x, y = theta.double().unbind(-1)

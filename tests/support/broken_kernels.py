@@ -1,4 +1,4 @@
-"""Kernels that are wrong on purpose, run in the emulator: prints what is said of each as JSON.
+"""Kernels that are wrong on purpose, run in the emulator; its complaints about each are printed as JSON.
 
 A program of its own, since Triton's interpreter must be off: `test_emulate` starts it.
 """
@@ -34,7 +34,7 @@ def copy_kernel(source_ptr, target_ptr, count, shift, step, TWICE: tl.constexpr)
 
 @triton.jit(do_not_specialize=["count"])
 def add_kernel(source_ptr, target_ptr, count):
-    """Adds to what it has written before: each turn reads it back."""
+    """Adds to what it has written before, and reads it back at each turn."""
     at = tl.program_id(0) * 128 + tl.arange(0, 128)
     tl.store(target_ptr + at, at * 0.0, mask=at < count)
     for _ in range(3):

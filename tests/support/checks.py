@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_triton import st_sample
 from stn_triton.native.library import MISSING
 
 from . import definition
@@ -29,7 +31,11 @@ on_a_cpu = pytest.mark.skipif(
 NATIVE = pytest.param("native", marks=[needs_native, on_a_cpu])
 BACKENDS = ["torch", NATIVE, pytest.param("triton", marks=needs_triton)]
 SLOW_TRITON = ["torch", NATIVE, pytest.param("triton", marks=[needs_triton, pytest.mark.slow])]
-"""For what an interpreted kernel takes seconds."""
+"""All backends, for tests in which interpreted kernels take seconds."""
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def mostly_slow(cases: Sequence[Any], every: int = 4) -> list[Any]:
@@ -51,6 +57,7 @@ OPTIONS: dict[str, list[Any]] = {
 
 Size = tuple[int, ...]
 Runner = Callable[..., Tensor]
+triton_sample = partial(st_sample, backend="triton")
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -59,7 +66,7 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Cases that hold every pair of values of every two factors, few of them and always the same ones."""
+    """A few cases, always the same ones, that together hold every pair of values of every two factors."""
     names = list(factors)
     everything = [dict(zip(names, values, strict=True)) for values in product(*factors.values())]
 
@@ -117,7 +124,7 @@ def distance_to_kinks(
 def identity(
     transform: str, ndim: int = 2, form: Size | None = None, control_points: Any = None
 ) -> Tensor:
-    """The identity theta in float64, of the trailing shape `form` where there are several."""
+    """The identity theta in float64, of the trailing shape `form` where a transform has several."""
     if control_points is not None:
         return definition.points_of(torch.empty(0, 2), control_points)
     if transform == "affine":
@@ -142,7 +149,7 @@ def draw_theta(
 ) -> Tensor:  # fmt: skip
     """Thetas around the identity, all coordinates at least 1e-3 pixels away from kinks, after rounding to dtype."""
     start = identity(transform, len(in_size), form, control_points)
-    # What is divided by stays away from 0, and a spline between its points: its errors would be all that one sees.
+    # Divisors stay away from 0, and splines between their points, where rounding errors stay small.
     scale = torch.full_like(start, spread if transform in ("affine", "attention") else spread / 2)
     if transform == "projective":
         scale.view(-1)[6:] /= 2
@@ -169,7 +176,7 @@ def peer(
     padding_mode: str = "zeros", padding_value: float = 0.0, align_corners: bool = False,
     antialias: bool | int = False, control_points: Any = None, index: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """`affine_grid`, or the definition's grid, and `grid_sample` in the dtype in which `st_sample` computes."""
+    """`affine_grid` or the definition's grid, and `grid_sample`, in the dtype in which `st_sample` computes."""
     wide = compute_dtype(u, theta)
     theta = theta.to(wide)
     outer = theta.shape[: theta.dim() - definition.theta_dims(theta, transform)]
@@ -220,7 +227,7 @@ def within_budget(
 ) -> None:
     """Our error is at most twice PyTorch's in the same dtype, and a few roundings of the largest value.
 
-    pixels: the longest side. The truth is float64 too, its coordinates are rounded, and so it has an error itself.
+    pixels: the longest side. The truth in float64 has rounded coordinates, and so an error that grows with it.
     """
     assert actual.shape == true.shape
     if not actual.numel():
@@ -239,9 +246,9 @@ def check(
     run: Runner, u: Tensor, theta: Tensor, out_size: Size,
     *, reference: Runner = peer, slack: int = 1, **options: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Result and both gradients of `run` against the definition in float64; returns them.
+    """Compares result and both gradients of `run` with the definition in float64, and returns them.
 
-    slack: times the rounding of the truth itself, which counts in double precision alone.
+    slack: a factor for the rounding of the truth itself, which matters in double precision alone.
     """
     trailing = definition.theta_dims(theta, options.get("transform", "affine"))
     k = theta.shape[1 : theta.dim() - trailing]

@@ -231,6 +231,39 @@ def samples(theta: Tensor, in_size: Size, out_size: Size, transform: str) -> int
     return min(max(math.ceil(max(map(abs, steps)) - 1e-3), 1), 8)
 
 
+def weighted_sum(
+    u: Tensor, found: tuple[Tensor, ...], mode: str, padding_mode: str, padding_value: float, align: bool
+) -> Tensor:  # fmt: skip
+    """Equation 3 at coordinates in pixels, x, y[, z]: the sum over all taps, each with its weight."""
+    n, channels, *in_size = u.shape
+    image = torch.arange(n, device=u.device).view(-1, *[1] * (found[0].dim() - 1))
+    pixels = u.movedim(1, -1)
+    result = u.new_zeros((*found[0].shape, channels))
+    met = torch.zeros_like(result, dtype=torch.bool)
+    along = [
+        taps(s, size, mode, padding_mode, align)
+        for s, size in zip(found[::-1], in_size, strict=True)
+    ]
+    for tap in product(*along):  # [z,] y, x
+        at = [
+            index.clamp(0, size - 1).long() for (index, _), size in zip(tap, in_size, strict=True)
+        ]
+        exists = [
+            (index >= 0) & (index <= size - 1)
+            for (index, _), size in zip(tap, in_size, strict=True)
+        ]
+        weight = reduce(torch.mul, [weight for _, weight in tap])
+        # A tap outside is left out, and not multiplied by 0: what it would read may not be finite, nor the gradient.
+        there = reduce(torch.logical_and, exists).unsqueeze(-1)
+        met = met | there
+        value = torch.where(there, pixels[(image, *at)], padding_value)
+        value = weight.unsqueeze(-1) * value
+        result = result + (torch.where(there, value, 0.0) if padding_value == 0 else value)
+    # The weights of a sample that lies outside have the sum 1.
+    result = torch.where(met, result, padding_value)
+    return result.movedim(-1, 1 - len(u.shape))
+
+
 def sample(
     u: Tensor,
     theta: Tensor,
@@ -245,7 +278,7 @@ def sample(
     control_points: Any = None,
     index: Tensor | None = None,
 ) -> Tensor:
-    """Equation 3: (N, [K,] C, *out_size), with index (M, C, *out_size), in the dtype of `u`, that of `theta`."""
+    """Equation 3: (N, [K,] C, *out_size), or (M, C, *out_size) with `index`. `u` and `theta` have one dtype."""
     if index is not None:
         u = u[index]
     options: dict[str, Any] = {"transform": transform, "mode": mode, "padding_mode": padding_mode}
@@ -267,33 +300,6 @@ def sample(
         for axis in range(-len(out_size), 0):
             result = result.unflatten(axis, (-1, antialias)).mean(axis)
         return result
-    n, channels, *in_size = u.shape
     where = transform, align_corners, control_points
-    found = coordinates(theta, tuple(in_size), out_size, *where)
-    image = torch.arange(n, device=u.device).view(-1, *[1] * (found[0].dim() - 1))
-    pixels = u.movedim(1, -1)
-    result = u.new_zeros((*found[0].shape, channels))
-    met = torch.zeros_like(result, dtype=torch.bool)
-    along = [
-        taps(s, size, mode, padding_mode, align_corners)
-        for s, size in zip(found[::-1], in_size, strict=True)
-    ]
-    for tap in product(*along):  # [z,] y, x
-        at = [
-            index.clamp(0, size - 1).long() for (index, _), size in zip(tap, in_size, strict=True)
-        ]
-        exists = [
-            (index >= 0) & (index <= size - 1)
-            for (index, _), size in zip(tap, in_size, strict=True)
-        ]
-        weight = reduce(torch.mul, [weight for _, weight in tap])
-        # A tap outside is left out, and not multiplied by 0: what it would read may not be finite, nor the gradient.
-        there = reduce(torch.logical_and, exists).unsqueeze(-1)
-        met = met | there
-        value = torch.where(there, pixels[(image, *at)], padding_value)
-        value = weight.unsqueeze(-1) * value
-        result = result + (torch.where(there, value, 0.0) if padding_value == 0 else value)
-    result = torch.where(
-        met, result, padding_value
-    )  # the weights of a sample that lies outside have the sum 1
-    return result.movedim(-1, -len(out_size) - 1)
+    found = coordinates(theta, tuple(u.shape[2:]), out_size, *where)
+    return weighted_sum(u, found, mode, padding_mode, padding_value, align_corners)

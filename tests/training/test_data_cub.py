@@ -29,7 +29,7 @@ def root(generated: Path, tmp_path: Path) -> Path:
 
 
 def ramp(root: Path, h: int, w: int) -> None:
-    """One species, one training and one test picture whose red tells the column, green the row."""
+    """One species with one training and one test picture, in which red tells the column and green the row."""
     (root / "images" / "001.Ramp").mkdir(parents=True)
     y, x = np.mgrid[:h, :w]
     picture = Image.fromarray(np.stack((x, y, 0 * x), -1).astype(np.uint8))

@@ -13,6 +13,7 @@ from PIL import Image
 from architectures.data import CUB, DataError, Digits, generate_cub, generate_svhn
 from architectures.data.digit_struct import read_digit_struct
 from architectures.data.generated import write_digit_struct
+from support.svhn import rows
 
 WHITE = Digits(images=torch.full((10, 28, 28), 255, dtype=torch.uint8), labels=torch.arange(10))
 DIGITS = WHITE, WHITE
@@ -23,11 +24,6 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("svhn") / "data"
     generate_svhn(folder, 20, 0, digits=DIGITS)
     return folder
-
-
-def rows(*digits: tuple[float, ...]) -> np.ndarray:
-    """(label, left, top, width, height) of each digit -> the fields of an index entry."""
-    return np.array(digits, dtype=np.float64).T
 
 
 # The index of house numbers

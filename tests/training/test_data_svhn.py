@@ -6,11 +6,9 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,6 +21,7 @@ from architectures.data import SVHN, DataError, Digits, generate_svhn
 from architectures.data.digit_struct import read_digit_struct
 from architectures.data.generated import write_digit_struct
 from architectures.data.svhn import grown
+from support.svhn import BROKEN, cut, rows
 
 
 def telling_digits() -> Digits:
@@ -48,11 +47,6 @@ def root(generated: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-def rows(*digits: tuple[float, ...]) -> np.ndarray:
-    """(label, left, top, width, height) of each digit -> the fields of an index entry."""
-    return np.array(digits, dtype=np.float64).T
 
 
 # Crops
@@ -119,7 +113,7 @@ def test_splits(root: Path, cache: Path) -> None:
 
 
 def one_picture(root: Path, size: tuple[int, int], *digits: tuple[float, ...]) -> None:
-    """A test split of one picture, of which each pixel's red tells its column and green its row."""
+    """Writes a test split of one picture, in which red tells the column and green the row of each pixel."""
     folder = root / "test"
     folder.mkdir(parents=True)
     y, x = np.mgrid[: size[0], : size[1]]
@@ -230,154 +224,6 @@ def test_missing_pictures(root: Path, cache: Path) -> None:
         # The second time there is a cache.
         data = SVHN(root, "test", cache_dir=cache, allow_missing=True)
         assert (len(data), data.missing) == (18, 2)
-
-
-# What is broken
-
-
-def broken_index(folder: Path, *entries: tuple[str, np.ndarray]) -> None:
-    write_digit_struct(folder / "digitStruct.mat", list(entries))
-
-
-def cut(path: Path, share: float) -> None:
-    raw = path.read_bytes()
-    path.write_bytes(raw[: int(len(raw) * share)])
-
-
-def link_out(folder: Path) -> None:
-    (folder / "1.png").rename(folder.parent / "elsewhere.png")
-    (folder / "1.png").symlink_to(folder.parent / "elsewhere.png")
-
-
-def change(folder: Path, edit: Callable[[h5py.File], None]) -> None:
-    with h5py.File(folder / "digitStruct.mat", "r+") as file:
-        edit(file)
-
-
-def replaced(file: h5py.File, name: str, values: Any) -> None:
-    del file[name]
-    file[name] = values
-
-
-def without_label(file: h5py.File) -> None:
-    del file[file["digitStruct/bbox"][0, 0]]["label"]
-
-
-GOOD = (1, 2, 2, 8, 8)
-NAN = float("nan")
-BROKEN: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
-    # what is wrong: the file to be named, how it is broken, what the message says besides
-    "no folder": ("digitStruct.mat", shutil.rmtree, ["no such file"]),
-    "no index": (
-        "digitStruct.mat",
-        lambda d: (d / "digitStruct.mat").unlink(),
-        ["no such file"],
-    ),
-    "an index cut off": ("digitStruct.mat", lambda d: cut(d / "digitStruct.mat", 0.5), ["HDF5"]),
-    "an empty index": ("digitStruct.mat", lambda d: cut(d / "digitStruct.mat", 0), ["HDF5"]),
-    "text for an index": (
-        "digitStruct.mat",
-        lambda d: (d / "digitStruct.mat").write_text("number"),
-        ["HDF5"],
-    ),
-    "no names": (
-        "digitStruct.mat",
-        lambda d: change(d, lambda f: f["digitStruct"].__delitem__("name")),
-        ["digitStruct/name", "after 0 entries"],
-    ),
-    "fewer boxes than names": (
-        "digitStruct.mat",
-        lambda d: change(d, lambda f: replaced(f, "digitStruct/bbox", f["digitStruct/bbox"][:5])),
-        ["(20, 1) and (5, 1)"],
-    ),
-    "names that are numbers": (
-        "digitStruct.mat",
-        lambda d: change(d, lambda f: replaced(f, "digitStruct/name", np.ones((20, 1)))),
-        ["after 0 entries"],
-    ),
-    "a group for names": (
-        "digitStruct.mat",
-        lambda d: change(
-            d,
-            lambda f: (f["digitStruct"].__delitem__("name"), f.create_group("digitStruct/name")),
-        ),
-        ["digitStruct/name"],
-    ),
-    "a box without label": (
-        "digitStruct.mat",
-        lambda d: change(d, without_label),
-        ["after 0 entries"],
-    ),
-    "label 11": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("1.png", rows(GOOD)), ("2.png", rows((11, 2, 2, 8, 8)))),
-        ["labels 1 to 10 for 2.png", "[11.0]"],
-    ),
-    "label 0": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("1.png", rows((0, 2, 2, 8, 8)))),
-        ["labels 1 to 10", "[0.0]"],
-    ),
-    "a box of no width": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("1.png", rows((1, 2, 2, 0, 8)))),
-        ["boxes with an area for 1.png", "width [0.0]"],
-    ),
-    "a box that is nowhere": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("1.png", rows((1, NAN, 2, 8, 8)))),
-        ["boxes with an area", "left [nan]"],
-    ),
-    "an infinite box": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("1.png", rows((1, 2, 2, 8, float("inf"))))),
-        ["boxes with an area", "height [inf]"],
-    ),
-    "no numbers": ("digitStruct.mat", lambda d: broken_index(d), ["got none of the 0"]),
-    "a box beside the picture": (
-        "1.png",
-        lambda d: broken_index(d, ("1.png", rows((1, 5000, 2, 8, 8)))),
-        ["a box inside the", "5000.0"],
-    ),
-    "a picture above": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("../train/1.png", rows(GOOD))),
-        ["files inside", "'../train/1.png'"],
-    ),
-    "an absolute picture": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, (str(d / "1.png"), rows(GOOD))),
-        ["files inside", "1.png'"],
-    ),
-    "a picture by Windows' path": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("..\\1.png", rows(GOOD))),
-        ["files inside"],
-    ),
-    "a picture with a name too long": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, ("1" * 300, rows(GOOD))),
-        ["wanted names of files", "too long"],
-    ),
-    "links in a circle": (
-        "digitStruct.mat",
-        lambda d: ((d / "1.png").unlink(), (d / "1.png").symlink_to("1.png")),
-        ["wanted names of files"],
-    ),
-    "a picture with no name": (
-        "digitStruct.mat",
-        lambda d: broken_index(d, (".", rows(GOOD))),
-        ["files inside", "'.'"],
-    ),
-    "a link out": ("digitStruct.mat", link_out, ["files inside", "'1.png' links out"]),
-    "a picture cut off": ("5.png", lambda d: cut(d / "5.png", 0.7), ["can be decoded"]),
-    "an empty picture": ("5.png", lambda d: cut(d / "5.png", 0), ["can be decoded"]),
-    "text for a picture": (
-        "5.png",
-        lambda d: (d / "5.png").write_text("a house"),
-        ["can be decoded"],
-    ),
-}
 
 
 @pytest.mark.parametrize("what", BROKEN)

@@ -14,23 +14,11 @@ from architectures.data import (
     addition_batch,
     addition_batches,
     draw_digits,
-    load_embedded,
     rts,
     rts_theta,
 )
 from stn_triton import st_sample
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-# Files
-
-
-@pytest.fixture(scope="module")
-def embedded() -> tuple[Digits, Digits]:
-    return load_embedded(seed=0)
+from support.digits import centroid, seeded
 
 
 def blobs(n: int, h: int = 28, w: int = 28) -> Tensor:
@@ -43,7 +31,7 @@ def blobs(n: int, h: int = 28, w: int = 28) -> Tensor:
 def drawn(
     theta: Tensor, image: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Angle in degrees, scale, and how far from a rotation and scale each theta is, in pixels."""
+    """The angle in degrees and the scale of each theta, and how far it is from such a map, in pixels."""
     # Canvas pixels to image pixels.
     size = torch.tensor(image[::-1]) / 2
     per_pixel = torch.tensor(canvas[::-1]) / 2
@@ -103,14 +91,6 @@ def test_rts_turns_by_the_angle() -> None:
     torch.testing.assert_close(torch.hypot(dx, dy), 18 * scale, rtol=0.03, atol=0)
 
 
-def centroid(maps: Tensor) -> Tensor:
-    """(N, 1, h, w) -> (N, 2): the centre of mass, x and y in pixels."""
-    mass = maps[:, 0] / maps.sum((1, 2, 3))[:, None, None]
-    x = (mass.sum(1) * torch.arange(maps.shape[3])).sum(1)
-    y = (mass.sum(2) * torch.arange(maps.shape[2])).sum(1)
-    return torch.stack((x, y), 1)
-
-
 @pytest.mark.parametrize("real", [False, True], ids=["blobs", "digits"])
 def test_rts_cuts_nothing_off(real: bool, embedded: tuple[Digits, Digits]) -> None:
     n = 400
@@ -144,7 +124,7 @@ def test_rts_places_everywhere() -> None:
         assert values.min() < 4
         assert values.max() > length - 5
         assert abs(values.mean() - (length - 1) / 2) < 0.03 * length
-        quartiles = values.quantile(torch.tensor([0.25, 0.75]))
+        quartiles = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype))
         assert abs(quartiles[1] - quartiles[0] - (length - 4) / 2) < 0.06 * length
     assert torch.corrcoef(at.T)[0, 1].abs() < 0.1
 
@@ -165,7 +145,7 @@ def test_rts_is_seeded() -> None:
     images = blobs(5)
     first = rts(images, generator=seeded(1))
     assert first.shape == (5, 1, 42, 42)
-    torch.rand(7)  # the global generator has no say
+    torch.rand(7)  # the global generator must not matter
     assert torch.equal(rts(images, generator=seeded(1)), first)
     assert not torch.equal(rts(images, generator=seeded(2)), first)
     generator = seeded(1)

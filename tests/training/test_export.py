@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_digits")
 
 
 def checkpoint(path: Path, experiment: str, model: str, size: int, **options: Any) -> Path:
-    """As `train` writes one, of a network whose transformers look at each image elsewhere."""
+    """A checkpoint as `train` writes it, of a network whose transformers look elsewhere in each image."""
     network = create_model(model, image_size=size, **options)
     for module in network.modules():
         if isinstance(module, SpatialTransformer):
@@ -171,7 +171,7 @@ def test_nothing_is_written_where_results_differ(
 
 @torch.no_grad()
 def test_the_right_results_are_not_refused(affine: Path) -> None:
-    """The budget is one of rounding: float64 is within it, an error a hundred times as large is not."""
+    """The budget allows for rounding: float64's results are within it, an error a hundred times that is not."""
     network = load_model(affine)
     images = torch.rand(4, 1, 28, 28)
     exact = load_model(affine).double()(images.double()).detach()

@@ -20,13 +20,12 @@ pytest.importorskip("mlxtend")
 from architectures.training import datamodule, progress
 from architectures.training.progress import Progress
 from architectures.training.train import Run, train
-
-ROOT = Path(__file__).parents[2]
+from support import ROOT
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock for bars that only `sleep` moves."""
+    """A clock for progress bars, which only a test moves."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(progress.time, "time", lambda: clock.now)
     original = progress.tqdm.__init__
@@ -53,7 +52,7 @@ def _counted(printed: str) -> list[int]:
 def test_a_log_counts_steps_as_they_pass(
     clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Fast steps first and slow ones after: each ten seconds there is a line, and it has the step."""
+    """When slow steps follow fast ones, lines still come every ten seconds or so, each with the step reached."""
     trainer, bar = _trainer(100), Progress("net", 8)
     bar.on_train_start(trainer)
     for step in range(1, 101):
@@ -145,7 +144,7 @@ assert "pyplot" not in dir(matplotlib) or not sys.modules["matplotlib.pyplot"].g
 
 @pytest.mark.slow
 def test_a_backend_that_there_is_stays_chosen() -> None:
-    """Who draws windows in the same program still does."""
+    """A program that draws in windows keeps the backend that it chose."""
     script = (
         "import architectures.pictures.figures, matplotlib; print(matplotlib.rcParams['backend'])"
     )

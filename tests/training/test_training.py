@@ -1,4 +1,4 @@
-"""Training: losses fall, runs that were broken off end as those that were not, two processes learn what one learns."""
+"""Training: losses fall, interrupted runs end as whole ones do, and two processes learn what one learns."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from architectures.training.reproduce import reproduce
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
 from architectures.training.train import Run, train
-
-ROOT = Path(__file__).parents[2]
+from support import ROOT
+from support.runs import last_state
 
 
 @functools.cache
@@ -67,12 +67,8 @@ def _run(out: Path, **changes: Any) -> Run:
     return Run(**settings | changes)
 
 
-def _state(out: Path) -> dict[str, Any]:
-    return torch.load(out / "last.ckpt", weights_only=True)
-
-
 def _assert_same_state(ours: Path, theirs: Path) -> None:
-    ours_state, theirs_state = _state(ours), _state(theirs)
+    ours_state, theirs_state = last_state(ours), last_state(theirs)
     assert ours_state["global_step"] == theirs_state["global_step"]
     for part in (
         lambda state: state["state_dict"],
@@ -101,7 +97,7 @@ def test_limits_are_of_the_encoder_too(
     train(
         _run(tmp_path, experiment="colocalisation", model=None, checkpoint_every=20_000, **changes)
     )
-    state = _state(tmp_path)
+    state = last_state(tmp_path)
     if limit == "steps":
         assert len(batches) == state["global_step"] == 2
     else:
@@ -183,7 +179,7 @@ def test_the_place_is_learned_first(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_volumes_train(tmp_path: Path) -> None:
     train(_run(tmp_path, experiment="mnist3d", model=None, max_steps=1, batch_size=1))
-    assert _state(tmp_path)["global_step"] == 1
+    assert last_state(tmp_path)["global_step"] == 1
 
 
 @pytest.mark.slow
@@ -224,7 +220,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(
         patch.setattr(Classification, "training_step", killed)
         with pytest.raises(_Killed):
             train(_run(tmp_path / "broken"))
-    assert _state(tmp_path / "broken")["global_step"] == 3
+    assert last_state(tmp_path / "broken")["global_step"] == 3
     train(_run(tmp_path / "broken", resume=True))
     _assert_same_state(tmp_path / "broken", tmp_path / "whole")
     broken, whole = (read_metrics(tmp_path / name)["loss"] for name in ("broken", "whole"))
@@ -248,26 +244,24 @@ def test_ctrl_c_ends_a_run_after_the_step_and_saves(
         patch.setattr(Classification, "training_step", interrupted)
         assert train(_run(tmp_path / "broken")) == (tmp_path / "broken", signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-    assert _state(tmp_path / "broken")["global_step"] == 2
+    assert last_state(tmp_path / "broken")["global_step"] == 2
     assert train(_run(tmp_path / "broken", resume=tmp_path / "broken/last.ckpt"))[1] == 0
     _assert_same_state(tmp_path / "broken", tmp_path / "whole")
 
 
 def test_a_finished_run_can_go_on(tmp_path: Path) -> None:
-    schedule = {
-        "schedule": "paper",
-        "lr": 0.01,
-    }  # within the first third its rate does not depend on the steps
+    # In its first third the rate does not depend on the number of steps.
+    schedule = {"schedule": "paper", "lr": 0.01}
     train(_run(tmp_path / "a", max_steps=2, **schedule))
     train(_run(tmp_path / "a", max_steps=4, resume=True, **schedule))
-    assert _state(tmp_path / "a")["global_step"] == 4
+    assert last_state(tmp_path / "a")["global_step"] == 4
     assert [step for step, _ in read_metrics(tmp_path / "a")["loss"]] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
 def test_minutes_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(_run(tmp_path, max_steps=10_000, max_minutes=1 / 64, checkpoint_every=10_000))
-    step = _state(tmp_path)["global_step"]
+    step = last_state(tmp_path)["global_step"]
     assert 1 <= step < 10_000
     told = capsys.readouterr().err
     assert (
@@ -295,7 +289,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         subprocess.run(
             command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=200
         )
-    one, two = (_state(tmp_path / folder)["state_dict"] for folder in ("one", "two"))
+    one, two = (last_state(tmp_path / folder)["state_dict"] for folder in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
     losses = [read_metrics(tmp_path / folder)["val_loss"] for folder in ("one", "two")]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)

@@ -30,8 +30,9 @@ from architectures.training.errors import Diverged, UsageError
 from architectures.training.lock import locked
 from architectures.training.module import Classification
 from architectures.training.train import Run, train
+from support import ROOT
+from support.runs import last_state
 
-ROOT = Path(__file__).parents[2]
 _load_embedded = functools.cache(digits_module.load_embedded)  # parsing them takes seconds
 _ARGUMENTS = [
     "train",
@@ -62,7 +63,7 @@ def _run(out: Path, **changes: Any) -> Run:
 
 
 def _command(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) -> str:
-    """What a command says, in one line at most."""
+    """What a command prints as an error, in one line at most."""
     capsys.readouterr()
     assert main([*_ARGUMENTS, *map(str, arguments)]) == status
     told = capsys.readouterr().err
@@ -70,14 +71,10 @@ def _command(capsys: pytest.CaptureFixture[str], status: int, *arguments: object
     return told
 
 
-def _state(out: Path) -> dict[str, Any]:
-    return torch.load(out / "last.ckpt", weights_only=True)
-
-
 def _at_step(
     monkeypatch: pytest.MonkeyPatch, step: int, act: Any, method: str = "training_step"
 ) -> None:
-    """At one step `act` on the module and on the loss that it had."""
+    """At one step, what `act(module, loss)` returns replaces the loss."""
     original = getattr(Classification, method)
 
     def changed(self: Classification, *arguments: Any) -> Any:
@@ -110,7 +107,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 def test_weights_that_are_not_finite_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transformer whose theta is NaN samples zeros: the loss stays finite."""
+    """A transformer whose theta is NaN samples zeros, so that the loss stays finite."""
 
     def spoil(module: Classification, loss: Tensor) -> Tensor:
         with torch.no_grad():
@@ -143,9 +140,9 @@ def test_precisions_that_work(experiment: str, precision: str, tmp_path: Path) -
     changes: dict[str, Any] = {"experiment": experiment, "model": model, "precision": precision}
     train(_run(tmp_path, max_steps=2, **changes))
     wanted = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
-    assert {each.dtype for each in _state(tmp_path)["state_dict"].values()} == {wanted}
+    assert {each.dtype for each in last_state(tmp_path)["state_dict"].values()} == {wanted}
     train(_run(tmp_path, max_steps=3, resume=True, **changes))
-    assert _state(tmp_path)["global_step"] == 3
+    assert last_state(tmp_path)["global_step"] == 3
 
 
 def test_half_precision_alone_works_without_adam(
@@ -154,7 +151,7 @@ def test_half_precision_alone_works_without_adam(
     told = _command(capsys, 2, "--max-steps", 2, "--precision", "16-true", "--out", tmp_path)
     assert "--precision 16-true: float16 cannot hold AdamW's squares" in told
     train(_run(tmp_path, precision="16-true", schedule="paper", max_steps=2))
-    assert all(each.isfinite().all() for each in _state(tmp_path)["state_dict"].values())
+    assert all(each.isfinite().all() for each in last_state(tmp_path)["state_dict"].values())
 
 
 def test_what_a_device_cannot_do_is_one_line(
@@ -196,7 +193,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
             "logs",
         }
     train(_run(tmp_path, max_steps=4, resume=True))
-    assert _state(tmp_path)["global_step"] == 4
+    assert last_state(tmp_path)["global_step"] == 4
 
 
 def test_out_of_memory_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,7 +304,7 @@ def test_a_closed_terminal_ends_a_run_like_sigterm(
     _at_step(monkeypatch, 2, hang_up)
     told = _command(capsys, 128 + signal.SIGHUP, "--max-steps", 9, "--out", tmp_path / "a")
     assert f"go on with --resume {tmp_path / 'a/last.ckpt'}" in told
-    assert _state(tmp_path / "a")["global_step"] == 3
+    assert last_state(tmp_path / "a")["global_step"] == 3
     assert signal.getsignal(signal.SIGHUP) == before
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -315,7 +312,7 @@ def test_a_closed_terminal_ends_a_run_like_sigterm(
         assert _command(capsys, 0, "--max-steps", 4, "--out", tmp_path / "b") == ""
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert _state(tmp_path / "b")["global_step"] == 4
+    assert last_state(tmp_path / "b")["global_step"] == 4
 
 
 def test_handlers_are_put_back_after_an_error(

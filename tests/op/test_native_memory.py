@@ -1,0 +1,159 @@
+"""The native library writes nothing beside its results, and runs in several threads and processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stn_triton.native import library, sampler
+from support import ROOT
+from support.checks import make_input, needs_native, with_gradients
+from support.native import CPU, native
+
+pytestmark = needs_native
+
+
+# Memory
+
+
+PAGE = 64
+
+
+def arena(like: Tensor) -> tuple[Tensor, Any]:
+    """A tensor of the same numbers between guards, and a function that says whether the guards are unchanged."""
+    count = like.numel() * like.element_size()
+    memory = torch.full((count + 2 * PAGE,), 0xA5, dtype=torch.uint8)
+    flat = memory[PAGE : PAGE + count].view(like.dtype)
+    tensor = torch.as_strided(flat, like.shape, like.stride())
+    tensor.copy_(like)
+    return tensor, lambda: bool((memory[:PAGE] == 0xA5).all() and (memory[-PAGE:] == 0xA5).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_nothing_is_written_beside_results(
+    dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[Any] = []
+
+    def guarded(make: Any) -> Any:
+        def allocate(*args: Any, **kwargs: Any) -> Tensor:
+            tensor, check_guards = arena(torch.zeros_like(make(*args, **kwargs)))
+            whole.append(check_guards)
+            return tensor
+
+        return allocate
+
+    for name in ("empty_output", "empty_input_gradient"):
+        monkeypatch.setattr(sampler, name, guarded(getattr(sampler, name)))
+    for size in ((1, 1), (1, 9), (5, 1), (7, 11), (16, 33)):
+        for channels in (1, 3, 5, 8, 11):
+            for mode in ("bilinear", "nearest", "bicubic"):
+                u = make_input((2, channels, *size), dtype, layout, CPU)
+                theta = torch.eye(2, 3) * 1.3 + 0.2 * torch.randn(2, 2, 3)
+                with_gradients(
+                    partial(native, mode=mode), u, theta, torch.ones(2, channels, 5, 9), (5, 9)
+                )
+    assert len(whole) == 2 * 75
+    assert all(each() for each in whole)
+
+
+@pytest.mark.slow
+def test_sanitizers() -> None:
+    script = ROOT / "tests" / "support" / "native_fuzz" / "run.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "300", "7"], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Threads and processes
+
+
+def sampled(channels: int, layout: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    u = torch.randn(9, channels, 64, 65, generator=generator)
+    u = u.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else u
+    theta = torch.eye(2, 3) + 0.3 * torch.randn(9, 2, 3, generator=generator)
+    return with_gradients(native, u, theta, torch.ones(9, channels, 60, 61), (60, 61))
+
+
+@pytest.mark.parametrize(
+    ("channels", "layout"), [(3, "contiguous"), (17, "contiguous"), (16, "channels_last")]
+)
+def test_every_number_of_threads(
+    channels: int, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = None
+    for threads in range(1, 17):
+        monkeypatch.setattr(sampler, "_threads", lambda call, threads=threads: threads)
+        found = sampled(channels, layout)
+        first = first or found
+        assert all(torch.equal(found[name], first[name]) for name in first), threads
+
+
+def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    call = library.Call(
+        images=64, transformers=1, channels=3, taps=2, dimensions=2, samples=1, output=1
+    )
+    call.out_x = call.out_y = call.out_z = 1
+    assert sampler._threads(call) == 1
+    call.out_x = call.out_y = 2048
+    assert sampler._threads(call) == 8
+    call.images = 5
+    assert sampler._threads(call) == 5
+
+
+def test_several_python_threads() -> None:
+    expected = sampled(3, "contiguous")
+    wrong: list[Any] = []
+
+    def run() -> None:
+        for _ in range(5):
+            found = sampled(3, "contiguous")
+            wrong.extend(name for name in found if not torch.equal(found[name], expected[name]))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _in_a_process(queue: Any) -> None:
+    torch.set_num_threads(2)
+    queue.put({name: tensor.numpy() for name, tensor in sampled(3, "contiguous").items()})
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_other_processes(method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    expected = sampled(3, "contiguous")
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_in_a_process, args=(queue,))
+    process.start()
+    found = queue.get(timeout=120)
+    process.join(60)
+    assert process.exitcode == 0
+    assert all(torch.equal(torch.from_numpy(found[name]), expected[name]) for name in expected)
+
+
+def test_nothing_is_written_where_a_mode_looks_on() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        assert native(torch.empty(1, 2, 5, 5), torch.empty(1, 2, 3), (3, 4)).shape == (1, 2, 3, 4)
