@@ -83,7 +83,7 @@ def _download(chosen: argparse.Namespace) -> int:
 def _generate_svhn(chosen: argparse.Namespace) -> int:
     from architectures.data import generate_svhn, load_digits
 
-    digits = load_digits(chosen.data_dir)
+    digits = None if chosen.data_dir is None else load_digits(chosen.data_dir)
     splits = [name for name in _SPLITS if name in chosen.splits]
     generate_svhn(chosen.folder, chosen.images, chosen.seed, splits=splits, digits=digits)
     print(chosen.folder)

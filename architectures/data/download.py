@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import tempfile
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,10 +34,16 @@ def download_mnist(folder: Path, *, base_url: str = MNIST_URL) -> None:
     Raises:
         DataError: a file that cannot be fetched or written, or that has another checksum; names the URL.
     """
-    for name, md5 in MNIST_MD5.items():
-        path = folder / name
-        if not _has_checksum(path, md5):
-            _fetch(f"{base_url.rstrip('/')}/{name}", path, md5)
+    is_new = not folder.exists()
+    try:
+        for name, md5 in MNIST_MD5.items():
+            path = folder / name
+            if not _has_checksum(path, md5):
+                _fetch(f"{base_url.rstrip('/')}/{name}", path, md5)
+    finally:
+        if is_new:
+            with suppress(OSError):  # it is not empty, unless nothing could be fetched
+                folder.rmdir()
 
 
 def _has_checksum(path: Path, md5: str) -> bool:

@@ -100,42 +100,12 @@ class Experiment:
         return self.fast if name == "fast" else self.paper
 
 
-def _addition_batch(
-    digits: data.Digits, n: int, *, generator: torch.Generator, difficulty: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """`addition_batch`; at a difficulty below 1 the digits are less distorted, at 0 upright and in the middle."""
-    images, labels = data.draw_digits(digits, 2 * n, generator=generator)
-    placed = data.rts(
-        images,
-        generator=generator,
-        degrees=45 * difficulty,
-        scale=(1 - 0.3 * difficulty, 1 + 0.2 * difficulty),
-        spread=difficulty,
-    )
-    return placed.reshape(n, 2, *placed.shape[2:]), labels.reshape(n, 2).sum(1)
-
-
 def _colocalisation_batch(
     digits: data.Digits, n: int, *, generator: torch.Generator, digit: int, clutter: bool
 ) -> tuple[Tensor, Tensor]:
     """`colocalisation_batch` of one digit, among patches of all digits."""
     return data.colocalisation_batch(
         digits.of_class(digit), n, generator=generator, clutter=clutter, clutter_from=digits
-    )
-
-
-def _volume_batch(
-    digits: data.Digits,
-    n: int,
-    *,
-    generator: torch.Generator,
-    depth: int = 8,
-    degrees: float = 45.0,
-    difficulty: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """`volume_batch`; at a difficulty below 1 turned and moved less, at 0 upright and in the middle."""
-    return data.volume_batch(
-        digits, n, generator=generator, depth=depth, degrees=degrees * difficulty, spread=difficulty
     )
 
 
@@ -155,7 +125,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist_addition": Experiment(
         default="mnist_addition_2st_fcn_affine",
         models=("mnist_addition_*",),
-        batch=_addition_batch,
+        batch=data.addition_batch,
         classes=19,
         image_sizes=(42,),
         fast=replace(_FAST, steps=12_000, batch_size=64, easy=(0.1, 0.5)),
@@ -196,7 +166,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist3d": Experiment(
         default="mnist3d_st_cnn",
         models=("mnist3d_*",),
-        batch=_volume_batch,
+        batch=data.volume_batch,
         classes=10,
         image_sizes=(60,),
         fast=replace(_FAST, steps=600, batch_size=16, lr=1e-3, easy=(0.1, 0.6)),

@@ -177,6 +177,9 @@ def test_bad_arguments_are_status_2(
         ("show x", "--out"),
         ("reproduce table1", "--out"),
         ("data check", ""),
+        ("data download", ""),
+        ("data generate svhn", ""),
+        ("data preview mnist_r", "--out"),
     ],
 )
 def test_an_empty_path_is_not_this_folder(
