@@ -25,7 +25,7 @@ _SETTINGS = {
 }  # fmt: skip
 """The settings of a training that its checkpoint must hold, and the kind of each."""
 _NETWORK = "network."
-"""What the names of the network's weights begin with; beside it there may be others, such as an encoder."""
+"""What the names of the network's weights begin with. Others may be there, such as those of an encoder."""
 
 
 class CheckpointError(ValueError):
@@ -104,14 +104,14 @@ def restored_network(found: dict[str, Any], path: Path) -> nn.Module:
     """The network of what `read_checkpoint` found at path, in evaluation mode.
 
     Raises:
-        CheckpointError: no network of that name and these options; weights that do not fit or are not finite.
+        CheckpointError: no network has that name, or these options; weights that do not fit or are not finite.
     """
     settings = found["hyper_parameters"]
     try:
         network = create_model(settings["model"], **settings["model_options"])
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a network that there is: {first_line(error)}"
+            f"{path}: its network cannot be built: {first_line(error)}"
         ) from error
     weights = {
         name.removeprefix(_NETWORK): value

@@ -69,7 +69,9 @@ def _fits(value: Any, kind: Any) -> bool:
         if kinds[-1] is ...:
             kinds = (kinds[0],) * len(value)
         return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if get_origin(kind) is Callable:  # whoever takes a function says more than that it was none
+    if (
+        get_origin(kind) is Callable
+    ):  # the network that takes it checks it, and its message says more
         return True
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

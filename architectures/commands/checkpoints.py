@@ -15,10 +15,10 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--embedded",
         action="store_true",
-        help="test on the embedded digits also what was trained on files, among which they may be",
+        help="test on the embedded digits even a network trained on files, which may contain them",
     )
     evaluate.add_argument(
-        "--json", type=writable_file(), metavar="FILE", help="write it there, too"
+        "--json", type=writable_file(), metavar="FILE", help="write it there as JSON, too"
     )
 
     show = _add(commands, "show", _show, "a picture of what a network's transformers look at")

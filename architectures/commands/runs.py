@@ -49,10 +49,12 @@ def _add_learning(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--max-steps",
         type=count,
-        help="steps, also of an encoder before; the learning rate falls as fast as they are few",
+        help="number of steps; the schedule of the learning rate is shortened to fit",
     )
     train.add_argument(
-        "--max-minutes", type=positive, help="stop after as many, resumed runs counted together"
+        "--max-minutes",
+        type=positive,
+        help="stop after so many, including those of the runs before --resume",
     )
     train.add_argument("--batch-size", type=count, help="images a step, of all processes together")
     train.add_argument("--lr", type=positive, help="the highest learning rate")
@@ -80,7 +82,7 @@ def _add_machine(train: argparse.ArgumentParser) -> None:
         default="32-true",
         help="as Lightning names it: bf16-mixed, ... (%(default)s)",
     )
-    train.add_argument("--devices", help="how many, or auto, or which: 0,1 (default: 1)")
+    train.add_argument("--devices", help="their number, or auto, or a list: 0,1 (default: 1)")
     train.add_argument("--num-nodes", type=count, default=1, help="machines (%(default)s)")
     train.add_argument(
         "--strategy", default="auto", help="as Lightning names it: ddp, ... (%(default)s)"

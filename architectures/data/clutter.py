@@ -1,9 +1,9 @@
 """Digits somewhere on a larger black canvas among patches of others: TC (section 4.1) and co-localisation (A.2).
 
 Places are whole pixels, uniform over those where the whole digit, or patch, is on the canvas; so pixels are moved by
-indices, exactly, and only those that move. The paper leaves open, and here it is thus: patches are cut anywhere from
-the 28 x 28 image of another digit (some come out black), each from a digit of its own; where things overlap
-they are added and the sum clamped to 1.
+indices, exactly, and only those that move. Choices that the paper leaves open: each patch is cut from another digit,
+anywhere in its 28 x 28 image (some patches come out black); where things overlap they are added and the sum is clamped
+to 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """CUB-200-2011's birds (paper, section 4.3 and appendix A.6).
 
 The official layout: a folder with images.txt, image_class_labels.txt, train_test_split.txt, classes.txt and images/.
-The paper crops 224 px from images of side 256, and (as a reimplementation does, the paper does not say) 448 px from
-side 512. Here the shorter side is brought there and the picture keeps its proportions; crop and resize are one step.
+The paper crops 224 pixels from images with sides of 256. It does not say from what it crops 448; here these are images
+with sides of 512, as in another reimplementation. The shorter side is resized to that length and the picture keeps its
+proportions; crop and resize are one step.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def check_directory(path: Path) -> None:
 def find_root(folder: Path, marker: str, *below: str) -> Path:
     """The folder itself, or else that one of its subfolders which holds a file or folder of this name.
 
-    People name the folder that they unpacked an archive in, or what lies in the archive. Where it is nowhere, the
-    folder itself: what is then missing is told by whoever reads it.
+    People name either the folder that they unpacked an archive in or the one that the archive made. Where the file is
+    in none of them the folder itself is given, and reading it tells what is missing.
     """
     places = [folder, *(folder / name for name in below)]
     return next((place for place in places if (place / marker).exists()), folder)

@@ -1,6 +1,6 @@
 """Digits as bodies somewhere in a volume: 3-D MNIST (appendix A.3).
 
-The paper gives neither the depth of a body nor the range of its rotation; both are options, and their defaults ours.
+The paper gives neither the depth of a body nor the range of its rotation. Both are options, whose defaults are ours.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def train(
 ) -> None:
     """Train on fresh batches, with a progress bar; the same seed draws the same batches.
 
-    The digits start in the middle of their halves and spread over them between 15 % and 40 % of the steps: who has
-    learned to read them can then learn to follow them.
+    The digits start in the middle of their halves and spread over them between 15 % and 40 % of the steps: a network
+    that has learned to read the digits can then learn to follow them.
     """
     device = digits.images.device
     generator = torch.Generator(device).manual_seed(seed)

@@ -1,16 +1,17 @@
 """Birds (Jaderberg et al. 2015, arXiv:1506.02025, section 4.3 and appendix A.6, table 3).
 
-CUB-200-2011: 200 species, images of 224 or 448 pixels. Two or four transformers look at the image
-at once, each with a crop of half its sides in 224 pixels; a network of its own reads each crop,
-and one softmax all their features. One more network, shared, says where the crops are. What the
-paper leaves open, and here it is so:
+CUB-200-2011 has 200 species, in images of 224 or 448 pixels. Two or four transformers look at the image, each with a
+crop of half its sides, in 224 pixels. Each crop has a network of its own that reads it, and one softmax reads all their
+features. One more network says where the crops of all transformers are.
 
-- The network: Inception with batch normalisation (see `inception`) without its classes; any other
-  can be given. Untrained, unless `weights` names a file: the paper starts from ImageNet's.
-- 448 pixels: the average of 2x2 for the localisation. The network without transformers reads the
-  whole image, and averages over a larger feature map.
-- The first crops tile the image: two from left to right, as others place them, four by quadrants.
-- Dropout of 0.7 before the softmax: the share that is dropped.
+Choices that the paper leaves open:
+
+- The network is Inception with batch normalisation (see `inception`) without its classes, or any other that is given
+  as `backbone`. It is untrained unless `weights` names a file; the paper starts from a network trained on ImageNet.
+- The localisation sees images of 448 pixels averaged over 2x2. The network without transformers reads the whole image,
+  and averages over a larger feature map.
+- The first crops tile the image: two stand left and right, as in other reimplementations, four are its quadrants.
+- Dropout of 0.7 before the softmax is the share that is dropped.
 
 Parameters: 10.5 million without transformers, 32.1 with two, 53.1 with four.
 """

@@ -39,8 +39,8 @@ def create_model(name: str, **options: Any) -> nn.Module:
     `return_theta=True`; those without are plain sequences of modules and take the images alone.
 
     Common options: `num_classes` (not for "colocalisation"), `in_channels` and `image_size` (one
-    side, in pixels); the other options, such as widths, are the keywords of the network's function
-    in its experiment's file.
+    side, in pixels). The other options, such as widths, are the keywords of the network's function
+    in `architectures/networks/`, in the file of its experiment.
 
     Shapes: images (N, in_channels, image_size, image_size), float -> logits (N, num_classes);
     "svhn_*": logits (N, 5, num_classes); "mnist3d_*" reads volumes; "colocalisation" gives (crop,
@@ -104,7 +104,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _check_input(wanted: tuple[int, ...], network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Refuse other images than a network was built for, before one of its layers does in words of its own."""
+    """Refuse images that a network was not built for, before one of its layers fails on them."""
     for images in inputs[:1]:
         if not images.is_floating_point():
             raise TypeError(f"this network reads images of a float dtype, got {images.dtype}")

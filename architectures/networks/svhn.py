@@ -1,16 +1,17 @@
 """House numbers (Jaderberg et al. 2015, arXiv:1506.02025, section 4.2 and appendix A.5, table 2).
 
-Up to five digits in one image of 64 or 128 pixels; five softmaxes over ten digits and "none" read
-them. Eleven hidden layers: eight convolutions 5x5 and three fully connected layers. The baseline
-has 32.8 million parameters at 64 pixels and 61.1 at 128; one transformer at the input adds 1.1 and
-4.2 million, four before the first convolutions 5.1 and 20.5. What the paper leaves open, and here
-it is so:
+Up to five digits are in one image of 64 or 128 pixels, and five softmaxes over ten digits and "none" read them. There
+are eleven hidden layers: eight convolutions 5x5 and three fully connected layers. The baseline has 32.8 million
+parameters at 64 pixels and 61.1 at 128. One transformer at the input adds 1.1 and 4.2 million, four before the first
+convolutions add 5.1 and 20.5.
 
-- Three layers of 3072 units, which make the eleven that the text counts; likewise two of 32 in
-  the localisation at the input, which the text calls a network of four layers.
+Choices that the paper leaves open:
+
+- There are three layers of 3072 units, since the text counts eleven layers. Likewise the localisation at the input has
+  two of 32, since the text calls it a network of four layers.
 - Every transformer keeps the size of its map, at 128 pixels, too.
-- Dropout of 0.5 on all layers but the first convolution and the localisations: here on what a
-  stage hands on, after its ReLU and pooling; the softmaxes have none.
+- Dropout of 0.5 is on all layers but the first convolution and the localisations, as in the paper. Here it acts on what
+  a stage gives, behind its ReLU and pooling; the softmaxes have none.
 - Initialisation: see `layers.initialise`. Regression layers start at the identity.
 """
 

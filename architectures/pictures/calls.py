@@ -1,4 +1,4 @@
-"""What the transformers of any network do in one forward pass; the network need not cooperate."""
+"""What the transformers of any network do in one forward pass, recorded without any help of the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stn_triton.transforms import TRANSFORMS
 from .frames import frame_lines
 
 _Place = tuple[Tensor | None, bool | None]
-"""Where a map lies on the network's images: by which affine theta (None: it is the images), of which align_corners."""
+"""Where a map lies on the network's images: an affine theta and its align_corners; None for the images themselves."""
 _Key = tuple[object, ...]
 
 
@@ -89,7 +89,7 @@ class _Record:
         self, name: str, module: SpatialTransformer, before: nn.Module | None,
         source: Tensor, theta: Tensor, maps: Tensor, transform: str,
     ) -> None:  # fmt: skip
-        """Record a call; `before` tells where the source lies, if the source itself does not."""
+        """Record a call. Where its source lies is looked up by the source itself, or else by the module `before` it."""
         joint = maps.dim() == source.dim() + 1
         thetas, each = (theta, maps) if joint else (theta.unsqueeze(1), maps.unsqueeze(1))
         place = self.places.get(_key(source))
@@ -129,7 +129,7 @@ def _composed(
 
 
 def _key(tensor: Tensor) -> _Key:
-    """The same for views of the same numbers."""
+    """What a tensor is known again by: equal for two views of the same numbers."""
     return (
         tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(),
         tensor.dtype, tensor.device,

@@ -43,8 +43,8 @@ def calls_figure(
 ) -> Figure:
     """A strip for each call: every image with the frames, and what is sampled in them; without calls, the images.
 
-    Shapes: images (N, C, [D,] H, W); titles: N texts and whether they are good news; boxes (N, 4), the truth
-    in pixels (x0, y0, x1, y1), dashed.
+    Shapes: images (N, C, [D,] H, W); titles: for each image a text, and whether it is green (right) or red (wrong);
+    boxes (N, 4), the true ones in pixels (x0, y0, x1, y1), drawn with dashes.
     """
     if not calls:
         return images_figure(images, heading=heading, titles=titles, boxes=boxes)
@@ -195,7 +195,7 @@ def _columns(k: int) -> int:
 
 
 def _crops_height(call: Call) -> float:
-    """How high the pictures of what it sees stand, as a share of their width together."""
+    """The height of all pictures of what a call sees, relative to their width."""
     k = call.maps.shape[1]
     return -(-k // _columns(k)) / _columns(k)
 
@@ -215,7 +215,7 @@ def _label(call: Call) -> str:
 
 
 def _shown(maps: Tensor) -> str:
-    """What is shown of maps that are no picture."""
+    """How maps that are no picture, volumes and many channels, are shown as one."""
     notes = ["along the depth"] if maps.dim() == 5 else []
     notes += [f"mean of {maps.shape[1]} channels"] if maps.shape[1] > 3 else []
     return f" ({', '.join(notes)})" if notes else ""

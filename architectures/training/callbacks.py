@@ -1,4 +1,4 @@
-"""What happens beside the steps: checkpoints that are whole, finite or not there, pictures in TensorBoard."""
+"""What happens beside the steps: checkpoints, whole and finite or not written, and pictures in TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _LOSSES_BETWEEN = 50
-"""Steps after which an accelerator is asked whether its losses are finite: the host waits for it then."""
+"""Steps after which an accelerator is asked whether its losses are finite. Rarely, since the host then waits for it."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -63,7 +63,7 @@ class Finite(Callback):
         self.check(trainer, pl_module)
 
     def check(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Now, whatever was checked before.
+        """Check losses and weights now.
 
         Raises:
             Diverged: in all processes.

@@ -27,14 +27,14 @@ from .origin import Origin, digest_of_digits, digest_of_files
 from .streams import Streams, stream_seed
 
 _CHUNK = 250
-"""Images that are evaluated together; a constant, since a fixed test set is drawn chunk by chunk."""
+"""Images that are evaluated together. It must not change: a fixed test set is drawn chunk by chunk."""
 _HELD_OUT = 12
 """Every twelfth training example is kept for validation: 5,000 of MNIST's 60,000."""
 _VALIDATED = 2_000
 _WORKERS = 2
 _TEST_SEED = 0
 _OURS = {"generator", "difficulty", "image_size", "train"}
-"""Keywords of data that training sets itself."""
+"""Keywords of data functions that are no options: training sets them itself."""
 
 
 class _Endless:
@@ -130,7 +130,7 @@ class DigitData(ExperimentData):
 
 
 class SetOfDigits(DigitData):
-    """One set of examples for everything: a step learns from some of them, and all are what is tested."""
+    """One set of examples for training and test: a step learns from some of them, and all of them are tested."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

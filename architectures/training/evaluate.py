@@ -33,15 +33,17 @@ def evaluate(
     embedded: bool = False,
     num_workers: int | None = None,
 ) -> dict[str, Any]:
-    """experiment, model, error_percent, examples, seed, step of a checkpoint; and data, where these are not, or may not
-    be, those that it was trained on.
+    """The error of a checkpoint, as a dictionary: experiment, model, error_percent, examples, seed, step.
+
+    It has the key `data`, too, with a sentence, where the data are not, or may not be, those of the training.
 
     The test digits are distorted in the same way every time. For co-localisation the error is the share of boxes whose
     intersection over union with the truth is 0.5 or less, in the images that were learned from, as in the paper.
-    embedded: test on the embedded digits also what was trained on files, among which they may be.
+    embedded: test on the embedded digits even a network that was trained on files, which may contain them.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `read_run`; trained on files, but tested on embedded digits unasked.
+        FileNotFoundError, CheckpointError: as `read_run`; a network trained on files would be tested on the embedded
+            digits, and `embedded` is False.
         DataError: data that are missing or broken.
         UsageError: embedded digits and a folder, or for an experiment without digits.
     """

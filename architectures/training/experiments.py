@@ -71,12 +71,14 @@ _COLOCALISE = replace(_FAST, steps=2_000, batch_size=16, lr=4e-3)
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One experiment: its networks (shell patterns; the first match of `default` is trained unless told otherwise),
-    the function that draws a batch of it (None: a data set of files), its image sizes and its schedules.
+    """One experiment: which networks it trains, on which data, and how long.
 
-    holds: examples in the test set, where it is drawn and not read; None: as many as there are test digits.
-    one_set: learned from and tested on are the same examples.
-    classes: how many the labels tell apart; None: as many as a folder names, or there are no classes.
+    default: the network that is trained unless another is asked for; models: shell patterns of all that can be.
+    batch: the function that draws a batch of the data; None: the data are a folder of files.
+    image_sizes: the sides that its images can have, in pixels; the first is the usual one.
+    holds: the number of test examples where they are drawn; None: as many as there are test digits.
+    one_set: training and test use the same examples.
+    classes: the number of classes; None: as many as a folder names, or the labels are no classes.
     """
 
     default: str

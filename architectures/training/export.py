@@ -1,4 +1,4 @@
-"""A trained network as a file that runs without this program, written only after it was found to give the same."""
+"""A trained network as a file that runs without this program. It is written only if it gives the same results."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from .files import replacing
 _IMAGES = 8
 """Images that the file is checked on."""
 _ROUNDED = 16
-"""How many times the rounding of float32, as PyTorch itself has it, the file may be off."""
+"""The file's error may be this many times that of PyTorch's own result in float32."""
 _SAMPLED = 1e-6
-"""What sampling in float32 may be off for each pixel of the longer side, relative to the largest value."""
+"""The error that sampling in float32 may add, relative to the largest value, for each pixel of the longer side."""
 
 Run = Callable[[Tensor], list[Tensor]]
 
@@ -232,7 +232,7 @@ def _refusals(checkpoint: Path, form: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters say of their own insides."""
+    """Silence the warnings and the log of exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

