@@ -143,7 +143,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Any], name: str, path:
 
 
 def _misfit(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None:
-    """The first of these weights that is not as a network wants it."""
+    """What is wrong with the first of these weights that a network cannot load; None if all fit."""
     for name, own in wanted.items():
         if name not in weights:
             return f"wanted {name}, got none"
@@ -159,7 +159,7 @@ def _misfit(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None
 
 
 def all_finite(tensors: Any) -> bool:
-    """Whether no entry of these tensors is infinite or NaN; one answer is waited for, not one for each."""
+    """Whether no entry of these tensors is infinite or NaN. The device is waited for once, not once for each tensor."""
     finite = [each.detach().isfinite().all() for each in tensors if _is_float(each)]
     return not finite or bool(torch.stack([each.to(finite[0].device) for each in finite]).all())
 

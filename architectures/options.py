@@ -1,4 +1,4 @@
-"""Options that are keywords of a function: those of a network, of a batch of data, of a data set."""
+"""Options that a user names: the keywords of the function that makes a network, a batch of data or a data set."""
 
 from __future__ import annotations
 
@@ -40,11 +40,16 @@ def check_kinds(function: Callable[..., Any], options: Mapping[str, Any]) -> Non
     Raises:
         TypeError: the message begins with the option's name.
     """
+    kinds = annotated_kinds(function)
+    for name, value in options.items():
+        check_kind(name, value, kinds[name])
+
+
+def annotated_kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function's keywords, or of those that a class is made with, by name."""
     if isinstance(function, partial):
         function = function.func
-    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    for name, value in options.items():
-        check_kind(name, value, hints[name])
+    return get_type_hints(function.__init__ if inspect.isclass(function) else function)
 
 
 def check_kind(name: str, value: object, kind: Any) -> None:

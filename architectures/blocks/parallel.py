@@ -190,7 +190,7 @@ class ParallelSTN(nn.Module):
 
 
 _VARIED = ("out_size", "transform", "fixed_scale", "antialias")
-"""The options that each transformer may have its own of."""
+"""The options of which each transformer may have a value of its own."""
 
 
 def _is_list(name: str, value: object) -> bool:

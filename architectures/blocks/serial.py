@@ -114,14 +114,14 @@ class SerialSTN(nn.Module):
         return transformer.sample(seen, thetas[-1])
 
     def _composed_map(self, first: Tensor, thetas: Sequence[Tensor]) -> Tensor:
-        """What came first, sampled once by the product of the first transformers' thetas."""
+        """The first input, sampled once by the product of these thetas, which are those of the first transformers."""
         row = [cast(SpatialTransformer, each) for each in self.transformers][: len(thetas)]
         sizes = [each.out_size for each in row if each.out_size is not None]
         return row[-1].sample(
             first,
             composed(row, thetas)[-1],
             transform="affine",
-            out_size=sizes[-1] if sizes else None,  # the size of a map is kept until one changes it
+            out_size=sizes[-1] if sizes else None,  # the last size that a transformer asked for
         )
 
     def composed_theta(self, thetas: Sequence[Tensor]) -> list[Tensor]:
@@ -189,7 +189,7 @@ def check_thetas(transformers: Iterable[nn.Module], thetas: Sequence[Tensor]) ->
 
 
 def check_shape(name: str, theta: Tensor, wanted: tuple[int, ...], what: str) -> None:
-    """Refuse a theta that is not (N, *wanted); `what` says of the wanted one what it is for."""
+    """Refuse a theta that is not (N, *wanted); `what` ends the description of the wanted one."""
     with comparing_shapes():
         if tuple(theta.shape[1:]) != wanted:
             raise ValueError(
@@ -217,7 +217,7 @@ def checked_module(name: str, given: nn.Module) -> nn.Module:
 
 
 def check_transformers(transformers: Sequence[Any], *, or_none: bool = False) -> None:
-    """Refuse what cannot stand in a row: each must read one map and give one."""
+    """Refuse what cannot be used one after the other: each must be a transformer that reads and gives one map."""
     ndim = None
     for number, transformer in enumerate(transformers):
         name = f"transformers[{number}]"

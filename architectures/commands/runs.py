@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_learning(train: argparse.ArgumentParser) -> None:
-    """What is learned, from what, how long and how fast, and where it is kept."""
+    """Options that say what is learned, from which data, how long, and where the result is kept."""
     train.add_argument("--model", help="its network (default: the experiment's; see list)")
     add_data_dir(train)
     add_schedule(train, SCHEDULES)
@@ -76,7 +76,7 @@ def _add_learning(train: argparse.ArgumentParser) -> None:
 
 
 def _add_machine(train: argparse.ArgumentParser) -> None:
-    """What it is learned with."""
+    """Options of the machine that trains."""
     train.add_argument(
         "--precision",
         default="32-true",
@@ -126,7 +126,7 @@ def _train(chosen: argparse.Namespace) -> int:
     }
     out, signal = train(Run(**options))
     if signal:
-        with suppress(OSError):  # the terminal may be what was closed
+        with suppress(OSError):  # the signal may have come from a terminal that was closed
             print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
         return 128 + signal
     print(out / "last.ckpt")

@@ -64,7 +64,7 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    """Of the numbers in an index: all, those with too many digits, those without a picture and its name."""
+    """Counts of an index: all numbers, those of too many digits, those without a picture and their first name."""
 
     named: int
     left_out: int
@@ -203,7 +203,7 @@ def _prepared(
 
 
 def _key(folder: Path, image_size: int, margin: float) -> str:
-    """A name for what the crops are made of: every file's name, size and time, and the options."""
+    """A digest of what the crops are made from: the name, size and time of every file, and the options."""
     index = folder / "digitStruct.mat"
     if not index.is_file():
         raise DataError(
@@ -213,7 +213,7 @@ def _key(folder: Path, image_size: int, margin: float) -> str:
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
-                # Links are not followed: no picture may lie outside, and what lies inside is listed.
+                # Links are not followed: they may not lead out of the folder, and what is inside is listed anyway.
                 status = (
                     index.stat() if entry.name == index.name else entry.stat(follow_symlinks=False)
                 )
@@ -273,7 +273,7 @@ def _check_missing(counts: _Counts, folder: Path, allow_missing: bool) -> None:
         raise DataError(
             f"{folder / str(counts.first_missing)}: no such file; {counts.missing} of {counts.named} pictures that "
             f"{folder / 'digitStruct.mat'} names are missing "
-            "(allow_missing=True leaves them out, as an option of the command line --data-option allow_missing=True)"
+            "(allow_missing=True leaves them out; on the command line: --data-option allow_missing=True)"
         )
 
 

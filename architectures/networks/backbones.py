@@ -82,4 +82,5 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"weights: {path} does not fit the backbone: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"weights: {path} does not fit the backbone: {reason}") from error

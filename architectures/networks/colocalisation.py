@@ -93,7 +93,7 @@ def colocaliser(
 
 
 class Encoder(nn.Module):
-    """The encoder e(): images -> (N, F), what every layer of a trained network gives, side by side.
+    """The encoder e(): images -> (N, F), the outputs of all layers of a trained network, side by side.
 
     The network is copied, frozen and always in evaluation mode; gradients pass to the images.
 
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         self.network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but the network stays as it is."""
+        """As of any module, but the network inside stays in evaluation mode."""
         super().train(mode)
         self.network.eval()
         return self
@@ -173,7 +173,7 @@ def colocalisation_loss(
 
 
 def _wide(codes: Tensor) -> Tensor:
-    """In float32 at least: small differences of large sums decide, also under autocast."""
+    """Codes in float32 at least, also under autocast, since small differences of large sums matter."""
     return codes.to(torch.promote_types(codes.dtype, torch.float32))
 
 

@@ -30,7 +30,7 @@ from stn_triton.modules import SpatialTransformer, check_at_least
 
 from . import layers
 
-# Units of the fully connected classifiers, by the image size from which on they hold.
+# Units of the fully connected classifiers; each number is for images of the size before it and larger ones.
 FCN_HIDDEN = {28: 208, 42: 128, 60: 232}
 ST_FCN_HIDDEN = {28: 187, 42: 256, 60: 144}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from architectures.options import check_kinds, check_known, free_keywords
+from architectures.options import annotated_kinds, check_kinds, check_known, free_keywords
 from stn_triton.modules import check_at_least
 
 from . import colocalisation, cub, mnist, mnist3d, mnist_addition, svhn
@@ -79,14 +79,14 @@ def model_input(name: str, **options: Any) -> tuple[int, ...]:
 def _checked(
     name: str, options: dict[str, Any]
 ) -> tuple[Callable[..., nn.Module], dict[str, Parameter]]:
-    """The function that builds a network and the keywords it has, if these options are among them."""
+    """The function that builds a network, and its keywords. Refuses options that it does not have, and wrong values."""
     build = _builder(name)
     known = free_keywords(build)
     check_known(name, options, known)
     check_kinds(build, options)
+    kinds = annotated_kinds(build)
     for option, value in options.items():
-        kind = known[option].annotation  # a string, as these files postpone annotations
-        if kind == "int" or (kind == "int | None" and value is not None):
+        if kinds[option] in (int, int | None) and value is not None:
             check_at_least(option, value, 1)
     return build, known
 

@@ -13,7 +13,7 @@ from stn_triton import sampling_grid
 _FINE = 33
 """Points along a side of an outline that bends."""
 _LINES = 5
-"""Lines of the lattice inside frames that bend, along each side, the edges among them."""
+"""Lines of the lattice along each side of a frame that bends, including the two edges."""
 
 
 def frame_corners(theta: Tensor, size: tuple[int, int], transform: str, **options: Any) -> Tensor:

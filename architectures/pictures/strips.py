@@ -1,4 +1,4 @@
-"""What transformers look at, drawn by matplotlib."""
+"""Figures of what transformers look at, and of plain images, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = (
 RIGHT, WRONG = "#8fe388", "#ff6b6b"
 _EDGE, _TEXT, _OUTSIDE = "#3a3f4b", "#aab0bd", "#262a33"
 _FARTHEST = 4
-"""How many image sizes beyond the image frames are shown."""
+"""Frames are shown as far as this many image sizes beyond the image."""
 _SIDE, _GAP = 1.55, 0.25
 """Inches of a picture's side, and between pictures of two images."""
 _HEADING, _LABEL, _TITLE = 0.55, 0.5, 0.3
@@ -49,7 +49,7 @@ def calls_figure(
     if not calls:
         return images_figure(images, heading=heading, titles=titles, boxes=boxes)
     n, rows = len(images), len(calls)
-    beside = rows > 1  # many strips are low, one is narrow
+    beside = rows > 1  # of several strips each is low and wide; a single one is narrow and high
     wide = 2 * _SIDE if beside else _SIDE
     high = _SIDE if beside else _SIDE + _SIDE * max(map(_crops_height, calls))
     above = [_TITLE if titles else 0.0] + [0.0] * (rows - 1)
@@ -222,7 +222,7 @@ def _shown(maps: Tensor) -> str:
 
 
 def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
-    """What the network says of each image, and the truth where that is something else.
+    """The network's answer for each image, with the truth where that is another.
 
     Shapes: logits (N, classes), labels (N,); or (N, places, 11) and (N, places), numbers whose places after the last
     digit have class 10.

@@ -29,7 +29,7 @@ _LOSSES_BETWEEN = 50
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint replaces the one before at once: killed at any time, one of the two is there, whole."""
+    """Checkpoints that take the place of the last one in one step: at any time one of the two is there, whole."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -37,7 +37,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         with replacing(Path(path)) as part, part.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # how torch ends its archive where writing failed
+            except (
+                RuntimeError
+            ) as error:  # raised as torch closes its archive, after a write that failed
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -81,7 +83,7 @@ class Finite(Callback):
             self._stop(trainer, pl_module, int(first), "loss is")
 
     def _stop(self, trainer: L.Trainer, pl_module: Any, step: int, what: str) -> NoReturn:
-        if not trainer.is_global_zero:  # one of all processes tells it
+        if not trainer.is_global_zero:  # process 0 tells what happened
             raise Diverged
         schedule = pl_module.schedule
         lr = schedule.lr * schedule.factor(step - 1)
@@ -150,7 +152,7 @@ class KeepLast(Callback):
 
 
 class Pictures(Callback):
-    """After each validation, what the transformers look at, for TensorBoard."""
+    """A picture for TensorBoard after each validation, of what the transformers look at."""
 
     def __init__(self, examples: int = 6) -> None:
         self._examples = examples

@@ -47,7 +47,7 @@ _SEEN = 0.1
 
 
 class Colocalisation(Classification):
-    """The triplet loss, as the mean over pairs; right is a box that overlaps the truth by more than half (IoU).
+    """A localiser that learns by the triplet loss, as the mean over pairs. A box is right if its IoU is above 0.5.
 
     Shapes: images (N, 1, 84, 84), boxes (N, 4), which the loss never sees.
     """

@@ -154,7 +154,7 @@ class SetOfDigits(DigitData):
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose augmentation draws from a stream of its own at each place (position, index) of the epochs."""
+    """A data set whose random augmentation is seeded anew for each item, by the item's position in the training."""
 
     def __init__(self, examples: Dataset[Any], seed: int) -> None:
         self.examples = examples
@@ -168,7 +168,10 @@ class _Seeded(Dataset[Any]):
 
 
 class _Steps:
-    """The batches of this process from step `start()` on: lists of (position, index); an epoch is one permutation."""
+    """The batches of this process from step `start()` on, each a list of (position in the training, index of the item).
+
+    Every epoch has a permutation of its own.
+    """
 
     def __init__(
         self,
@@ -207,7 +210,7 @@ class _Steps:
 
 
 class FileData(ExperimentData):
-    """Data sets of files, by the names train, validation and test; their items are (uint8 image, labels)."""
+    """Data sets of files. `part` gives that of "train", "validation" or "test"; items are (uint8 image, labels)."""
 
     def __init__(
         self,
@@ -276,7 +279,7 @@ class FileData(ExperimentData):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Images as float32 in [0, 1], converted where that is cheap."""
+        """Images as float32 in [0, 1], converted on the device, to which they go as bytes."""
         images, labels = (part.to(device, non_blocking=True) for part in batch)
         return self._as_trained(images.float() / 255), labels
 
@@ -290,8 +293,8 @@ def make_data(
 
     Raises:
         DataError: data that are missing or broken.
-        UsageError: no directory for an experiment whose data come from files, or workers for one whose data do not; an
-            option that its data do not have, or one of another kind.
+        UsageError: no directory for an experiment whose data come from files; workers for one whose data do not; an
+            option that its data do not have, or a value of another kind.
     """
     experiment, options = settings["experiment"], settings["data_options"]
     schedule, seed = Schedule(**settings["schedule"]), settings["seed"]

@@ -21,7 +21,7 @@ from .scores import right
 
 
 def device() -> torch.device:
-    """Where to evaluate: an accelerator if there is one."""
+    """The device to evaluate on: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -94,9 +94,9 @@ def read_run(path: Path) -> dict[str, Any]:
 def note_on_data(
     found: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool, use: str = "tested"
 ) -> str | None:
-    """What is to be said of these data, which are to test what was found at path; as `check_tested`."""
+    """A sentence about these data, on which the checkpoint at path is to be tested, or None; as `check_tested`."""
     try:
         origin = data.origin()
-    except DataError:  # a folder that holds a test set alone
+    except DataError:  # a folder with a test set and no training data
         origin = None
     return check_tested(found, origin, path, embedded=embedded, use=use)

@@ -1,4 +1,4 @@
-"""What the data of all experiments have in common, for those who train, test and draw."""
+"""What training, tests and pictures can ask of the data of every experiment."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Batch = tuple[Tensor, Any]
 
 
 class ExperimentData(L.LightningDataModule):
-    """What training, validation and test have in common.
+    """The data of an experiment: batches to train on, a validation set and a test set.
 
-    schedule.batch_size: images a step, of all processes together; seed: of the training stream alone. The validation
+    schedule.batch_size: images a step, of all processes together. seed: that of the training batches; the validation
     and test sets are the same for all seeds. options: those of the data.
     """
 
@@ -42,15 +42,15 @@ class ExperimentData(L.LightningDataModule):
         raise NotImplementedError
 
     def origin(self) -> Origin:
-        """Which data these are.
+        """Which data these are, to be recorded in checkpoints.
 
         Raises:
-            DataError: what is trained on is not there.
+            DataError: the training data are not there.
         """
         raise NotImplementedError
 
     def classes(self) -> int | None:
-        """How many classes the labels tell apart; None: they are no classes."""
+        """The number of classes; None: the labels are no classes."""
         raise NotImplementedError
 
     def first_examples(self, n: int) -> Batch:
@@ -58,7 +58,7 @@ class ExperimentData(L.LightningDataModule):
 
         Raises:
             DataError: data that are missing or broken.
-            UsageError: options that cannot be meant.
+            UsageError: options with impossible values.
         """
         try:
             return self._first_batch(n)
@@ -77,7 +77,7 @@ class ExperimentData(L.LightningDataModule):
 
         Raises:
             DataError: data that are missing or broken.
-            UsageError: options that cannot be meant, images of another shape, more classes than the network has.
+            UsageError: options with impossible values, images of another shape, more classes than the network has.
         """
         images, _ = self.first_examples(1)
         if images.shape[1:] != shape:
@@ -92,7 +92,7 @@ class ExperimentData(L.LightningDataModule):
             )
 
     def _as_trained(self, images: Tensor) -> Tensor:
-        """Images in the dtype of the network: Lightning converts what loaders give, and these are made after that."""
+        """Images in the dtype that the trainer's precision asks for; Lightning converts only what loaders give."""
         if self.trainer is None:
             return images
         converted: Tensor = self.trainer.precision_plugin.convert_input(images)

@@ -29,12 +29,12 @@ _WARM_UP = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast to learn, and from what.
+    """How long and how fast to learn.
 
-    milestones: after these parts of the whole the learning rate is divided by ten; without any it rises for a tenth of
-        the steps and falls to 0 as a cosine does.
-    easy: from the first to the second of these parts of the whole the `difficulty` of the training batches rises from 0
-        to 1, for experiments that have one; None: they are always as hard as the test.
+    milestones: shares of all steps, after each of which the learning rate is divided by ten. Without any the learning
+        rate rises for a tenth of the steps and then falls to 0 along a cosine.
+    easy: two shares of all steps, between which the `difficulty` of the training batches rises from 0 to 1, for data
+        that have one. None: training batches are as hard as those of the test.
     """
 
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -48,7 +48,7 @@ class Schedule:
     easy: tuple[float, float] | None = None
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by at this step."""
+        """The factor of the learning rate at this step."""
         done = min(step / self.steps, 1.0)
         if self.milestones:
             return 0.1 ** sum(done >= milestone for milestone in self.milestones)

@@ -1,4 +1,4 @@
-"""What is learned, and how: one Lightning module for the classifiers, one for co-localisation."""
+"""The Lightning module of the classifiers, and which module an experiment has."""
 
 from __future__ import annotations
 

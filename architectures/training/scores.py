@@ -1,4 +1,4 @@
-"""What counts as right, in training and in evaluation; networks alone, without Lightning."""
+"""Which answers of a network are right, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def right(experiment: str, network: nn.Module, images: Tensor, labels: Tensor) -
 
 
 def all_right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (N, ..., classes), labels (N, ...): which examples are right (N,) in all that they ask for."""
+    """Logits (N, ..., classes), labels (N, ...) -> (N,): which examples have all their labels right."""
     return (logits.argmax(-1) == labels).reshape(len(labels), -1).all(1)
 
 

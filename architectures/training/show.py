@@ -22,7 +22,7 @@ from .scores import box_iou, theta_boxes
 def network_figure(
     network: nn.Module, settings: dict[str, Any], data: ExperimentData, examples: int
 ) -> Figure:
-    """The first examples of the test set: a network's frames, what is in these, and what it says.
+    """A figure of the first test examples: the frames of the transformers, what these see, and the network's answer.
 
     settings: the hyperparameters of its training.
     """
@@ -47,7 +47,7 @@ def show(
     *,
     num_workers: int | None = None,
 ) -> str | None:
-    """Draw the picture of a checkpoint (`network_figure`) into a PNG; gives what is to be said of the data, or None.
+    """Draw the picture of a checkpoint (`network_figure`) into a PNG; gives a sentence about the data, or None.
 
     Raises:
         FileNotFoundError, CheckpointError: as `read_run`.
@@ -57,7 +57,7 @@ def show(
     found = read_run(checkpoint)
     settings = found["hyper_parameters"]
     data = make_data(settings, data_dir, num_workers=num_workers)
-    # A picture is no score: the embedded digits need not be asked for.
+    # A picture is no score: it may show embedded digits that the network was trained on.
     note = note_on_data(found, data, checkpoint, embedded=True, use="shown")
     network = restored_network(found, checkpoint).to(device())
     figure = network_figure(network, settings, data, examples)

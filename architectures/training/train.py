@@ -45,7 +45,7 @@ from .progress import Progress
 
 _REFUSALS = (
     MisconfigurationException,
-    ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
+    ModuleNotFoundError,  # for a precision or a strategy that needs a package of its own
     RuntimeError,
     TypeError,
     ValueError,
@@ -56,9 +56,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What to train and how. None: what the experiment's schedule, or the checkpoint that is resumed, says.
+    """What to train and how. None stands for the value of the experiment's schedule, or of the checkpoint to resume.
 
-    resume: True for last.ckpt in `out`, or a path.
+    resume: the path of a checkpoint, or True for last.ckpt in `out`.
     """
 
     experiment: str
@@ -86,10 +86,10 @@ class Run:
 
 
 def train(run: Run) -> tuple[Path, int]:
-    """Train, and give the folder of the run and the number of the signal that ended it, or 0.
+    """Train; gives the folder of the run, and the number of the signal that ended it or 0.
 
-    In the folder: last.ckpt, best.ckpt (least validation error), logs/version_*/metrics.csv (one version each time the
-    run was resumed) with TensorBoard's events where that is installed, and curves.png.
+    The folder holds last.ckpt, best.ckpt (least validation error), curves.png, and logs/version_*/metrics.csv, one
+    version each time the run was resumed, with TensorBoard's events where that is installed.
 
     Raises:
         UsageError: arguments that do not fit the experiment, the checkpoint or this machine.
@@ -125,7 +125,7 @@ def train(run: Run) -> tuple[Path, int]:
         )
         origin = data.origin()
         _make_folder(out)
-        # One process of all writes; the others come when it is there already.
+        # Process 0 alone writes, and holds the lock.
         with locked(out) if trainer.is_global_zero else nullcontext():
             if checkpoint is None:
                 _prepare(module, data, run, out, trainer)
@@ -174,7 +174,7 @@ def _fit(
         module.network.compile()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C where training has not begun
+    except SystemExit:  # Lightning turns Ctrl-C before the first step into this
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
@@ -183,7 +183,9 @@ def _fit(
             raise
         raise UsageError(f"--precision {run.precision}: {first_line(error)}") from error
     except OSError as error:
-        if error.errno in _FULL and error.filename is None:  # a logger's, which names no file
+        if (
+            error.errno in _FULL and error.filename is None
+        ):  # from a logger, and without the name of the file
             raise OSError(
                 f"{trainer.default_root_dir}: cannot be written: {error.strerror}"
             ) from error
@@ -276,11 +278,11 @@ def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classifica
     load_weights(module, found["state_dict"], found["hyper_parameters"]["model"], checkpoint)
     missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
     if missing:
-        raise CheckpointError(f"{checkpoint}: cannot be gone on with: it has no {min(missing)}")
+        raise CheckpointError(f"{checkpoint}: cannot be resumed: it has no {min(missing)}")
 
 
 def _check_folder(out: Path, *, new: bool) -> None:
-    """Refuse a folder that cannot be written, or that holds another run, before the work and not after it."""
+    """Refuse, before any work, a folder that cannot be written or that holds another run."""
     try:
         check_writable(out)
         taken = new and (out / "last.ckpt").exists()
@@ -317,7 +319,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
     if not run.quiet:
         callbacks.append(Progress(settings["model"], schedule.batch_size))
     machine: dict[str, Any] = {
-        "devices": run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
+        "devices": run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # which torchrun sets
         "num_nodes": run.num_nodes,
         "strategy": run.strategy,
         "precision": run.precision,
@@ -346,7 +348,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
 
 
 def _at_fault(machine: dict[str, Any]) -> str:
-    """Which of these options Lightning refuses: the first that it does not take alone, either; else all of them."""
+    """The option that Lightning refuses: the first that it refuses on its own, or else all of them."""
     for name, value in machine.items():
         alone = {"devices": "1", name: value}
         try:
