@@ -23,9 +23,10 @@ from architectures.commands import arguments
 from architectures.data import DataError, Digits, load_digits
 from architectures.errors import first_line
 from architectures.pictures.calls import recorded_calls
-from architectures.pictures.strips import calls_figure, class_titles
+from architectures.pictures.strips import calls_figure
 from architectures.training.errors import Diverged
 from architectures.training.files import replacing
+from architectures.training.scores import class_titles
 
 from .sums import sum_batch, with_transformers, without_transformers
 from .throughput import throughput_table

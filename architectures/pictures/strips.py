@@ -221,29 +221,6 @@ def _shown(maps: Tensor) -> str:
     return f" ({', '.join(notes)})" if notes else ""
 
 
-def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
-    """The network's answer for each image, with the truth where that is another.
-
-    Shapes: logits (N, classes), labels (N,); or (N, places, 11) and (N, places), numbers whose places after the last
-    digit have class 10.
-    """
-    pairs = zip(label_texts(logits.argmax(-1)), label_texts(labels), strict=True)
-    return [
-        (said if said == true else f"{said}  (is {true})", said == true) for said, true in pairs
-    ]
-
-
-def label_texts(labels: Tensor) -> list[str]:
-    """Labels as text: (N,) classes, or (N, places) digits, of which class 10 is no digit."""
-    return [_text(label) for label in labels.tolist()]
-
-
-def _text(label: int | list[int]) -> str:
-    if isinstance(label, int):
-        return str(label)
-    return "".join("" if digit == 10 else str(digit) for digit in label) or "–"
-
-
 def value_range(image: Tensor) -> _Range:
     """What is black and what is white in a picture of (C, [D,] H, W): 0 and 1, or its extremes if it goes beyond."""
     flat = _flat(image)

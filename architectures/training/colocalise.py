@@ -33,7 +33,7 @@ from .datamodule import DigitData
 from .experiment_data import ExperimentData
 from .module import Classification
 from .progress import steps_bar
-from .scores import box_iou, found, right, theta_boxes
+from .scores import Localise, box_iou, theta_boxes
 from .streams import Streams, stream_seed
 
 _CROP = 28
@@ -51,6 +51,8 @@ class Colocalisation(Classification):
 
     Shapes: images (N, 1, 84, 84), boxes (N, 4), which the loss never sees.
     """
+
+    task = Localise()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -90,11 +92,13 @@ class Colocalisation(Classification):
         loss = colocalisation_loss(self.encoder, crops, self._random_crops(images))
         n = len(images)
         outside = outside_penalty(theta, transform="attention").mean()
-        return loss / max(n * (n - 1), 1) + _OUTSIDE * outside, found(images, theta, labels)
+        right = self.task.right((crops, theta), images, labels)
+        return loss / max(n * (n - 1), 1) + _OUTSIDE * outside, right
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the error alone: the loss of all pairs of a hundred images would fill the memory."""
-        self.log_error(right("colocalisation", self.network, *batch))
+        images, labels = batch
+        self.log_error(self.task.right(self.network(images), images, labels))
 
     def _random_crops(self, images: Tensor) -> Tensor:
         step = self.trainer.global_step

@@ -17,7 +17,6 @@ from .errors import UsageError
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
 from .origin import check_tested
-from .scores import right
 
 
 def device() -> torch.device:
@@ -56,8 +55,9 @@ def evaluate(
     note = note_on_data(found, data, checkpoint, embedded=embedded)
     network = restored_network(found, checkpoint).to(device())
     wrong = examples = 0
+    task = EXPERIMENTS[settings["experiment"]].task
     for images, labels in data.test_batches(device()):
-        correct = right(settings["experiment"], network, images, labels)
+        correct = task.right(network(images), images, labels)
         wrong += int((~correct).sum())
         examples += len(correct)
     result = {

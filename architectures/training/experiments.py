@@ -23,6 +23,8 @@ from torch import Tensor
 from architectures import data
 from architectures.networks.registry import list_models
 
+from .scores import Classify, Localise, Task
+
 SCHEDULES = ("paper", "fast")
 _WARM_UP = 0.1
 
@@ -74,6 +76,7 @@ class Experiment:
     """One experiment: which networks it trains, on which data, and how long.
 
     default: the network that is trained unless another is asked for; models: shell patterns of all that can be.
+    task: what its networks are asked for.
     batch: the function that draws a batch of the data; None: the data are a folder of files.
     image_sizes: the sides that its images can have, in pixels; the first is the usual one.
     holds: the number of test examples where they are drawn; None: as many as there are test digits.
@@ -83,6 +86,7 @@ class Experiment:
 
     default: str
     models: tuple[str, ...]
+    task: Task = field(default_factory=Classify)
     batch: Callable[..., Any] | None = None
     image_sizes: tuple[int, ...]
     paper: Schedule = _MNIST
@@ -156,6 +160,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "colocalisation": Experiment(
         default="colocalisation",
         models=("colocalisation",),
+        task=Localise(),
         batch=_colocalisation_batch,
         image_sizes=(84,),
         paper=replace(_COLOCALISE, steps=4_000),

@@ -1,4 +1,4 @@
-"""The Lightning module of the classifiers, and which module an experiment has."""
+"""The Lightning module that trains classifiers, and from which others derive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from architectures.networks.registry import create_model
 from .experiment_data import ExperimentData
 from .experiments import Schedule
 from .origin import recorded
-from .scores import all_right
+from .scores import Classify, Task
 from .streams import stream_seed
 
 
@@ -28,6 +28,8 @@ class Classification(L.LightningModule):
 
     Shapes: images as the network wants them; logits (N, ..., classes), labels (N, ...).
     """
+
+    task: Task = Classify()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class Classification(L.LightningModule):
         """The loss, and which examples are right (N,)."""
         logits = self.network(images)
         loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-        return loss, all_right(logits, labels)
+        return loss, self.task.right(logits, images, labels)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by the number of the step, as the batch is, so that a resumed run draws the same."""
@@ -87,16 +89,3 @@ class Classification(L.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def build(settings: dict[str, Any]) -> Classification:
-    """The module of an experiment, from its hyperparameters.
-
-    Raises:
-        ValueError, TypeError: as `create_model`.
-    """
-    if settings["experiment"] == "colocalisation":
-        from .colocalise import Colocalisation
-
-        return Colocalisation(**settings)
-    return Classification(**settings)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from architectures.pictures.strips import images_figure, label_texts
+from architectures.pictures.strips import images_figure
 
 from .datamodule import make_data
+from .experiments import EXPERIMENTS
 from .files import replacing
+from .scores import label_texts
 from .train import Run, fresh_settings
 
 
@@ -23,7 +25,7 @@ def preview(run: Run, out: Path) -> None:
     data = make_data(settings, run.data_dir)
     images, labels = data.first_examples(data.batch_size)
     heading = f"{run.experiment}: the first batch of seed {settings['seed']}"
-    if labels.is_floating_point():  # boxes, of co-localisation
+    if EXPERIMENTS[run.experiment].task.has_boxes:
         figure = images_figure(images, heading=heading, boxes=labels)
     else:
         titles = [(text, True) for text in label_texts(labels)]

@@ -10,13 +10,13 @@ from torch import nn
 from architectures.checkpoint import restored_network
 from architectures.pictures.calls import recorded_calls
 from architectures.pictures.figures import Figure
-from architectures.pictures.strips import calls_figure, class_titles
+from architectures.pictures.strips import calls_figure
 
 from .datamodule import make_data
 from .evaluate import device, note_on_data, read_run
 from .experiment_data import ExperimentData
+from .experiments import EXPERIMENTS
 from .files import replacing
-from .scores import box_iou, theta_boxes
 
 
 def network_figure(
@@ -31,12 +31,10 @@ def network_figure(
     images = images.to(weight.dtype)
     calls, outputs = recorded_calls(network, images)
     heading = f"{settings['experiment']}: {settings['model']}"
-    if settings["experiment"] == "colocalisation":
-        _, theta = outputs
-        overlaps = box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), labels).tolist()
-        titles = [(f"IoU {overlap:.2f}", overlap > 0.5) for overlap in overlaps]
-        return calls_figure(images, calls, heading=heading, titles=titles, boxes=labels)
-    return calls_figure(images, calls, heading=heading, titles=class_titles(outputs, labels))
+    task = EXPERIMENTS[settings["experiment"]].task
+    titles = task.titles(outputs, images, labels)
+    boxes = labels if task.has_boxes else None
+    return calls_figure(images, calls, heading=heading, titles=titles, boxes=boxes)
 
 
 def show(

@@ -31,6 +31,7 @@ from architectures.errors import first_line
 from architectures.networks.registry import model_input
 
 from .callbacks import KeepLast, Pictures, WholeCheckpoints
+from .colocalise import Colocalisation
 from .curves import draw_curves
 from .datamodule import make_data
 from .errors import UsageError
@@ -39,7 +40,7 @@ from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
 from .files import check_writable
 from .lock import locked
-from .module import Classification, build
+from .module import Classification
 from .origin import check_resumed
 from .progress import Progress
 
@@ -51,6 +52,8 @@ _REFUSALS = (
     ValueError,
 )
 """What Lightning raises for options that it does not know, or that this machine cannot do."""
+_MODULES = {type(module.task): module for module in (Classification, Colocalisation)}
+"""The module that trains for each kind of task."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -116,7 +119,7 @@ def train(run: Run) -> tuple[Path, int]:
         data = make_data(settings, run.data_dir, num_workers=run.num_workers)
         torch.manual_seed(settings["seed"])
         try:
-            module = build(settings)
+            module = _MODULES[type(EXPERIMENTS[run.experiment].task)](**settings)
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"--model-option: {first_line(error)}") from error
         data.check(
