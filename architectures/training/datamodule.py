@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,15 @@ _OURS = {"generator", "difficulty", "image_size", "train"}
 """Keywords of data functions that are no options: training sets them itself."""
 
 
-class _Endless:
-    """A loader without an end and without a content: the step decides."""
+class _Drawn:
+    """A loader of batches that are drawn, one for each of some numbers."""
 
-    def __iter__(self) -> Iterator[str]:
-        return itertools.repeat("train")
+    def __init__(self, draw: Callable[[int], Batch], numbers: Callable[[], Iterable[int]]) -> None:
+        self._draw = draw
+        self._numbers = numbers
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._draw, self._numbers())
 
 
 class DigitData(ExperimentData):
@@ -106,23 +110,19 @@ class DigitData(ExperimentData):
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
 
-    def train_dataloader(self) -> Iterable[str]:
-        return _Endless()
+    def train_dataloader(self) -> Iterable[Batch]:
+        """The batches from the step on that the trainer is at."""
+        return _Drawn(partial(self._own_part, "train"), lambda: itertools.count(self._step()))
 
-    def val_dataloader(self) -> Iterable[int]:
-        return self._chunks("validation")
+    def val_dataloader(self) -> Iterable[Batch]:
+        return _Drawn(partial(self._own_part, "validation"), lambda: self._chunks("validation"))
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Draw the batch of this step, or of this chunk, and keep this process's part of it."""
-        if batch == "train":
-            images, labels = self.draw("train", self._step(), device)
-        else:
-            images, labels = self.draw("validation", batch, device)
+    def _own_part(self, split: str, number: int) -> Batch:
+        """The part of a batch, or of a chunk, that this process learns from, on its device."""
+        assert self.trainer is not None
         rank, world = self._rank()
-        images = self._as_trained(images.tensor_split(world)[rank])
-        return images, labels.tensor_split(world)[rank]
+        images, labels = self.draw(split, number, self.trainer.strategy.root_device)
+        return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
 
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         for number in self._chunks("test"):
@@ -279,9 +279,13 @@ class FileData(ExperimentData):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Images as float32 in [0, 1], converted on the device, to which they go as bytes."""
+        """Images in [0, 1], made on the device, to which they go as bytes.
+
+        They are in the dtype that the trainer's precision asks for, to which Lightning converts only what loaders give.
+        """
         images, labels = (part.to(device, non_blocking=True) for part in batch)
-        return self._as_trained(images.float() / 255), labels
+        assert self.trainer is not None
+        return self.trainer.precision_plugin.convert_input(images.float() / 255), labels
 
 
 def make_data(

@@ -91,13 +91,6 @@ class ExperimentData(L.LightningDataModule):
                 f"--model-option num_classes: the data have {classes} classes, got {num_classes}"
             )
 
-    def _as_trained(self, images: Tensor) -> Tensor:
-        """Images in the dtype that the trainer's precision asks for; Lightning converts only what loaders give."""
-        if self.trainer is None:
-            return images
-        converted: Tensor = self.trainer.precision_plugin.convert_input(images)
-        return converted
-
     def _step(self) -> int:
         return self.trainer.global_step if self.trainer else 0
 
