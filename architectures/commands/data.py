@@ -16,7 +16,8 @@ _SPLITS = ("train", "test", "extra")
 
 def add_commands(commands: Any) -> None:
     """Add the command of this file, with its tasks."""
-    data = commands.add_parser("data", help="folders of data", description="folders of data")
+    text = "download, generate, preview or check the data that networks train on"
+    data = commands.add_parser("data", help=text, description=text)
     tasks = add_tasks(data, "TASK")
 
     download = add_command(

@@ -82,8 +82,7 @@ def st_cnn(
 
     The localisation, one for all K: the backbone, conv 1x1, a fully connected layer, 2 K numbers.
 
-    image_size: crop_size or twice that.
-    crop_size: side of the crops, and of the image for the localisation.
+    image_size: crop_size or twice that. crop_size: side of the crops, and of the image for the localisation.
     localisation_width: filters of its conv 1x1, and units of its last layer.
     backbone: makes a new network, (N, in_channels, crop_size, crop_size) -> feature maps
         (N, F, h, w), each time it is called; or the name of a model of timm, if that is installed;
@@ -102,7 +101,7 @@ def st_cnn(
     """
     reduction = _reduction(image_size, crop_size)
     make = partial(make_backbone, backbone, backbone_features, in_channels, weights)
-    streams = [make() for _ in range(num_transformers)]
+    streams = [make()[0] for _ in range(num_transformers)]
     network, features = make()
     localisation = nn.Sequential(
         nn.AvgPool2d(reduction),
@@ -114,7 +113,7 @@ def st_cnn(
     )
     return ParallelSTN(
         localisation,
-        [nn.Sequential(stream, _average()) for stream, _ in streams],
+        [nn.Sequential(stream, _average()) for stream in streams],
         nn.Sequential(nn.Dropout(dropout), nn.Linear(num_transformers * features, num_classes)),
         in_features=localisation_width,
         out_size=(crop_size, crop_size),
