@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,6 +113,17 @@ def embedded() -> tuple[Any, Any]:
     from architectures.data import load_embedded
 
     return load_embedded(seed=0)
+
+
+@pytest.fixture(scope="module")
+def generated_svhn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of made-up house numbers in SVHN's layout, not to be changed."""
+    from architectures.data import generate_svhn
+    from support.svhn import WHITE
+
+    folder = tmp_path_factory.mktemp("svhn") / "data"
+    generate_svhn(folder, 20, 0, digits=WHITE)
+    return folder
 
 
 @pytest.fixture

@@ -13,17 +13,12 @@ from torch import Tensor, nn
 
 from architectures import ParallelSTN, SerialSTN, parameter_groups
 from stn_triton import SpatialTransformer, identity_theta, st_sample
+from support.transformers import FEATURES, localisation
 
 N, C, H, W, K = 3, 2, 8, 10, 3
-FEATURES, CLASSES = 5, 4
+CLASSES = 4
 SIZES = [(4, 5), None, (3, 6)]
 TRANSFORMS = ["attention", "affine", "tps"]
-
-
-def localisation() -> nn.Module:
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * C, FEATURES), nn.Tanh()
-    )
 
 
 def network(

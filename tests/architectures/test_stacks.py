@@ -11,16 +11,10 @@ from torch import Tensor, nn
 
 from architectures import SerialSTN, StackedSTN
 from stn_triton import SpatialTransformer, compose, identity_theta, st_sample
+from support.transformers import FEATURES, localisation
 
 N, C, H, W = 3, 2, 9, 8
-FEATURES, CLASSES = 5, 4
-
-
-def localisation(channels: int = C) -> nn.Module:
-    """For images of any size, since the transformer before may change it."""
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * channels, FEATURES), nn.Tanh()
-    )
+CLASSES = 4
 
 
 def transformer(

@@ -17,15 +17,9 @@ from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.parametrisations import BoundedAffine, BoundedAttention, Rotation, Similarity
 from support.bounded import held, kinds, make
 from support.checks import check_refused
+from support.transformers import FEATURES, localisation
 
 F64 = torch.float64
-
-FEATURES = 5
-
-
-def localisation() -> nn.Module:
-    pool = nn.AdaptiveAvgPool2d(3)
-    return nn.Sequential(pool, nn.Flatten(), nn.Linear(18, FEATURES), nn.Tanh())
 
 
 def transformer(parametrisation: Any, **options: Any) -> SpatialTransformer:

@@ -9,8 +9,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
+from architectures.data import Digits
 from architectures.data.generated import write_digit_struct
+
+_SQUARES = Digits(images=torch.full((10, 28, 28), 255, dtype=torch.uint8), labels=torch.arange(10))
+WHITE = _SQUARES, _SQUARES
+"""Digits that are filled squares, so that a number's boxes are where its paint is."""
 
 
 def rows(*digits: tuple[float, ...]) -> np.ndarray:

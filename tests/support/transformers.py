@@ -17,6 +17,7 @@ INTO_THE_DARK = [[1.5, 0.3, 0.6], [-0.2, 1.4, -0.5]]
 
 
 def localisation(channels: int = C, features: int = FEATURES) -> nn.Module:
+    """For images of any size."""
     pool = nn.AdaptiveAvgPool2d(3)
     return nn.Sequential(pool, nn.Flatten(), nn.Linear(9 * channels, features), nn.Tanh())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import struct
 import subprocess
 import sys
 import tomllib
@@ -30,6 +29,7 @@ from architectures.training import colocalise, datamodule
 from architectures.training.origin import digest_of_digits, digest_of_files
 from architectures.training.train import Run, train
 from support import ROOT
+from support.mnist import write_part
 
 load_embedded = functools.cache(digits_module.load_embedded)  # parsing them takes seconds
 
@@ -56,11 +56,7 @@ def _train(out: Path, **changes: Any) -> Path:
 def _write_mnist(folder: Path, train_digits: Digits, test_digits: Digits) -> Path:
     folder.mkdir(parents=True)
     for part, digits in (("train", train_digits), ("t10k", test_digits)):
-        head = b"\0\0\x08\x03" + struct.pack(">3I", len(digits), 28, 28)
-        images = head + digits.images.numpy().tobytes()
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
-        labels = b"\0\0\x08\x01" + struct.pack(">I", len(digits)) + bytes(digits.labels.tolist())
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+        write_part(folder, part, digits.images.numpy(), digits.labels.numpy())
     return folder
 
 

