@@ -1,6 +1,6 @@
 """Registering two images: the affine theta that turns one into the other, found by gradient descent on theta alone.
 
-    python examples/register_images.py
+python examples/register_images.py
 """
 
 import torch
