@@ -1,12 +1,12 @@
 """The networks of the spatial transformer paper, and blocks to build others from."""
 
+from .blocks.optim import parameter_groups
+from .blocks.parallel import ParallelSTN
+from .blocks.serial import SerialSTN
+from .blocks.stacked import StackedSTN
 from .checkpoint import load_model
-from .drawing import draw
-from .optim import parameter_groups
-from .parallel import ParallelSTN
-from .registry import create_model, list_models, model_input
-from .serial import SerialSTN
-from .stacked import StackedSTN
+from .networks.registry import create_model, list_models, model_input
+from .pictures.drawing import draw
 
 __all__ = [
     "ParallelSTN",

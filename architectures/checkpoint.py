@@ -6,21 +6,26 @@ import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import first_line
-from .registry import create_model
+from stn_triton.modules import check_at_least
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "experiment": str, "model": str, "model_options": dict, "data_options": dict,
+from .errors import first_line
+from .networks.registry import create_model
+from .options import check_kind
+
+_PARTS = {"hyper_parameters": dict, "state_dict": dict, "global_step": int}
+_SETTINGS = {
+    "experiment": str, "model": str, "model_options": dict, "data_options": dict, "image_size": int,
     "schedule_name": str, "schedule": dict, "seed": int,
 }  # fmt: skip
-_SETTINGS = {*_KINDS, "image_size"}
+"""The settings of a training that its checkpoint must hold, and the kind of each."""
 _NETWORK = "network."
-"""What the names of the network's weights begin with; beside it there may be others, such as an encoder."""
+"""What the names of the network's weights begin with. Others may be there, such as those of an encoder."""
 
 
 class CheckpointError(ValueError):
@@ -64,16 +69,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {reason or 'truncated, damaged or a file of another kind'}"
         ) from error
-    settings = found.get("hyper_parameters") if isinstance(found, dict) else None
-    if (
-        not isinstance(settings, dict)
-        or not settings.keys() >= _SETTINGS
-        or not all(isinstance(settings[name], kind) for name, kind in _KINDS.items())
-        or not isinstance(found.get("state_dict"), dict)
-        or not isinstance(found.get("global_step"), int)
-    ):
-        raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
+    try:
+        check_kind("its content", found, dict)
+        for name, kind in _PARTS.items():
+            check_kind(name, found.get(name), kind)
+        settings = found["hyper_parameters"]
+        for name, kind in _SETTINGS.items():
+            check_kind(f"its {name}", settings.get(name), kind)
+        check_at_least("its image_size", settings["image_size"], 1)
+    except (TypeError, ValueError) as error:
+        raise not_of_train(path, error) from error
     return found
+
+
+def not_of_train(path: Path, reason: Exception) -> CheckpointError:
+    """The error for a checkpoint that `train` cannot have written."""
+    line = shorten(str(reason), 200, placeholder=" ...")
+    return CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`: {line}")
 
 
 def _check_sums(path: Path) -> None:
@@ -92,14 +104,14 @@ def restored_network(found: dict[str, Any], path: Path) -> nn.Module:
     """The network of what `read_checkpoint` found at path, in evaluation mode.
 
     Raises:
-        CheckpointError: no network of that name and these options; weights that do not fit or are not finite.
+        CheckpointError: no network has that name, or these options; weights that do not fit or are not finite.
     """
     settings = found["hyper_parameters"]
     try:
         network = create_model(settings["model"], **settings["model_options"])
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a network that there is: {first_line(error)}"
+            f"{path}: its network cannot be built: {first_line(error)}"
         ) from error
     weights = {
         name.removeprefix(_NETWORK): value
@@ -131,7 +143,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Any], name: str, path:
 
 
 def _misfit(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None:
-    """The first of these weights that is not as a network wants it."""
+    """What is wrong with the first of these weights that a network cannot load; None if all fit."""
     for name, own in wanted.items():
         if name not in weights:
             return f"wanted {name}, got none"
@@ -147,7 +159,7 @@ def _misfit(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None
 
 
 def all_finite(tensors: Any) -> bool:
-    """Whether no entry of these tensors is infinite or NaN; one answer is waited for, not one for each."""
+    """Whether no entry of these tensors is infinite or NaN. The device is waited for once, not once for each tensor."""
     finite = [each.detach().isfinite().all() for each in tensors if _is_float(each)]
     return not finite or bool(torch.stack([each.to(finite[0].device) for each in finite]).all())
 

@@ -1,4 +1,4 @@
-"""Errors as one line: what a command ends with."""
+"""Errors as one line, with which a command ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COMPILERS = ("InvalidCxxCompiler", "No working C++ compiler", "Failed to find C
 
 
 def first_line(error: BaseException) -> str:
-    """An error as one line: the first that it says, or at least its name."""
+    """An error as one line: the first line of its message, or the name of its class if there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

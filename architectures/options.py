@@ -1,4 +1,4 @@
-"""Options that are keywords of a function: those of a network, of a batch of data, of a data set."""
+"""Options that a user names: the keywords of the function that makes a network, a batch of data or a data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def free_keywords(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -35,30 +35,48 @@ def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None
 
 
 def check_kinds(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse values of another kind than the function's annotations say, before it meets them in words of its own.
+    """Refuse values of another kind than the function's annotations say, before the function itself fails on them.
 
     Raises:
         TypeError: the message begins with the option's name.
     """
+    kinds = annotated_kinds(function)
+    for name, value in options.items():
+        check_kind(name, value, kinds[name])
+
+
+def annotated_kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function's keywords, or of those that a class is made with, by name."""
     if isinstance(function, partial):
         function = function.func
-    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    for name, value in options.items():
-        if not _fits(value, hints[name]):
-            raise TypeError(f"{name} must be {_shown(hints[name])}, got {value!r}")
+    return get_type_hints(function.__init__ if inspect.isclass(function) else function)
+
+
+def check_kind(name: str, value: object, kind: Any) -> None:
+    """Refuse a value that is not of the kind that an annotation names.
+
+    Raises:
+        TypeError: the message begins with `name`.
+    """
+    if not _fits(value, kind):
+        raise TypeError(f"{name} must be {_shown(kind)}, got {value!r}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
+        if not isinstance(value, tuple | list):
+            return False
         kinds = get_args(kind)
-        return (
-            isinstance(value, tuple | list)
-            and len(value) == len(kinds)
-            and all(map(_fits, value, kinds))
-        )
-    if get_origin(kind) is Callable:  # whoever takes a function says more than that it was none
+        if kinds[-1] is ...:
+            kinds = (kinds[0],) * len(value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if (
+        get_origin(kind) is Callable
+    ):  # the network that takes it checks it, and its message says more
         return True
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -71,13 +89,19 @@ def _fits(value: Any, kind: Any) -> bool:
 def _shown(kind: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_shown(each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"({', '.join(map(_shown, get_args(kind)))})"
+        kinds = get_args(kind)
+        if kinds[-1] is ...:
+            return f"a tuple, of which each is {_shown(kinds[0])}"
+        return f"({', '.join(map(_shown, kinds))})"
     names = {
         float: "a finite number",
         int: "an int",
         bool: "True or False",
         str: "a string",
+        dict: "a dictionary",
         Path: "a path",
     }
     return "None" if kind is NoneType else names.get(kind, getattr(kind, "__name__", str(kind)))

@@ -1,9 +1,9 @@
-"""A transformer in front of a backbone that others trained: it learns where to look, the backbone is fine-tuned slowly.
+"""A transformer in front of a backbone that was trained before; it learns ten times more slowly than the backbone.
 
     python examples/finetune_backbone.py
 
-The backbone is torchvision's or timm's ResNet-18, whichever is installed, else a small stand-in. Weights are not
-downloaded here: pass `weights="DEFAULT"` to torchvision's function, or `pretrained=True` to timm's, for trained ones.
+The backbone is torchvision's or timm's ResNet-18, whichever is installed, or else a small stand-in. Weights are not
+downloaded here. For trained ones pass `weights="DEFAULT"` to torchvision's function, or `pretrained=True` to timm's.
 """
 
 import importlib.util

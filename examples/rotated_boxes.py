@@ -1,10 +1,10 @@
 """Rotated boxes of two images, cropped in one launch, and boxes that learn to hold what they should.
 
-Each image has a few bars, turned by any angle. Five boxes begin beside them. `index` says which image a box is in, so
-that one call crops them all; the gradient reaches the boxes: they move, turn and stretch until each crop shows its bar
-upright, as the template does.
+Each image has a few bars, turned by any angle, and five boxes begin beside them. `index` says which image a box is in,
+so that one call crops all boxes. The gradient reaches the boxes, which move, turn and stretch until each crop shows its
+bar upright, as the template does.
 
-python examples/rotated_boxes.py [PICTURE]
+    python examples/rotated_boxes.py [PICTURE]
 """
 
 import sys

@@ -74,16 +74,20 @@ def checked_options(
     return Options(transform, mode, padding_mode, outside, align_corners, samples, points)
 
 
-def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, ...]:
-    """A size as a tuple; refuses what is not 2 or 3 positive ints by an error that begins with `name`."""
+def checked_size(
+    out_size: Sequence[int], name: str = "out_size", *, of_images: bool = False
+) -> tuple[int, ...]:
+    """A size as a tuple; refuses what is not 2 or 3 positive ints by an error that begins with `name`.
+
+    of_images: the size must have 2 entries, since it cannot be that of a volume.
+    """
     if not isinstance(out_size, Sequence) or isinstance(out_size, str):
-        raise _not_a_size(out_size, name)
+        raise _not_a_size(out_size, name, of_images)
     if any(isinstance(length, (bool, float)) for length in out_size):
-        raise _not_a_size(out_size, name)
-    if len(out_size) not in (2, 3):
-        raise ValueError(
-            f"{name} must have 2 or 3 entries, (h, w) or (d, h, w), got {len(out_size)}: {out_size!r}"
-        )
+        raise _not_a_size(out_size, name, of_images)
+    if len(out_size) not in ((2,) if of_images else (2, 3)):
+        wanted = "2 entries, (h, w)" if of_images else "2 or 3 entries, (h, w) or (d, h, w)"
+        raise ValueError(f"{name} must have {wanted}, got {len(out_size)}: {out_size!r}")
     # `torch.jit.trace` gives the lengths of a shape as tensors, whose origin it records.
     kept = (int, torch.SymInt, Tensor) if is_jit_traced() else (int, torch.SymInt)
     try:
@@ -91,14 +95,15 @@ def checked_size(out_size: Sequence[int], name: str = "out_size") -> tuple[int, 
             length if isinstance(length, kept) else operator.index(length) for length in out_size
         )
     except TypeError:
-        raise _not_a_size(out_size, name) from None
+        raise _not_a_size(out_size, name, of_images) from None
     if any(length < 1 for length in size):
         raise ValueError(f"{name} must be positive, got {size!r}")
     return size
 
 
-def _not_a_size(got: object, name: str) -> TypeError:
-    return TypeError(f"{name} must be a sequence of 2 or 3 ints, (h, w) or (d, h, w), got {got!r}")
+def _not_a_size(got: object, name: str, of_images: bool) -> TypeError:
+    wanted = "2 ints, (h, w)" if of_images else "2 or 3 ints, (h, w) or (d, h, w)"
+    return TypeError(f"{name} must be a sequence of {wanted}, got {got!r}")
 
 
 def _check_names(transform: str, mode: str, padding_mode: str, backend: str | None) -> None:

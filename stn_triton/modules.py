@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Literal, overload
 
 import torch
@@ -160,7 +160,7 @@ class SpatialTransformer(nn.Module):
         check_theta(identity.unsqueeze(0), transform, self.ndim, points)
         self.theta_shape = (*lead, *identity.shape)
         initial = _broadcast(
-            identity if given is None else given, self.theta_shape, tuple(identity.shape)
+            identity if given is None else given, self.theta_shape, tuple(identity.shape), transform
         )
         self.initial_theta = None if parametrisation is not None else initial.tolist()
         self.localisation = localisation
@@ -364,17 +364,23 @@ def _ndim(
     return 3 if flat_volume else theta_ndim(initial, transform)
 
 
-def _broadcast(initial: Tensor, shape: tuple[int, ...], one: tuple[int, ...]) -> Tensor:
-    """The initial theta in its shape ([K,] *one): broadcast, or from a flat one of as many numbers."""
-    try:
-        return initial.expand(shape)
-    except RuntimeError:
-        pass
+def _broadcast(
+    initial: Tensor, shape: tuple[int, ...], one: tuple[int, ...], transform: str
+) -> Tensor:
+    """The initial theta in its shape ([K,] *one): broadcast, or from a flat one of as many numbers.
+
+    A row of numbers is never repeated to make all rows of one theta: that would be a singular map, and is the theta of
+    another transform, such as (s, tx, ty) where (2, 3) is wanted.
+    """
     for flat in (one, shape):
         if initial.dim() == 1 and len(initial) == math.prod(flat):
             return initial.view(flat).expand(shape)
+    if initial.dim() == 0 or initial.dim() >= len(one):
+        with suppress(RuntimeError):
+            return initial.expand(shape)
     raise ValueError(
-        f"initial_theta must broadcast to {shape}, or be flat with {math.prod(one)} numbers"
+        f"initial_theta must broadcast to {shape} for transform {str(transform)!r}, or be flat with "
+        + f"{math.prod(one)} numbers"
         + (f" or {math.prod(shape)}" if shape != one else "")
         + f", got shape {tuple(initial.shape)}"
     )

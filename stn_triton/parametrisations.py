@@ -55,9 +55,9 @@ class Parametrisation(nn.Module):
         super().__init__()
         for name, value in bounds.items():
             setattr(self, name, _bound(name, value))
-        self.image_size = None if image_size is None else checked_size(image_size, "image_size")
-        if self.image_size is not None and len(self.image_size) != 2:
-            raise ValueError(f"image_size must be (h, w), got {self.image_size}")
+        self.image_size: tuple[int, ...] | None = None
+        if image_size is not None:
+            self.image_size = checked_size(image_size, "image_size", of_images=True)
 
     def forward(self, parameters: Tensor) -> Tensor:
         """theta of parameters (..., num_parameters)."""

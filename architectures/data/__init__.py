@@ -1,6 +1,6 @@
 """Data sets of the paper's experiments, distorted on the training device."""
 
-from .addition import addition_batch, addition_batches
+from .addition import addition_batch
 from .check import check_folder
 from .clutter import cluttered_batch, colocalisation_batch
 from .cub import CUB
@@ -27,7 +27,6 @@ __all__ = [
     "DataError",
     "Digits",
     "addition_batch",
-    "addition_batches",
     "check_folder",
     "cluttered_batch",
     "colocalisation_batch",

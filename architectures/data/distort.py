@@ -14,7 +14,7 @@ from stn_triton import identity_theta, st_sample
 
 _CORNER_DRAWS = 8
 _LEAST_AREA = 0.2
-"""The least that corners keep of the area that each spans with its neighbours."""
+"""A corner that was moved must keep this share of the triangle that it spans with its neighbours."""
 
 
 def uniform(low: float, high: float, n: int, generator: torch.Generator) -> Tensor:
@@ -104,7 +104,7 @@ def rts(
 
 
 def ink_bounds(images: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
-    """Where ink, transformed by matrices (N, axes, 2), begins and ends, in pixels from the centre: 2 x (N, axes)."""
+    """Where ink that matrices (N, axes, 2) transform begins and ends: 2 x (N, axes), in pixels from the centre."""
     _, _, h, w = images.shape
     ink = images[:, 0] > 0
     # The outermost ink in any direction is the first or the last of a row.
@@ -171,7 +171,7 @@ def projective_theta(
 
 
 def _is_convex(corners: Tensor, frame: Tensor) -> Tensor:
-    """Whether each corner (..., 4, 2) keeps enough of the area that it spans with its neighbours."""
+    """Whether each corner (..., 4, 2) keeps enough of the triangle that it spans with its neighbours."""
 
     def turns(points: Tensor) -> Tensor:
         edge = points.roll(-1, -2) - points

@@ -1,4 +1,4 @@
-"""Fetch MNIST: four files whose checksums are known, kept only when they fit."""
+"""Fetch MNIST: four files, each kept only if it has the known checksum."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import tempfile
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,17 +27,23 @@ _TIMEOUT_S = 60
 
 
 def download_mnist(folder: Path, *, base_url: str = MNIST_URL) -> None:
-    """Fetch the four files of MNIST into a folder, about 12 MB; those already there and right are left alone.
+    """Fetch the four files of MNIST, about 12 MB, into a folder. Files with the right checksum are left alone.
 
-    A file gets its name only when its checksum fits, so that no half or wrong one is ever found under it.
+    A file gets its name only once its checksum was right, so that no part of a file, and no wrong one, has that name.
 
     Raises:
         DataError: a file that cannot be fetched or written, or that has another checksum; names the URL.
     """
-    for name, md5 in MNIST_MD5.items():
-        path = folder / name
-        if not _has_checksum(path, md5):
-            _fetch(f"{base_url.rstrip('/')}/{name}", path, md5)
+    is_new = not folder.exists()
+    try:
+        for name, md5 in MNIST_MD5.items():
+            path = folder / name
+            if not _has_checksum(path, md5):
+                _fetch(f"{base_url.rstrip('/')}/{name}", path, md5)
+    finally:
+        if is_new:
+            with suppress(OSError):  # which refuses unless nothing was fetched
+                folder.rmdir()
 
 
 def _has_checksum(path: Path, md5: str) -> bool:
@@ -48,7 +55,7 @@ def _has_checksum(path: Path, md5: str) -> bool:
 
 
 def _md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)  # against damage, not against malice
+    return hashlib.md5(usedforsecurity=False)  # this finds damage, not malice
 
 
 def _fetch(url: str, path: Path, md5: str) -> None:

@@ -1,4 +1,4 @@
-"""What all loaders share: the error, paths that stay inside their folder, pictures, and folders that appear whole."""
+"""What all loaders share: their error, paths that stay inside a folder, pictures, folders that are written whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DataError(RuntimeError):
     """Data that is missing or broken; the message is one line that names the file."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader hands on what its worker raised as a traceback in text; the message is its last line.
+        # A DataLoader hands on an error of its worker as the text of a traceback, whose last line has the message.
         if message.startswith("Caught DataError "):
             message = message.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(message)
@@ -51,10 +51,10 @@ def check_directory(path: Path) -> None:
 
 
 def find_root(folder: Path, marker: str, *below: str) -> Path:
-    """The folder itself, or else that one of its subfolders which holds a file or folder of this name.
+    """The folder that holds a file or folder named `marker`: this one, or one of those `below` it.
 
-    People name the folder that they unpacked an archive in, or what lies in the archive. Where it is nowhere, the
-    folder itself: what is then missing is told by whoever reads it.
+    People name either the folder that they unpacked an archive in or the one that the archive made. Where the file is
+    in none of them the folder itself is given, and reading it tells what is missing.
     """
     places = [folder, *(folder / name for name in below)]
     return next((place for place in places if (place / marker).exists()), folder)
@@ -117,9 +117,9 @@ def open_picture(path: Path) -> Image.Image:
             return picture.convert("RGB")
     except MemoryError:
         raise
-    except Exception as error:  # decoders fail in as many ways as there are formats
+    except Exception as error:  # every decoder has errors of its own
         reason = getattr(error, "strerror", None) or first_line(error)
-        if isinstance(error, UnidentifiedImageError):  # which says the path once more
+        if isinstance(error, UnidentifiedImageError):  # its own message repeats the path
             reason = "a file of another kind" if path.stat().st_size else "an empty file"
         raise DataError(f"{path}: wanted a picture that can be decoded, got: {reason}") from error
 
@@ -159,9 +159,9 @@ def channels_first(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `target` when all went well, and vanishes otherwise.
+    """An empty folder to fill. It becomes `target` if all goes well, and is removed otherwise.
 
-    If meanwhile another process made `target`, that stays and this one's is dropped.
+    If another process made `target` in the meantime, that one stays and this one is removed.
 
     Raises:
         DataError: no folder can be made or written to there.

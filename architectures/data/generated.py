@@ -1,7 +1,7 @@
 """Made-up data in the official layouts of SVHN and CUB-200-2011, to try training and loading without them.
 
 House numbers are MNIST digits on coloured noise; a bird is an ellipse with a disc for its head, in its species'
-colours. Easy to learn, and no measure of anything.
+colours. They are easy to learn, and errors on them mean nothing.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def write_digit_struct(path: Path, numbers: _Numbers) -> None:
             box = refs.create_group(f"b{row}")
             box.attrs["MATLAB_class"] = np.bytes_("struct")
             for field, values in zip(FIELDS, fields, strict=True):
-                # One digit: the number itself; several: references to numbers.
+                # Fields of one digit hold the number itself, those of several hold references to numbers.
                 if len(values) == 1:
                     box.create_dataset(field, data=values[:, None])
                     continue
@@ -135,7 +135,7 @@ def _referred(refs: h5py.Group, values: _Array, kind: str) -> Any:
 
 
 def generate_cub(folder: Path | str, classes: int, images_per_class: int, seed: int) -> None:
-    """Write pictures of birds in the layout of CUB-200-2011, every other one of a species to train on.
+    """Write pictures of birds in the layout of CUB-200-2011. Every second picture of a species is for training.
 
     Args:
         folder: made; it may exist if it is empty.

@@ -1,13 +1,13 @@
 """SVHN's full numbers as crops around each number (paper, section 4.2 and appendix A.5).
 
 The official layout: a folder with train/, test/ and extra/, in each a digitStruct.mat and the pictures that it names.
-Read once; the crops of a split lie in a cache as one array, mapped into memory, so that training decodes nothing.
+Pictures are decoded once: the crops of a split lie in a cache as one array, which training maps into memory.
 
-What the paper leaves open, and how it is here: the box around all digits grows by `margin` of its width and of its
-height in all, half on each side; what would lie beyond the picture is cut off; the rest is stretched to a square (the
-preparation that the paper refers to, Goodfellow et al. 2014, arXiv:1312.6082, grows it by 30 % and resizes to 64 x 64).
-How loose the 128 px crops are is unknown; `margin=1.6` shows digits at their 64 px size. The 5,000 validation images
-are drawn from train by a fixed seed; train is what remains.
+Choices that the paper leaves open: the box around all digits is made wider and higher by `margin` of its width and
+height, half on each side. What would lie beyond the picture is cut off, and the rest is stretched to a square. (The
+preparation that the paper refers to, Goodfellow et al. 2014, arXiv:1312.6082, makes the box 30 % larger and resizes to
+64 x 64.) How large the boxes of the 128-pixel crops are is unknown; `margin=1.6` shows digits at the size that they
+have in 64 pixels. A fixed seed draws 5,000 images of train for validation; the rest of them is trained on.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _VALID_SIZE = 5000
 _VALID_PERCENT = 15
 _VALID_SEED = 0
 _FORMAT = 1
-"""Of the cache; goes up when what is in it changes."""
+"""The version of what is in the cache, part of its name: raise it when that changes."""
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    """Of the numbers in an index: all, those with too many digits, those without a picture and its name."""
+    """Counts of an index: all numbers, those of too many digits, those without a picture and their first name."""
 
     named: int
     left_out: int
@@ -150,7 +150,7 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(self._open[part][row].copy()), self.labels[index]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker maps the file anew; pickled, it would be copied whole.
+        # A worker of a DataLoader maps the file anew: pickling the array would copy all of it.
         return self.__dict__ | {"_open": []}
 
 
@@ -203,7 +203,7 @@ def _prepared(
 
 
 def _key(folder: Path, image_size: int, margin: float) -> str:
-    """A name for what the crops are made of: every file's name, size and time, and the options."""
+    """A digest of what the crops are made from: the name, size and time of every file, and the options."""
     index = folder / "digitStruct.mat"
     if not index.is_file():
         raise DataError(
@@ -213,7 +213,7 @@ def _key(folder: Path, image_size: int, margin: float) -> str:
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
-                # Links are not followed: no picture may lie outside, and what lies inside is listed.
+                # Links are not followed: they may not lead out of the folder, and what is inside is listed anyway.
                 status = (
                     index.stat() if entry.name == index.name else entry.stat(follow_symlinks=False)
                 )
@@ -255,7 +255,8 @@ def _prepare(
         "shape": (len(present), 3, image_size, image_size),
     }
     crop: Callable[[tuple[HouseNumber, Path]], Tensor] = partial(_crop, image_size, margin)
-    # Decoding lets other threads run. Written, not mapped: a full disk then is an error, not a signal.
+    # Decoding lets other threads run. The array is written, since a full disk then raises an error; writing into mapped
+    # memory would end the process by a signal.
     with (
         (target / "images.npy").open("wb") as file,
         ThreadPool(min(8, os.cpu_count() or 1)) as pool,
@@ -272,7 +273,7 @@ def _check_missing(counts: _Counts, folder: Path, allow_missing: bool) -> None:
         raise DataError(
             f"{folder / str(counts.first_missing)}: no such file; {counts.missing} of {counts.named} pictures that "
             f"{folder / 'digitStruct.mat'} names are missing "
-            "(allow_missing=True leaves them out, as an option of the command line --data-option allow_missing=True)"
+            "(allow_missing=True leaves them out; on the command line: --data-option allow_missing=True)"
         )
 
 

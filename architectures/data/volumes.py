@@ -1,6 +1,6 @@
 """Digits as bodies somewhere in a volume: 3-D MNIST (appendix A.3).
 
-The paper gives neither the depth of a body nor the range of its rotation; both are options, and their defaults ours.
+The paper gives neither the depth of a body nor the range of its rotation. Both are options, whose defaults are ours.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ def volume_batch(
     volume: tuple[int, int, int] = (60, 60, 60),
     depth: int = 8,
     degrees: float = 45.0,
-    spread: float = 1.0,
+    difficulty: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Digits extruded along z to bodies, rotated in 3-D and placed at random in a black volume.
 
-    The rotation is one about x, then y, then z, by angles uniform in [-degrees, degrees]; the place is uniform over
-    those where all of the body's ink is in the volume (in the middle along an axis where it is too long), or over the
-    part `spread` of them around the middle.
+    The rotation is one about x, then y, then z, by angles uniform in [-degrees, degrees]. The place is uniform over
+    those where all of the body's ink is in the volume; along an axis where the body is too long it is the middle. At a
+    `difficulty` below 1 bodies are turned and moved less, in proportion; at 0 they stand upright in the middle.
 
     Shapes: volumes (n, 1, *volume) float32 in [0, 1], axes (z, y, x); labels (n,) int64. `depth` in voxels.
 
-    Source: Jaderberg et al. 2015 (arXiv:1506.02025), appendix A.3; depth and degrees are ours.
+    Source: Jaderberg et al. 2015 (arXiv:1506.02025), appendix A.3; depth, degrees and difficulty are ours.
     """
     images, labels = draw_digits(digits, n, generator=generator)
-    rotation = _rotation(n, degrees, generator)
+    rotation = _rotation(n, difficulty * degrees, generator)
     low, high = ink_bounds(images, rotation[:, :, :2])
     # Along z a body has ink from end to end, and sampling spreads it by one voxel, as along x and y.
     reach = rotation[:, :, 2].abs() * (depth + 1) / 2
@@ -46,7 +46,7 @@ def volume_batch(
     size = torch.tensor(volume[::-1], device=images.device)  # x first, as all that follows
     room = (size - (high - low)).clamp(min=0)
     place = torch.rand(n, 3, generator=generator, device=images.device) - 0.5
-    middle = size / 2 + spread * place * room  # of the ink, from the volume's corner
+    middle = size / 2 + difficulty * place * room  # of the ink, from the volume's corner
     centre = middle - (low + high) / 2  # of the body
 
     # Only a cube around the middle is sampled, which holds the ink however the body is turned.

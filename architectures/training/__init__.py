@@ -2,5 +2,7 @@
 
 from contextlib import suppress
 
-with suppress(ModuleNotFoundError):  # not all commands draw
-    from architectures import figures as figures  # before Lightning; it says why
+with suppress(ModuleNotFoundError):  # matplotlib, without which some commands work
+    from architectures.pictures import (
+        figures as figures,  # `figures` must come before Lightning, and says why
+    )

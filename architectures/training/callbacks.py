@@ -1,4 +1,4 @@
-"""What happens beside the steps: checkpoints that are whole, finite or not there, pictures in TensorBoard."""
+"""What happens beside the steps: checkpoints, whole and finite or not written, and pictures in TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _LOSSES_BETWEEN = 50
-"""Steps after which an accelerator is asked whether its losses are finite: the host waits for it then."""
+"""Steps after which an accelerator is asked whether its losses are finite. Rarely, since the host then waits for it."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint replaces the one before at once: killed at any time, one of the two is there, whole."""
+    """Checkpoints that take the place of the last one in one step: at any time one of the two is there, whole."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -37,7 +37,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         with replacing(Path(path)) as part, part.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # how torch ends its archive where writing failed
+            except (
+                RuntimeError
+            ) as error:  # raised as torch closes its archive, after a write that failed
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -63,7 +65,7 @@ class Finite(Callback):
         self.check(trainer, pl_module)
 
     def check(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Now, whatever was checked before.
+        """Check losses and weights now.
 
         Raises:
             Diverged: in all processes.
@@ -81,7 +83,7 @@ class Finite(Callback):
             self._stop(trainer, pl_module, int(first), "loss is")
 
     def _stop(self, trainer: L.Trainer, pl_module: Any, step: int, what: str) -> NoReturn:
-        if not trainer.is_global_zero:  # one of all processes tells it
+        if not trainer.is_global_zero:  # process 0 tells what happened
             raise Diverged
         schedule = pl_module.schedule
         lr = schedule.lr * schedule.factor(step - 1)
@@ -150,7 +152,7 @@ class KeepLast(Callback):
 
 
 class Pictures(Callback):
-    """After each validation, what the transformers look at, for TensorBoard."""
+    """A picture for TensorBoard after each validation, of what the transformers look at."""
 
     def __init__(self, examples: int = 6) -> None:
         self._examples = examples
@@ -160,7 +162,7 @@ class Pictures(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         if not boards or not trainer.is_global_zero or not isinstance(data, ExperimentData):
             return
-        from architectures.figures import pixels
+        from architectures.pictures.figures import pixels
 
         from .show import network_figure
 

@@ -1,15 +1,16 @@
 """Co-localisation (Jaderberg et al. 2015, appendix A.2): find what a hundred images have in common, told nothing.
 
-The localiser sees no labels and no boxes. The encoder does, of other images, before: the paper's reads whole digits,
-and so has nothing to say about crops that hold a part of one or a small one, from which all localisation begins. What
-the paper leaves open, and here it is so, found by trying:
+The localiser sees no labels and no boxes. The encoder, which is trained before it, sees those of other images. The
+paper's encoder reads whole digits; it says nothing about crops that hold a part of a digit, or a small one, and with
+such crops all localisation begins. Choices that the paper leaves open, found by trying:
 
 - The encoder learns to tell ten digits, or that there is none, in crops at any place and of any scale that the
-  localiser may look at; a digit counts from an overlap (IoU) of 0.1 on. Its layers are balanced (`Encoder`), weakly
-  enough that most triplets still ask for more when a crop is near.
-- Place first: for the first two fifths the size of the crops is not learned. Else they grow to whole images, which
-  are alike, too.
-- A little of `outside_penalty`: outside the images everything is black and alike, and there is no way back.
+  localiser may look at. A digit counts if it and the crop overlap by an IoU of at least 0.1. Its layers are balanced
+  (see `Encoder`), so weakly that the hinge of most triplets stays above 0 even when a crop is near its digit.
+- Place before size: for the first two fifths of the steps the size of the crops is not learned. Otherwise crops grow to
+  whole images, which are alike, too.
+- `outside_penalty` has a small weight in the loss: outside the images everything is black and so alike, and no gradient
+  leads back from there.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.colocalisation import Encoder, colocalisation_loss
 from architectures.data import Digits, colocalisation_batch
-from architectures.registry import create_model
+from architectures.networks.colocalisation import Encoder, colocalisation_loss
+from architectures.networks.registry import create_model
 from stn_triton import outside_penalty, st_sample
 
 from .datamodule import DigitData
 from .experiment_data import ExperimentData
 from .module import Classification
 from .progress import steps_bar
-from .scores import box_iou, found, right, theta_boxes
+from .scores import Localise, box_iou, theta_boxes
 from .streams import Streams, stream_seed
 
 _CROP = 28
@@ -46,10 +47,12 @@ _SEEN = 0.1
 
 
 class Colocalisation(Classification):
-    """The triplet loss, as the mean over pairs; right is a box that overlaps the truth by more than half (IoU).
+    """A localiser that learns by the triplet loss, as the mean over pairs. A box is right if its IoU is above 0.5.
 
     Shapes: images (N, 1, 84, 84), boxes (N, 4), which the loss never sees.
     """
+
+    task = Localise()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -59,7 +62,7 @@ class Colocalisation(Classification):
     def prepare(self, data: ExperimentData, seconds: float = math.inf) -> None:
         """Teach the encoder to read digits in crops of images like those that are to be localised.
 
-        It learns for no more steps than the localiser, and leaves it half of the time.
+        It learns for at most as many steps as the localiser, and for at most half of the time.
         """
         assert isinstance(data, DigitData)
         end = time.monotonic() + seconds / 2
@@ -89,11 +92,13 @@ class Colocalisation(Classification):
         loss = colocalisation_loss(self.encoder, crops, self._random_crops(images))
         n = len(images)
         outside = outside_penalty(theta, transform="attention").mean()
-        return loss / max(n * (n - 1), 1) + _OUTSIDE * outside, found(images, theta, labels)
+        right = self.task.right((crops, theta), images, labels)
+        return loss / max(n * (n - 1), 1) + _OUTSIDE * outside, right
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Only what is found: the loss of all pairs of a hundred images would fill the memory."""
-        self.log_error(right("colocalisation", self.network, *batch))
+        """Log the error alone: the loss of all pairs of a hundred images would fill the memory."""
+        images, labels = batch
+        self.log_error(self.task.right(self.network(images), images, labels))
 
     def _random_crops(self, images: Tensor) -> Tensor:
         step = self.trainer.global_step
@@ -126,8 +131,9 @@ def _random_theta(images: Tensor, generator: torch.Generator) -> Tensor:
 def _reading_batch(
     digits: Digits, clutter: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Crops of images of every class, and what is in them: a third around the digit, a fifth anywhere, the rest
-    larger and somewhere near.
+    """Crops of images of every class, with the class that each shows, or `_CLASSES` for none.
+
+    About a third of the crops are around the digit, a fifth anywhere in the image, the rest larger and near the digit.
     """
     batches = [
         colocalisation_batch(

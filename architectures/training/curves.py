@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from architectures.figures import Figure
-from architectures.pictures import BACKGROUND, COLOURS, style_axes
+from architectures.pictures.figures import Figure
+from architectures.pictures.strips import BACKGROUND, COLOURS, style_axes
 
 from .files import replacing
 
 
 def read_metrics(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every metric of a run, in order; where a run was resumed, what came later counts."""
+    """(step, value) of every metric of a run, in order. Of steps that a resumed run repeated its own values count."""
     found: dict[str, dict[int, float]] = {}
     versions = sorted((run / "logs").glob("version_*"), key=lambda path: int(path.name[8:]))
     for version in versions:
@@ -28,7 +28,7 @@ def read_metrics(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def draw_curves(run: Path) -> None:
-    """Draw loss and error over the steps into curves.png; nothing where nothing was logged."""
+    """Draw loss and error over the steps into curves.png, if any were logged."""
     metrics = read_metrics(run)
     panels = {
         "loss": (("loss", "training"), ("val_loss", "validation")),

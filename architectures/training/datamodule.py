@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from architectures.data import CUB, SVHN, DataError, Digits, load_digits
@@ -28,21 +27,25 @@ from .origin import Origin, digest_of_digits, digest_of_files
 from .streams import Streams, stream_seed
 
 _CHUNK = 250
-"""Images that are evaluated together; a constant, since a fixed test set is drawn chunk by chunk."""
+"""Images that are evaluated together. It must not change: a fixed test set is drawn chunk by chunk."""
 _HELD_OUT = 12
 """Every twelfth training example is kept for validation: 5,000 of MNIST's 60,000."""
 _VALIDATED = 2_000
 _WORKERS = 2
 _TEST_SEED = 0
 _OURS = {"generator", "difficulty", "image_size", "train"}
-"""Keywords of data that training sets itself."""
+"""Keywords of data functions that are no options: training sets them itself."""
 
 
-class _Endless:
-    """A loader without an end and without a content: the step decides."""
+class _Drawn:
+    """A loader of batches that are drawn, one for each of some numbers."""
 
-    def __iter__(self) -> Iterator[str]:
-        return itertools.repeat("train")
+    def __init__(self, draw: Callable[[int], Batch], numbers: Callable[[], Iterable[int]]) -> None:
+        self._draw = draw
+        self._numbers = numbers
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._draw, self._numbers())
 
 
 class DigitData(ExperimentData):
@@ -94,8 +97,9 @@ class DigitData(ExperimentData):
             options["difficulty"] = self.schedule.difficulty(number)
         return self._draw(self.digits[split], n, generator=generator, **options)
 
-    def first_images(self) -> Tensor:
-        return self.draw("train", 0, torch.device("cpu"))[0]
+    def _first_batch(self, n: int) -> Batch:
+        images, labels = self.draw("train", 0, torch.device("cpu"))
+        return images[:n], labels[:n]
 
     def origin(self) -> Origin:
         return self._origin
@@ -106,23 +110,19 @@ class DigitData(ExperimentData):
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
 
-    def train_dataloader(self) -> Iterable[str]:
-        return _Endless()
+    def train_dataloader(self) -> Iterable[Batch]:
+        """The batches from the step on that the trainer is at."""
+        return _Drawn(partial(self._own_part, "train"), lambda: itertools.count(self._step()))
 
-    def val_dataloader(self) -> Iterable[int]:
-        return self._chunks("validation")
+    def val_dataloader(self) -> Iterable[Batch]:
+        return _Drawn(partial(self._own_part, "validation"), lambda: self._chunks("validation"))
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Draw the batch of this step, or of this chunk, and keep this process's part of it."""
-        if batch == "train":
-            images, labels = self.draw("train", self._step(), device)
-        else:
-            images, labels = self.draw("validation", batch, device)
+    def _own_part(self, split: str, number: int) -> Batch:
+        """The part of a batch, or of a chunk, that this process learns from, on its device."""
+        assert self.trainer is not None
         rank, world = self._rank()
-        images = self._as_trained(images.tensor_split(world)[rank])
-        return images, labels.tensor_split(world)[rank]
+        images, labels = self.draw(split, number, self.trainer.strategy.root_device)
+        return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
 
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         for number in self._chunks("test"):
@@ -130,7 +130,7 @@ class DigitData(ExperimentData):
 
 
 class SetOfDigits(DigitData):
-    """One set of examples for everything: a step learns from some of them, and all are what is tested."""
+    """One set of examples for training and test: a step learns from some of them, and all of them are tested."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -154,7 +154,7 @@ class SetOfDigits(DigitData):
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose augmentation draws from a stream of its own at each place (position, index) of the epochs."""
+    """A data set whose random augmentation is seeded anew for each item, by the item's position in the training."""
 
     def __init__(self, examples: Dataset[Any], seed: int) -> None:
         self.examples = examples
@@ -168,7 +168,10 @@ class _Seeded(Dataset[Any]):
 
 
 class _Steps:
-    """The batches of this process from step `start()` on: lists of (position, index); an epoch is one permutation."""
+    """The batches of this process from step `start()` on, each a list of (position in the training, index of the item).
+
+    Every epoch has a permutation of its own.
+    """
 
     def __init__(
         self,
@@ -207,7 +210,7 @@ class _Steps:
 
 
 class FileData(ExperimentData):
-    """Data sets of files, by the names train, validation and test; their items are (uint8 image, labels)."""
+    """Data sets of files. `part` gives that of "train", "validation" or "test"; items are (uint8 image, labels)."""
 
     def __init__(
         self,
@@ -232,11 +235,14 @@ class FileData(ExperimentData):
     def classes(self) -> int:
         return self._classes or len(self._part("test").classes)
 
-    def first_images(self) -> Tensor:
-        if not len(self._part("train")):
+    def _first_batch(self, n: int) -> Batch:
+        examples = self._part("train")
+        if not len(examples):
             raise DataError("wanted pictures to train on, got none beside those for validation")
-        first: Tensor = self._part("train")[0][0]
-        return first.unsqueeze(0)
+        places = next(iter(_Steps(len(examples), min(n, len(examples)), self.seed, (0, 1), int)))
+        items = [_Seeded(examples, self.seed)[place] for place in places]
+        images, labels = (torch.stack(part) for part in zip(*items, strict=True))
+        return images.float() / 255, labels
 
     def train_dataloader(self) -> Iterable[Any]:
         steps = _Steps(
@@ -273,9 +279,13 @@ class FileData(ExperimentData):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Images as float32 in [0, 1], converted where that is cheap."""
+        """Images in [0, 1], made on the device, to which they go as bytes.
+
+        They are in the dtype that the trainer's precision asks for, to which Lightning converts only what loaders give.
+        """
         images, labels = (part.to(device, non_blocking=True) for part in batch)
-        return self._as_trained(images.float() / 255), labels
+        assert self.trainer is not None
+        return self.trainer.precision_plugin.convert_input(images.float() / 255), labels
 
 
 def make_data(
@@ -287,8 +297,8 @@ def make_data(
 
     Raises:
         DataError: data that are missing or broken.
-        UsageError: no directory for an experiment whose data come from files, or workers for one whose data do not; an
-            option that its data do not have, or one of another kind.
+        UsageError: no directory for an experiment whose data come from files; workers for one whose data do not; an
+            option that its data do not have, or a value of another kind.
     """
     experiment, options = settings["experiment"], settings["data_options"]
     schedule, seed = Schedule(**settings["schedule"]), settings["seed"]

@@ -1,15 +1,15 @@
-"""What ends a command with one line on stderr, beside `CheckpointError` and `DataError`."""
+"""Errors that end a command with one line on stderr, as `CheckpointError` and `DataError` do."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """Arguments that cannot be meant: exit status 2."""
+    """Arguments that are wrong, or do not fit each other: exit status 2."""
 
 
 class Diverged(Exception):
-    """Training that makes no sense to go on with: exit status 1. Without a message where another process tells it."""
+    """Training whose loss or weights are not finite: exit status 1. Without a message, another process tells it."""
 
 
 class ExportError(Exception):
-    """A network that cannot be exported, or whose export gives something else: exit status 1."""
+    """A network that cannot be exported, or whose export gives other results: exit status 1."""

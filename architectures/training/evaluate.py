@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 
-from architectures.checkpoint import CheckpointError, read_checkpoint, restored_network
+from architectures.checkpoint import not_of_train, read_checkpoint, restored_network
 from architectures.data import DataError
+from architectures.options import check_kinds, check_known, free_keywords
+from stn_triton.checks import check_name
 
 from .datamodule import make_data
 from .errors import UsageError
 from .experiment_data import ExperimentData
-from .experiments import EXPERIMENTS
+from .experiments import EXPERIMENTS, Schedule
 from .origin import check_tested
-from .scores import right
 
 
 def device() -> torch.device:
-    """Where to evaluate: an accelerator if there is one."""
+    """The device to evaluate on: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -31,15 +32,17 @@ def evaluate(
     embedded: bool = False,
     num_workers: int | None = None,
 ) -> dict[str, Any]:
-    """experiment, model, error_percent, examples, seed, step of a checkpoint; and data, where these are not, or may not
-    be, those that it was trained on.
+    """The error of a checkpoint, as a dictionary: experiment, model, error_percent, examples, seed, step.
+
+    It has the key `data`, too, with a sentence, where the data are not, or may not be, those of the training.
 
     The test digits are distorted in the same way every time. For co-localisation the error is the share of boxes whose
     intersection over union with the truth is 0.5 or less, in the images that were learned from, as in the paper.
-    embedded: test on the embedded digits also what was trained on files, among which they may be.
+    embedded: test on the embedded digits even a network that was trained on files, which may contain them.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `read_run`; trained on files, but tested on embedded digits unasked.
+        FileNotFoundError, CheckpointError: as `read_run`; a network trained on files would be tested on the embedded
+            digits, and `embedded` is False.
         DataError: data that are missing or broken.
         UsageError: embedded digits and a folder, or for an experiment without digits.
     """
@@ -52,8 +55,9 @@ def evaluate(
     note = note_on_data(found, data, checkpoint, embedded=embedded)
     network = restored_network(found, checkpoint).to(device())
     wrong = examples = 0
+    task = EXPERIMENTS[settings["experiment"]].task
     for images, labels in data.test_batches(device()):
-        correct = right(settings["experiment"], network, images, labels)
+        correct = task.right(network(images), images, labels)
         wrong += int((~correct).sum())
         examples += len(correct)
     result = {
@@ -68,23 +72,31 @@ def evaluate(
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """As `read_checkpoint`, of an experiment that there is.
+    """As `read_checkpoint`, and of an experiment that there is, with an image size and a schedule that it can have.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `read_checkpoint`; another experiment.
+        FileNotFoundError, CheckpointError: as `read_checkpoint`; other settings than `train` writes.
     """
     found = read_checkpoint(path)
-    if found["hyper_parameters"]["experiment"] not in EXPERIMENTS:
-        raise CheckpointError(f"{path}: not a checkpoint of `python -m architectures train`")
+    settings = found["hyper_parameters"]
+    try:
+        check_name("its experiment", settings["experiment"], EXPERIMENTS)
+        sizes = EXPERIMENTS[settings["experiment"]].image_sizes
+        check_name("its image_size", settings["image_size"], sizes)
+        check_known("its schedule", settings["schedule"], free_keywords(Schedule))
+        check_kinds(Schedule, settings["schedule"])
+        Schedule(**settings["schedule"])
+    except (TypeError, ValueError) as error:
+        raise not_of_train(path, error) from error
     return found
 
 
 def note_on_data(
     found: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool, use: str = "tested"
 ) -> str | None:
-    """What is to be said of these data, which are to test what was found at path; as `check_tested`."""
+    """A sentence about these data, on which the checkpoint at path is to be tested, or None; as `check_tested`."""
     try:
         origin = data.origin()
-    except DataError:  # a folder that holds a test set alone
+    except DataError:  # a folder with a test set and no training data
         origin = None
     return check_tested(found, origin, path, embedded=embedded, use=use)

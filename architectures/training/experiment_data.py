@@ -1,4 +1,4 @@
-"""What the data of all experiments have in common, for those who train, test and draw."""
+"""What training, tests and pictures can ask of the data of every experiment."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Batch = tuple[Tensor, Any]
 
 
 class ExperimentData(L.LightningDataModule):
-    """What training, validation and test have in common.
+    """The data of an experiment: batches to train on, a validation set and a test set.
 
-    schedule.batch_size: images a step, of all processes together; seed: of the training stream alone. The validation
+    schedule.batch_size: images a step, of all processes together. seed: that of the training batches; the validation
     and test sets are the same for all seeds. options: those of the data.
     """
 
@@ -37,32 +37,31 @@ class ExperimentData(L.LightningDataModule):
         """The test set in chunks, on the device."""
         raise NotImplementedError
 
-    def first_images(self) -> Tensor:
-        """Some of the images to train on, (N, ...)."""
+    def _first_batch(self, n: int) -> Batch:
+        """At most n of the examples that training begins with, on the CPU."""
         raise NotImplementedError
 
     def origin(self) -> Origin:
-        """Which data these are.
+        """Which data these are, to be recorded in checkpoints.
 
         Raises:
-            DataError: what is trained on is not there.
+            DataError: the training data are not there.
         """
         raise NotImplementedError
 
     def classes(self) -> int | None:
-        """How many classes the labels tell apart; None: they are no classes."""
+        """The number of classes; None: the labels are no classes."""
         raise NotImplementedError
 
-    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
-        """Meet now what is wrong with the data or with their options, images of another shape than (N, *shape), and
-        more classes than a network was asked to tell apart.
+    def first_examples(self, n: int) -> Batch:
+        """At most n of the examples that training begins with: images as float32 in [0, 1], and their labels.
 
         Raises:
             DataError: data that are missing or broken.
-            UsageError: options that cannot be meant.
+            UsageError: options with impossible values.
         """
         try:
-            images = self.first_images()
+            return self._first_batch(n)
         except DataError:
             raise
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -70,6 +69,17 @@ class ExperimentData(L.LightningDataModule):
                 raise
             given = " ".join(f"{name}={value}" for name, value in self.options.items())
             raise UsageError(f"--data-option {given}: {first_line(error)}") from error
+
+    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
+        """Refuse data that a network cannot train on, before the training begins.
+
+        The network reads images of this shape, (C, [D,] H, W), and tells so many classes apart (None: it has none).
+
+        Raises:
+            DataError: data that are missing or broken.
+            UsageError: options with impossible values, images of another shape, more classes than the network has.
+        """
+        images, _ = self.first_examples(1)
         if images.shape[1:] != shape:
             raise UsageError(
                 f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
@@ -80,13 +90,6 @@ class ExperimentData(L.LightningDataModule):
             raise UsageError(
                 f"--model-option num_classes: the data have {classes} classes, got {num_classes}"
             )
-
-    def _as_trained(self, images: Tensor) -> Tensor:
-        """Images in the dtype of the network: Lightning converts what loaders give, and these are made after that."""
-        if self.trainer is None:
-            return images
-        converted: Tensor = self.trainer.precision_plugin.convert_input(images)
-        return converted
 
     def _step(self) -> int:
         return self.trainer.global_step if self.trainer else 0

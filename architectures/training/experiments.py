@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from architectures import data
-from architectures.registry import list_models
+from architectures.networks.registry import list_models
+
+from .scores import Classify, Localise, Task
 
 SCHEDULES = ("paper", "fast")
 _WARM_UP = 0.1
@@ -29,12 +31,12 @@ _WARM_UP = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast to learn, and from what.
+    """How long and how fast to learn.
 
-    milestones: after these parts of the whole the learning rate is divided by ten; without any it rises for a tenth of
-        the steps and falls to 0 as a cosine does.
-    easy: from the first to the second of these parts of the whole the `difficulty` of the training batches rises from 0
-        to 1, for experiments that have one; None: they are always as hard as the test.
+    milestones: shares of all steps, after each of which the learning rate is divided by ten. Without any the learning
+        rate rises for a tenth of the steps and then falls to 0 along a cosine.
+    easy: two shares of all steps, between which the `difficulty` of the training batches rises from 0 to 1, for data
+        that have one. None: training batches are as hard as those of the test.
     """
 
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -48,7 +50,7 @@ class Schedule:
     easy: tuple[float, float] | None = None
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by at this step."""
+        """The factor of the learning rate at this step."""
         done = min(step / self.steps, 1.0)
         if self.milestones:
             return 0.1 ** sum(done >= milestone for milestone in self.milestones)
@@ -71,16 +73,20 @@ _COLOCALISE = replace(_FAST, steps=2_000, batch_size=16, lr=4e-3)
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One experiment: its networks (shell patterns; the first match of `default` is trained unless told otherwise),
-    the function that draws a batch of it (None: a data set of files), its image sizes and its schedules.
+    """One experiment: which networks it trains, on which data, and how long.
 
-    holds: examples in the test set, where it is drawn and not read; None: as many as there are test digits.
-    one_set: learned from and tested on are the same examples.
-    classes: how many the labels tell apart; None: as many as a folder names, or there are no classes.
+    default: the network that is trained unless another is asked for; models: shell patterns of all that can be.
+    task: what its networks are asked for.
+    batch: the function that draws a batch of the data; None: the data are a folder of files.
+    image_sizes: the sides that its images can have, in pixels; the first is the usual one.
+    holds: the number of test examples where they are drawn; None: as many as there are test digits.
+    one_set: training and test use the same examples.
+    classes: the number of classes; None: as many as a folder names, or the labels are no classes.
     """
 
     default: str
     models: tuple[str, ...]
+    task: Task = field(default_factory=Classify)
     batch: Callable[..., Any] | None = None
     image_sizes: tuple[int, ...]
     paper: Schedule = _MNIST
@@ -100,42 +106,12 @@ class Experiment:
         return self.fast if name == "fast" else self.paper
 
 
-def _addition_batch(
-    digits: data.Digits, n: int, *, generator: torch.Generator, difficulty: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """`addition_batch`; at a difficulty below 1 the digits are less distorted, at 0 upright and in the middle."""
-    images, labels = data.draw_digits(digits, 2 * n, generator=generator)
-    placed = data.rts(
-        images,
-        generator=generator,
-        degrees=45 * difficulty,
-        scale=(1 - 0.3 * difficulty, 1 + 0.2 * difficulty),
-        spread=difficulty,
-    )
-    return placed.reshape(n, 2, *placed.shape[2:]), labels.reshape(n, 2).sum(1)
-
-
 def _colocalisation_batch(
     digits: data.Digits, n: int, *, generator: torch.Generator, digit: int, clutter: bool
 ) -> tuple[Tensor, Tensor]:
     """`colocalisation_batch` of one digit, among patches of all digits."""
     return data.colocalisation_batch(
         digits.of_class(digit), n, generator=generator, clutter=clutter, clutter_from=digits
-    )
-
-
-def _volume_batch(
-    digits: data.Digits,
-    n: int,
-    *,
-    generator: torch.Generator,
-    depth: int = 8,
-    degrees: float = 45.0,
-    difficulty: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """`volume_batch`; at a difficulty below 1 turned and moved less, at 0 upright and in the middle."""
-    return data.volume_batch(
-        digits, n, generator=generator, depth=depth, degrees=degrees * difficulty, spread=difficulty
     )
 
 
@@ -155,7 +131,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist_addition": Experiment(
         default="mnist_addition_2st_fcn_affine",
         models=("mnist_addition_*",),
-        batch=_addition_batch,
+        batch=data.addition_batch,
         classes=19,
         image_sizes=(42,),
         fast=replace(_FAST, steps=12_000, batch_size=64, easy=(0.1, 0.5)),
@@ -184,6 +160,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "colocalisation": Experiment(
         default="colocalisation",
         models=("colocalisation",),
+        task=Localise(),
         batch=_colocalisation_batch,
         image_sizes=(84,),
         paper=replace(_COLOCALISE, steps=4_000),
@@ -196,7 +173,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist3d": Experiment(
         default="mnist3d_st_cnn",
         models=("mnist3d_*",),
-        batch=_volume_batch,
+        batch=data.volume_batch,
         classes=10,
         image_sizes=(60,),
         fast=replace(_FAST, steps=600, batch_size=16, lr=1e-3, easy=(0.1, 0.6)),

@@ -1,4 +1,4 @@
-"""A trained network as a file that runs without this program, written only after it was found to give the same."""
+"""A trained network as a file that runs without this program. It is written only if it gives the same results."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.checkpoint import restored_network
-from architectures.colocalisation import CoLocaliser
 from architectures.data import load_digits
 from architectures.errors import first_line, machine_trouble
-from architectures.registry import model_input
+from architectures.networks.colocalisation import CoLocaliser
+from architectures.networks.registry import model_input
 from stn_triton import onnx_translations
 
 from .datamodule import make_data
@@ -32,9 +32,9 @@ from .files import replacing
 _IMAGES = 8
 """Images that the file is checked on."""
 _ROUNDED = 16
-"""How many times the rounding of float32, as PyTorch itself has it, the file may be off."""
+"""The file's error may be this many times that of PyTorch's own result in float32."""
 _SAMPLED = 1e-6
-"""What sampling in float32 may be off for each pixel of the longer side, relative to the largest value."""
+"""The error that sampling in float32 may add, relative to the largest value, for each pixel of the longer side."""
 
 Run = Callable[[Tensor], list[Tensor]]
 
@@ -47,11 +47,11 @@ def export_onnx(
     dynamic_batch: bool = False,
     workers: int | None = None,
 ) -> str:
-    """Write the network of a checkpoint as an ONNX model, float32, and give what it was found to be in one line.
+    """Write the network of a checkpoint as an ONNX model in float32; gives a line that describes it.
 
-    Its input is "images", (1, C, ...), or (batch, C, ...) with dynamic_batch; its output "logits", or for
-    co-localisation "crop" and "theta". Before the file is there it was run by onnxruntime on images of the
-    experiment, from data_dir or the embedded digits, and compared with the network.
+    Its input is "images", (1, C, ...), or (batch, C, ...) with dynamic_batch; its output is "logits", or for
+    co-localisation "crop" and "theta". Before the file is written onnxruntime runs the model on images of the
+    experiment, from data_dir or the embedded digits, and the results are compared with the network's.
 
     Raises:
         FileNotFoundError, CheckpointError: as `read_run`.
@@ -88,9 +88,10 @@ def export_aoti(
     dynamic_batch: bool = False,
     workers: int | None = None,
 ) -> str:
-    """Write the network of a checkpoint as an AOTInductor package, for the device that there is; as `export_onnx`.
+    """Write the network of a checkpoint as an AOTInductor package for this machine's device; as `export_onnx`.
 
-    Whoever loads it, by `torch._inductor.aoti_load_package`, imports stn_triton before, whose operator it calls.
+    A program that loads it, by `torch._inductor.aoti_load_package`, must import stn_triton first: the package calls its
+    operator.
 
     Raises:
         RuntimeError: no C++ compiler, and the others of `export_onnx`.
@@ -131,7 +132,7 @@ def _network_and_images(
 
 
 def _embedded_digits(shape: tuple[int, ...]) -> Tensor:
-    """Embedded digits as pictures of this shape (C, H, W): what there is of an experiment whose data are files."""
+    """Embedded digits as pictures of this shape (C, H, W), to compare on if the experiment's files are missing."""
     _, test = load_digits(None)
     digits = (
         test.images[:: len(test) // _IMAGES][:_IMAGES].float().reshape(_IMAGES, 1, 28, 28) / 255
@@ -169,10 +170,10 @@ def _onnx_runner(content: bytes) -> Run:
 def _compared(
     network: nn.Module, images: Tensor, outputs: list[Tensor], checkpoint: Path, runner: str
 ) -> str:
-    """What is said of outputs that are the network's own, up to the rounding of float32.
+    """A sentence that says how near outputs are to the network's own.
 
     Raises:
-        ExportError: they are not.
+        ExportError: they differ by more than the rounding of float32 explains.
     """
     own = _listed(network(images))
     exact = _listed(copy.deepcopy(network).double()(images.double()))
@@ -182,7 +183,7 @@ def _compared(
         largest = float(true.abs().max())
         budget = _ROUNDED * float((ours - true).abs().max()) + _SAMPLED * side * largest
         off = float((theirs - true).abs().max()) if theirs.shape == true.shape else float("inf")
-        if not off <= budget:  # also where it is no number
+        if not off <= budget:  # also if it is NaN
             raise ExportError(
                 f"{checkpoint}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
                 f"{budget:.1e}, got {tuple(theirs.shape)} with a difference of {off:.1e}"
@@ -201,7 +202,7 @@ def _described(example: Tensor, dynamic_batch: bool) -> str:
 
 
 def _check_compiler() -> None:
-    """Refuse to begin without a C++ compiler, which is missed only after minutes."""
+    """Refuse to begin without a C++ compiler: the compilation would fail only after minutes."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -216,7 +217,7 @@ def _check_compiler() -> None:
 
 @contextmanager
 def _refusals(checkpoint: Path, form: str) -> Iterator[None]:
-    """Say what an exporter refuses in one line, the first cause of it."""
+    """Turn an error of an exporter into one line, which says the first cause."""
     try:
         yield
     except Exception as error:  # exporters fail in ways of their own
@@ -232,7 +233,7 @@ def _refusals(checkpoint: Path, form: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters say of their own insides."""
+    """Silence the warnings and the log of exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,7 @@
-"""Files that appear whole: whoever reads one finds the old content or the new one, never a part."""
+"""Files that are written whole: a reader finds the old content or the new one, never a part of it."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -12,16 +11,9 @@ from pathlib import Path
 from typing import Any
 
 
-def path_argument(text: str) -> Path:
-    """A path of the command line; an empty one, as of a variable without a value, does not mean this folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("wanted a path, got ''")
-    return Path(text)
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to; at the end, unless writing failed, it takes this one's place.
+    """A path beside this one to write to. At the end, unless writing failed, the file there takes this one's place.
 
     Raises:
         OSError: the file cannot be written; the message names it.
@@ -39,9 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Try whether files can be made in a folder, or in the nearest above that is there; nothing is left in it.
+    """Try to make a file in a folder, or in the nearest folder above that exists, and remove it again.
 
-    Permissions do not tell: root has all of them, also where no file can be made.
+    Permissions do not tell whether that works: root has all of them, even where no file can be made.
 
     Raises:
         OSError: they cannot; the message names the folder.

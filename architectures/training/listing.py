@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from architectures.registry import create_model, list_models, model_input
+from architectures.networks.registry import create_model, list_models, model_input
 
 from .experiments import EXPERIMENTS
 

@@ -1,4 +1,4 @@
-"""One run at a time writes into a folder."""
+"""A lock that lets one run at a time write into a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOP
 
 
 def _close_in_child() -> None:
-    """A lock belongs to the process that took it, not to its workers, which may live a little longer than it."""
+    """Give up the locks that a forked worker inherited: it may outlive the process that took them."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

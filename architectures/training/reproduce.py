@@ -32,10 +32,10 @@ def reproduce(
     models: str = "*",
     num_workers: int | None = None,
 ) -> str:
-    """Train what a table needs, one run after the other, and give it as Markdown: our errors beside the paper's.
+    """Train and evaluate the networks of a table, one by one; gives our errors beside the paper's, as Markdown.
 
-    In the folder `out`/TABLE-SCHEDULE: results.json, written after each run, table.md, and a folder for each run. What
-    is done is not done again, and a run that was interrupted goes on. `models`: a shell pattern.
+    The folder `out`/TABLE-SCHEDULE holds results.json and table.md, which are written after each run, and a folder for
+    each run. Runs that are done are not repeated, and an interrupted run goes on. `models`: a shell pattern.
 
     Raises:
         UsageError: no network of the table matches `models`; and as `train`.

@@ -1,28 +1,84 @@
-"""What counts as right, in training and in evaluation; networks alone, without Lightning."""
+"""Which answers of a network are right, for training and evaluation."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stn_triton import theta_to_box
 
-
-def right(experiment: str, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Which examples a network of this experiment gets right (N,)."""
-    if experiment == "colocalisation":
-        return found(images, network(images)[1], labels)
-    return all_right(network(images), labels)
+_HALF = 0.5
+"""The IoU above which a box counts as right."""
 
 
-def all_right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (N, ..., classes), labels (N, ...): which examples are right (N,) in all that they ask for."""
-    return (logits.argmax(-1) == labels).reshape(len(labels), -1).all(1)
+class Task:
+    """What networks of an experiment are asked for, and which of their answers are right.
+
+    has_boxes: the labels are boxes (N, 4) and not classes.
+    """
+
+    has_boxes = False
+
+    def right(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
+        """Which examples (N,) a network that gives these outputs gets right."""
+        raise NotImplementedError
+
+    def titles(self, outputs: Any, images: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
+        """For each example the answer of a network, as text, and whether it is right."""
+        raise NotImplementedError
 
 
-def found(images: Tensor, theta: Tensor, boxes: Tensor) -> Tensor:
-    """Which thetas (N, 3) overlap the true boxes (N, 4) by more than half (IoU)."""
-    return box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), boxes) > 0.5
+class Classify(Task):
+    """The outputs are logits (N, ..., classes), the labels (N, ...). An example is right if all its labels are."""
+
+    def right(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
+        return (outputs.argmax(-1) == labels).reshape(len(labels), -1).all(1)
+
+    def titles(self, outputs: Any, images: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
+        return class_titles(outputs, labels)
+
+
+class Localise(Task):
+    """The outputs are (crops, attention thetas). A box is right if its IoU with the true one is above 0.5."""
+
+    has_boxes = True
+
+    def right(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
+        return _overlaps(outputs[1], images, labels) > _HALF
+
+    def titles(self, outputs: Any, images: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
+        overlaps = _overlaps(outputs[1], images, labels).tolist()
+        return [(f"IoU {overlap:.2f}", overlap > _HALF) for overlap in overlaps]
+
+
+def _overlaps(theta: Tensor, images: Tensor, boxes: Tensor) -> Tensor:
+    """The IoU (N,) of the boxes that thetas (N, 3) look at with the true ones (N, 4)."""
+    return box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), boxes)
+
+
+def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
+    """The network's answer for each image, with the truth where that is another.
+
+    Shapes: logits (N, classes), labels (N,); or (N, places, 11) and (N, places), numbers whose places after the last
+    digit have class 10.
+    """
+    pairs = zip(label_texts(logits.argmax(-1)), label_texts(labels), strict=True)
+    return [
+        (said if said == true else f"{said}  (is {true})", said == true) for said, true in pairs
+    ]
+
+
+def label_texts(labels: Tensor) -> list[str]:
+    """Labels as text: (N,) classes, or (N, places) digits, of which class 10 is no digit."""
+    return [_text(label) for label in labels.tolist()]
+
+
+def _text(label: int | list[int]) -> str:
+    if isinstance(label, int):
+        return str(label)
+    return "".join("" if digit == 10 else str(digit) for digit in label) or "–"
 
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:

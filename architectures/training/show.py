@@ -7,22 +7,22 @@ from typing import Any
 
 from torch import nn
 
-from architectures.calls import recorded_calls
 from architectures.checkpoint import restored_network
-from architectures.figures import Figure
-from architectures.pictures import calls_figure, class_titles
+from architectures.pictures.calls import recorded_calls
+from architectures.pictures.figures import Figure
+from architectures.pictures.strips import calls_figure
 
 from .datamodule import make_data
 from .evaluate import device, note_on_data, read_run
 from .experiment_data import ExperimentData
+from .experiments import EXPERIMENTS
 from .files import replacing
-from .scores import box_iou, theta_boxes
 
 
 def network_figure(
     network: nn.Module, settings: dict[str, Any], data: ExperimentData, examples: int
 ) -> Figure:
-    """The first examples of the test set: a network's frames, what is in these, and what it says.
+    """A figure of the first test examples: the frames of the transformers, what these see, and the network's answer.
 
     settings: the hyperparameters of its training.
     """
@@ -31,12 +31,10 @@ def network_figure(
     images = images.to(weight.dtype)
     calls, outputs = recorded_calls(network, images)
     heading = f"{settings['experiment']}: {settings['model']}"
-    if settings["experiment"] == "colocalisation":
-        _, theta = outputs
-        overlaps = box_iou(theta_boxes(theta, (images.shape[2], images.shape[3])), labels).tolist()
-        titles = [(f"IoU {overlap:.2f}", overlap > 0.5) for overlap in overlaps]
-        return calls_figure(images, calls, heading=heading, titles=titles, boxes=labels)
-    return calls_figure(images, calls, heading=heading, titles=class_titles(outputs, labels))
+    task = EXPERIMENTS[settings["experiment"]].task
+    titles = task.titles(outputs, images, labels)
+    boxes = labels if task.has_boxes else None
+    return calls_figure(images, calls, heading=heading, titles=titles, boxes=boxes)
 
 
 def show(
@@ -47,7 +45,7 @@ def show(
     *,
     num_workers: int | None = None,
 ) -> str | None:
-    """Draw the picture of a checkpoint (`network_figure`) into a PNG; gives what is to be said of the data, or None.
+    """Draw the picture of a checkpoint (`network_figure`) into a PNG; gives a sentence about the data, or None.
 
     Raises:
         FileNotFoundError, CheckpointError: as `read_run`.
@@ -57,7 +55,7 @@ def show(
     found = read_run(checkpoint)
     settings = found["hyper_parameters"]
     data = make_data(settings, data_dir, num_workers=num_workers)
-    # A picture is no score: the embedded digits need not be asked for.
+    # A picture is no score: it may show embedded digits that the network was trained on.
     note = note_on_data(found, data, checkpoint, embedded=True, use="shown")
     network = restored_network(found, checkpoint).to(device())
     figure = network_figure(network, settings, data, examples)

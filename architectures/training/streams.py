@@ -1,4 +1,4 @@
-"""Random streams that names and numbers decide, so that a run that was stopped goes on with the same ones."""
+"""Random streams seeded by names and numbers, so that a run that was stopped goes on with the same streams."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class Streams:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __call__(self, device: torch.device, *key: object) -> torch.Generator:
-        """The generator of this device at the beginning of this key's stream; it is used up before the next call."""
+        """The generator of this device at the start of this key's stream; the next call seeds it anew."""
         generator = self._generators.setdefault(device, torch.Generator(device))
         return generator.manual_seed(stream_seed(*key))

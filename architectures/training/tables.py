@@ -42,7 +42,7 @@ def _table1() -> Iterator[Cell]:
             yield Cell(
                 row=model, column=column, experiment=experiment, model=f"mnist_{model}", paper=error
             )
-    # The text of section 4.1; of which class the transformers were it does not say.
+    # From the text of section 4.1, which does not say which transform these are for.
     cluttered = {"fcn": 13.2, "cnn": 3.5, "st_fcn_affine": 2.0, "st_cnn_affine": 1.7}
     for model, error in cluttered.items():
         yield Cell(
@@ -93,7 +93,7 @@ def _table4() -> Iterator[Cell]:
 
 
 def _table5() -> Iterator[Cell]:
-    # The paper prints how many are found; the figures of TC are not in its text and less sure.
+    # The paper prints the percentage that is found. Its text does not repeat the figures of TC, which are less sure.
     found = {"T": (100,) * 10, "TC": (81, 82, 88, 75, 94, 84, 93, 85, 89, 87)}
     for row, figures in found.items():
         for digit, right in enumerate(figures):

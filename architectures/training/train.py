@@ -28,9 +28,10 @@ from lightning.pytorch.trainer.states import RunningStage
 from architectures.checkpoint import CheckpointError, load_weights
 from architectures.data import DataError
 from architectures.errors import first_line
-from architectures.registry import model_input
+from architectures.networks.registry import model_input
 
 from .callbacks import KeepLast, Pictures, WholeCheckpoints
+from .colocalise import Colocalisation
 from .curves import draw_curves
 from .datamodule import make_data
 from .errors import UsageError
@@ -39,26 +40,28 @@ from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
 from .files import check_writable
 from .lock import locked
-from .module import Classification, build
+from .module import Classification
 from .origin import check_resumed
 from .progress import Progress
 
 _REFUSALS = (
     MisconfigurationException,
-    ModuleNotFoundError,  # of a precision or a strategy that is a package of its own
+    ModuleNotFoundError,  # for a precision or a strategy that needs a package of its own
     RuntimeError,
     TypeError,
     ValueError,
 )
-"""What Lightning raises at options that it does not have, or not here."""
+"""What Lightning raises for options that it does not know, or that this machine cannot do."""
+_MODULES = {type(module.task): module for module in (Classification, Colocalisation)}
+"""The module that trains for each kind of task."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What to train and how. None: what the experiment's schedule, or the checkpoint that is resumed, says.
+    """What to train and how. None stands for the value of the experiment's schedule, or of the checkpoint to resume.
 
-    resume: True for last.ckpt in `out`, or a path.
+    resume: the path of a checkpoint, or True for last.ckpt in `out`.
     """
 
     experiment: str
@@ -86,10 +89,10 @@ class Run:
 
 
 def train(run: Run) -> tuple[Path, int]:
-    """Train, and give the folder of the run and the number of the signal that ended it, or 0.
+    """Train; gives the folder of the run, and the number of the signal that ended it or 0.
 
-    In the folder: last.ckpt, best.ckpt (least validation error), logs/version_*/metrics.csv (one version each time the
-    run was resumed) with TensorBoard's events where that is installed, and curves.png.
+    The folder holds last.ckpt, best.ckpt (least validation error), curves.png, and logs/version_*/metrics.csv, one
+    version each time the run was resumed, with TensorBoard's events where that is installed.
 
     Raises:
         UsageError: arguments that do not fit the experiment, the checkpoint or this machine.
@@ -116,7 +119,7 @@ def train(run: Run) -> tuple[Path, int]:
         data = make_data(settings, run.data_dir, num_workers=run.num_workers)
         torch.manual_seed(settings["seed"])
         try:
-            module = build(settings)
+            module = _MODULES[type(EXPERIMENTS[run.experiment].task)](**settings)
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"--model-option: {first_line(error)}") from error
         data.check(
@@ -125,7 +128,7 @@ def train(run: Run) -> tuple[Path, int]:
         )
         origin = data.origin()
         _make_folder(out)
-        # One process of all writes; the others come when it is there already.
+        # Process 0 alone writes, and holds the lock.
         with locked(out) if trainer.is_global_zero else nullcontext():
             if checkpoint is None:
                 _prepare(module, data, run, out, trainer)
@@ -149,8 +152,8 @@ def train(run: Run) -> tuple[Path, int]:
 def _prepare(
     module: Classification, data: ExperimentData, run: Run, out: Path, trainer: L.Trainer
 ) -> None:
-    """What precedes the first step of a new run; its time counts, but one step is always left."""
-    _check_folder(out, new=True)  # once more: nobody else can begin one now
+    """Do what precedes the first step of a new run. Its time counts as training, but leaves time for a step."""
+    _check_folder(out, new=True)  # again, now that the lock keeps others from beginning a run
     start = time.monotonic()
     seconds = 60 * (run.max_minutes or math.inf)
     try:
@@ -174,7 +177,7 @@ def _fit(
         module.network.compile()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C where training has not begun
+    except SystemExit:  # Lightning turns Ctrl-C before the first step into this
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
@@ -183,7 +186,9 @@ def _fit(
             raise
         raise UsageError(f"--precision {run.precision}: {first_line(error)}") from error
     except OSError as error:
-        if error.errno in _FULL and error.filename is None:  # a logger's, which names no file
+        if (
+            error.errno in _FULL and error.filename is None
+        ):  # from a logger, and without the name of the file
             raise OSError(
                 f"{trainer.default_root_dir}: cannot be written: {error.strerror}"
             ) from error
@@ -241,7 +246,7 @@ def fresh_settings(run: Run) -> dict[str, Any]:
 
 
 def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Those of the checkpoint. What was asked for must agree with it; only the number of steps may change."""
+    """The settings of the checkpoint. Those that were asked for must be the same, except the number of steps."""
     settings: dict[str, Any] = found["hyper_parameters"]
     if settings["experiment"] != run.experiment:
         raise CheckpointError(
@@ -272,15 +277,15 @@ def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict
 
 
 def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classification) -> None:
-    """Meet now what Lightning would meet in words of its own."""
+    """Refuse a checkpoint that Lightning would fail on later, with a message of its own."""
     load_weights(module, found["state_dict"], found["hyper_parameters"]["model"], checkpoint)
     missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
     if missing:
-        raise CheckpointError(f"{checkpoint}: cannot be gone on with: it has no {min(missing)}")
+        raise CheckpointError(f"{checkpoint}: cannot be resumed: it has no {min(missing)}")
 
 
 def _check_folder(out: Path, *, new: bool) -> None:
-    """Refuse a folder that cannot be written, or that holds another run, before the work and not after it."""
+    """Refuse, before any work, a folder that cannot be written or that holds another run."""
     try:
         check_writable(out)
         taken = new and (out / "last.ckpt").exists()
@@ -317,7 +322,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
     if not run.quiet:
         callbacks.append(Progress(settings["model"], schedule.batch_size))
     machine: dict[str, Any] = {
-        "devices": run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # the latter: torchrun
+        "devices": run.devices or os.environ.get("LOCAL_WORLD_SIZE", "1"),  # which torchrun sets
         "num_nodes": run.num_nodes,
         "strategy": run.strategy,
         "precision": run.precision,
@@ -338,7 +343,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             plugins=[WholeCheckpoints()],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            enable_progress_bar=False,  # ours is a callback like the others
+            enable_progress_bar=False,  # `Progress` draws one
             enable_model_summary=False,
         )
     except _REFUSALS as error:
@@ -346,7 +351,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
 
 
 def _at_fault(machine: dict[str, Any]) -> str:
-    """Which of these options Lightning refuses: the first that it does not take alone, either; else all of them."""
+    """The option that Lightning refuses: the first that it refuses on its own, or else all of them."""
     for name, value in machine.items():
         alone = {"devices": "1", name: value}
         try:
@@ -358,9 +363,9 @@ def _at_fault(machine: dict[str, Any]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's hints, which are about loaders and loggers that we chose on purpose.
+    """Silence Lightning's hints, which are about loaders and loggers that were chosen on purpose.
 
-    And without the traceback of TensorBoard's thread where the disk is full: the next step raises the same error.
+    The traceback that TensorBoard's thread prints on a full disk is silenced, too: the next step raises the same error.
     """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]

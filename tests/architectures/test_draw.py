@@ -14,7 +14,7 @@ from torch import Tensor, nn
 pytest.importorskip("matplotlib")
 
 from architectures import ParallelSTN, SerialSTN, StackedSTN, create_model, draw
-from architectures.calls import Call, recorded_calls
+from architectures.pictures.calls import Call, recorded_calls
 from stn_triton import SpatialTransformer, compose, identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
 from support import ROOT
@@ -288,7 +288,7 @@ def test_what_is_refused() -> None:
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [each for each in sys.modules if each.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("architectures.pictures", "architectures.figures"):
+    for name in ("architectures.pictures.strips", "architectures.pictures.figures"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"matplotlib: pip install 'stn-triton\[draw\]'"):

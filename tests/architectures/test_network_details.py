@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from architectures import SerialSTN, create_model
-from architectures.colocalisation import Encoder, colocalisation_loss
-from architectures.inception import Inception, InceptionModule
+from architectures.networks.colocalisation import Encoder, colocalisation_loss
+from architectures.networks.inception import Inception, InceptionModule
 from stn_triton import identity_theta, st_sample
 from support.networks import CUB, SVHN, meta, tiny_backbone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -195,6 +196,14 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "too few initial thetas": (
         {"transform": TRANSFORMS, "initial_theta": [None]}, ValueError, ["initial_theta", "= 3"],
     ),
+    "an initial theta of another transform": (
+        {"transform": TRANSFORMS, "initial_theta": [[1.0, 0, 0], [1.0, 0, 0], None]}, ValueError,
+        ["initial_theta", "(2, 3)", "'affine'", "got shape (3,)"],
+    ),
+    "initial thetas of another transform": (
+        {"out_size": SIZES, "initial_theta": [[1.0, 0, 0]] * 3}, ValueError,
+        ["initial_theta", "(3, 2, 3)", "'affine'", "got shape (3, 3)"],
+    ),
     "images and volumes": ({"out_size": [(4, 5), (4, 5, 6), (4, 5)]}, ValueError, ["images", "volumes", "[2, 3, 2]"]),
     "a size that is a number": ({"out_size": [4, None, (3, 3)]}, TypeError, ["out_size", "4"]),
 }  # fmt: skip
@@ -211,11 +220,55 @@ def test_lists_that_are_refused(case: str) -> None:
 def test_other_than_k_thetas_or_maps_are_refused() -> None:
     model = network(out_size=(4, 5))
     x = torch.rand(N, C, H, W)
-    for theta in (identity_theta("affine", (N, 2)), [identity_theta("affine", (N,))] * 4):
-        with pytest.raises(ValueError, match="thetas must be one for each of 3 transformers"):
-            model.sample(x, theta)
+    with pytest.raises(ValueError, match="thetas must be one for each of 3 transformers, got 4"):
+        model.sample(x, [identity_theta("affine", (N,))] * 4)
     with pytest.raises(ValueError, match="maps must be one for each of 3 transformers, got 2"):
         model.classify([x, x])
+
+
+@pytest.mark.parametrize("localisations", [False, True], ids=["one localisation", "K"])
+@pytest.mark.parametrize(
+    "shape", [(N, 2, 2, 3), (N, K, 3), (N, 2, 3), (N, K, 3, 2), (N, K), (N,), (N, K, 1, 2, 3)], ids=str
+)  # fmt: skip
+def test_thetas_of_another_shape_are_refused(shape: tuple[int, ...], localisations: bool) -> None:
+    """The error names the shape that was passed, not one that became of it on the way."""
+    model = network(localisations=localisations, out_size=(4, 5))
+    wanted = f"theta must be (N, 3, 2, 3), one for each of 3 transformers, got shape {shape}"
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        model.sample(torch.rand(N, C, H, W), torch.zeros(shape))
+
+
+def test_one_theta_for_each_image_is_not_taken_for_those_of_two_transformers() -> None:
+    model = ParallelSTN(
+        localisation(), nn.Flatten(), nn.Identity(), in_features=FEATURES, num_transformers=2
+    )
+    with pytest.raises(ValueError, match=r"theta must be \(N, 2, 2, 3\).*got shape \(3, 2, 3\)$"):
+        model.sample(torch.rand(N, C, H, W), identity_theta("affine", (N,)))
+
+
+def test_a_theta_of_another_shape_in_a_list_is_named() -> None:
+    x = torch.rand(N, C, H, W)
+    model = network(transform=TRANSFORMS, out_size=(4, 5))
+    thetas = model.localise(x)
+    assert isinstance(thetas, list)
+    swapped = [thetas[1], thetas[0], thetas[2]]
+    with pytest.raises(
+        ValueError,
+        match=r"^thetas\[0\] must be \(N, 3\), for transform 'attention', got shape \(3, 2, 3\)$",
+    ):
+        model.sample(x, swapped)
+    with pytest.raises(TypeError, match=r"^thetas\[2\] must be a tensor, got list$"):
+        model.sample(x, [*thetas[:2], [0.0]])
+    with pytest.raises(
+        TypeError, match="theta must be a list of 3 tensors where transforms differ"
+    ):
+        model.sample(x, identity_theta("affine", (N, K)))
+    row = SerialSTN([transformer(), transformer(transform="attention")], nn.Flatten())
+    for sample in (row.sample, lambda _, given: row.composed_theta(given)):
+        with pytest.raises(
+            ValueError, match=r"^thetas\[1\] must be \(N, 3\), .*got shape \(3, 2, 3\)$"
+        ):
+            sample(x, [identity_theta("affine", (N,))] * 2)
 
 
 # Localise on one image, sample another

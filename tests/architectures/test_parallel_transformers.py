@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures import ParallelSTN
-from architectures.frames import frame_corners
+from architectures.pictures.frames import frame_corners
 from stn_triton import identity_theta, st_sample
 from stn_triton.transforms import TRANSFORMS
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from architectures import list_models, model_input
-from architectures.inception import MODULES
+from architectures.networks.inception import MODULES
 from support.networks import TRANSFORMS, meta, parameters
 
 

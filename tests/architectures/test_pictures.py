@@ -12,10 +12,11 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("einops")
 
 from architectures import create_model
-from architectures.calls import recorded_calls
-from architectures.frames import frame_corners, frame_lines
-from architectures.pictures import COLOURS, calls_figure, class_titles, picture, value_range
+from architectures.pictures.calls import recorded_calls
+from architectures.pictures.frames import frame_corners, frame_lines
+from architectures.pictures.strips import COLOURS, calls_figure, picture, value_range
 from architectures.training.curves import draw_curves, read_metrics
+from architectures.training.scores import class_titles
 from stn_triton import identity_theta, sampling_grid
 
 

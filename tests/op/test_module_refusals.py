@@ -60,6 +60,16 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["initial_theta", "(2, 3)", "(3, 2)"],
     ),
+    "initial_theta, of attention": (
+        {"initial_theta": [1.0, 0.0, 0.0]},
+        ValueError,
+        ["initial_theta", "(2, 3)", "'affine'", "6 numbers", "got shape (3,)"],
+    ),
+    "initial_theta, one point for all": (
+        {"initial_theta": [1.0, 0.0], "transform": "tps", "num_transformers": 2},
+        ValueError,
+        ["initial_theta", "(2, 16, 2)", "'tps'", "32 numbers or 64", "got shape (2,)"],
+    ),
     "initial_theta, K without the axis": (
         {"initial_theta": torch.zeros(2, 2, 3)},
         ValueError,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stn_triton import identity_theta, st_sample
 from stn_triton.parametrisations import BoundedAffine, BoundedAttention, Rotation, Similarity
-from support.bounded import BOUNDS, ORDER, definition, held, kinds, make, parts
+from support.bounded import BOUNDS, KINDS, ORDER, definition, held, kinds, make, parts
 from support.checks import check_refused, within_budget
 
 F64 = torch.float64
@@ -253,8 +253,18 @@ WRONG: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "max_shear, not a number": (lambda: BoundedAffine(max_shear=math.nan), ValueError, ["max_shear", "nan"]),
     "max_angle, text": (lambda: Rotation("1"), TypeError, ["max_angle", "number", "'1'"]),
     "max_angle, a bool": (lambda: Rotation(True), TypeError, ["max_angle", "number", "True"]),
-    "image_size, an int": (lambda: Rotation(image_size=28), TypeError, ["image_size", "28"]),
-    "image_size, of a volume": (lambda: Rotation(image_size=(2, 3, 4)), ValueError, ["(h, w)", "(2, 3, 4)"]),
+    **{
+        f"image_size of {kind.__name__}, {what}": (
+            lambda kind=kind, size=size: kind(image_size=size), error, [f"image_size must {wanted}, got {got}"],
+        )
+        for kind in KINDS
+        for what, size, error, wanted, got in (
+            ("an int", 5, TypeError, "be a sequence of 2 ints, (h, w)", "5"),
+            ("a text", "5", TypeError, "be a sequence of 2 ints, (h, w)", "'5'"),
+            ("floats", (5.0, 4.0), TypeError, "be a sequence of 2 ints, (h, w)", "(5.0, 4.0)"),
+            ("of a volume", (2, 3, 4), ValueError, "have 2 entries, (h, w)", "3: (2, 3, 4)"),
+        )
+    },
     "image_size, 0": (lambda: Rotation(image_size=(0, 4)), ValueError, ["image_size", "(0, 4)"]),
     "parameters, another number": (
         lambda: Similarity()(torch.zeros(2, 3)), ValueError, ["parameters", "Similarity", "(..., 4)", "(2, 3)"],

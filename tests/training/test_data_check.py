@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
+from architectures.commands.main import main
 from architectures.data import CUB, DataError, generate_cub, generate_svhn, load_mnist
-from architectures.training.cli import main
 from support.mnist import idx, write_part
 
 PICTURES = [f"00{species}.Species_{species}/Species_{species}_0003.jpg" for species in (1, 2)]

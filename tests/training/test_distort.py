@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,6 @@ from torch import Tensor
 from architectures.data import (
     Digits,
     addition_batch,
-    addition_batches,
     draw_digits,
     rts,
     rts_theta,
@@ -206,19 +203,22 @@ def test_addition_channels_are_placed_apart() -> None:
 
 
 def test_addition_batches_are_seeded() -> None:
-    def first(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-        return list(islice(addition_batches(telling_digits(), 8, seed=seed), count))
+    def batch(seed: int) -> tuple[Tensor, Tensor]:
+        return addition_batch(telling_digits(), 8, generator=seeded(seed))
 
-    one, again, other = first(3, 1), first(3, 1), first(1, 2)
-    for (images, sums), (same_images, same_sums) in zip(one, again, strict=True):
-        assert torch.equal(images, same_images)
-        assert torch.equal(sums, same_sums)
-    assert not torch.equal(one[0][0], one[1][0]), "batches differ"
-    assert not torch.equal(one[0][0], other[0][0]), "seeds differ"
+    (images, sums), (same_images, same_sums), (other, _) = batch(1), batch(1), batch(2)
+    assert torch.equal(images, same_images) and torch.equal(sums, same_sums)
+    assert not torch.equal(images, other)
+
+
+def test_addition_without_difficulty_is_upright_in_the_middle() -> None:
+    images, _ = addition_batch(telling_digits(), 8, generator=seeded(), difficulty=0.0)
+    left, right = (centroid(images[:, channel : channel + 1]) for channel in range(2))
+    assert (left - right).abs().max() < 0.01
 
 
 def test_addition_canvas() -> None:
-    images, sums = next(addition_batches(telling_digits(), 4, seed=0, canvas=(50, 46)))
+    images, sums = addition_batch(telling_digits(), 4, generator=seeded(), canvas=(50, 46))
     assert images.shape == (4, 2, 50, 46)
     assert sums.shape == (4,)
 

@@ -18,8 +18,8 @@ ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from architectures import create_model, load_model
+from architectures.commands.main import main
 from architectures.training import export
-from architectures.training.cli import main
 from architectures.training.errors import ExportError
 from architectures.training.experiments import EXPERIMENTS
 from stn_triton import SpatialTransformer

@@ -121,12 +121,12 @@ def test_files_are_drawn_whatever_backend_a_notebook_names(backend: str, tmp_pat
     script = f"""
 import sys
 from pathlib import Path
-from architectures import demo
+from architectures.demo import run as demo
 demo.throughput_table = lambda device: ""
 arguments = "--steps 1 --batch-size 2 --test-size 6 --out".split()
 assert demo.main([*arguments, {str(tmp_path / "demo.png")!r}]) == 0
 from architectures.training import datamodule
-from architectures.training.cli import main
+from architectures.commands.main import main
 datamodule._VALIDATED = 10
 out = {str(tmp_path / "run")!r}
 arguments = "train mnist_r --model mnist_fcn --fast --batch-size 4 --max-steps 2 --out".split()
@@ -145,7 +145,9 @@ assert "pyplot" not in dir(matplotlib) or not sys.modules["matplotlib.pyplot"].g
 @pytest.mark.slow
 def test_a_backend_that_there_is_stays_chosen() -> None:
     """A program that draws in windows keeps the backend that it chose."""
-    script = "import architectures.figures, matplotlib; print(matplotlib.rcParams['backend'])"
+    script = (
+        "import architectures.pictures.figures, matplotlib; print(matplotlib.rcParams['backend'])"
+    )
     environment = os.environ | {"MPLBACKEND": "svg"}
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, cwd=ROOT, env=environment, capture_output=True, text=True

@@ -21,11 +21,11 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
+from architectures.commands.main import main
 from architectures.data import digits as digits_module
 from architectures.errors import machine_trouble
 from architectures.training import colocalise, datamodule
 from architectures.training.callbacks import Finite
-from architectures.training.cli import main
 from architectures.training.errors import Diverged, UsageError
 from architectures.training.lock import locked
 from architectures.training.module import Classification

@@ -1,21 +1,21 @@
 """Distorted MNIST (Jaderberg et al. 2015, arXiv:1506.02025, section 4.1 and appendix A.4, table 1).
 
-Digits, rotated (R), rotated, scaled and moved (RTS), in perspective (P), elastically bent (E) or
-moved among clutter (TC). Images have 28 pixels for R, P and E, 42 for RTS and 60 for TC; 42 is the
-default. The classifiers have three weight layers: fully connected ones, or conv 9x9 and conv 7x7,
-both with max pooling. A transformer stands before the classifier; its map has the input's size.
-The paper leaves open, and here it is so:
+Digits are rotated (R); rotated, scaled and moved (RTS); seen in perspective (P); bent elastically (E); or moved among
+clutter (TC). Images have 28 pixels for R, P and E, 42 for RTS and 60 for TC; 42 is the default. The classifiers have
+three weight layers: fully connected ones, or conv 9x9 and conv 7x7 and a fully connected one, both with max pooling. A
+transformer stands before the classifier, and its map has the input's size.
 
-- Widths. 32 to 64 filters and 128 to 256 units, and all networks of one experiment with about the
-  same number of parameters. Here 64 filters everywhere, and as many units as come nearest to
-  what these give: 209,000 to 220,000 parameters at 28 pixels, 224,000 to 244,000 at 42 and 255,000
-  to 271,000 at 60. Of the localisations only the widths are known: 32 units, 20 filters.
-- Pooling. x2 by the average between transformer and classifier for RTS and TC, from 42 pixels on.
-  Networks without a transformer are not pooled, except the fully connected one from 60 pixels on,
-  whose first layer would alone exceed the others by far.
-- The convolutional localisation sees its input at half the size: by the average, which does not
-  alias.
-- Rounding of max pooling: see `layers`.
+Choices that the paper leaves open:
+
+- Widths. The paper has 32 to 64 filters and 128 to 256 units, and about the same number of parameters in all networks
+  of one experiment. Here there are 64 filters everywhere, and the number of units that comes nearest to the same
+  count: 209,000 to 220,000 parameters at 28 pixels, 224,000 to 244,000 at 42 and 255,000 to 271,000 at 60. The widths
+  of the localisations are the paper's: 32 units, 20 filters.
+- Pooling. From 42 pixels on, as in RTS and TC, average pooling x2 stands between transformer and classifier. Networks
+  without a transformer are not pooled, except the fully connected one from 60 pixels on: its first layer alone would
+  have more parameters than any other network here.
+- The convolutional localisation sees its input at half the size, averaged, which does not alias.
+- How max pooling rounds: see `layers`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from functools import partial
 
 from torch import nn
 
+from architectures.blocks.serial import SerialSTN
 from stn_triton.modules import SpatialTransformer, check_at_least
 
 from . import layers
-from .serial import SerialSTN
 
-# Units of the fully connected classifiers, by the image size from which on they hold.
+# Units of the fully connected classifiers; each number is for images of the size before it and larger ones.
 FCN_HIDDEN = {28: 208, 42: 128, 60: 232}
 ST_FCN_HIDDEN = {28: 187, 42: 256, 60: 144}
 

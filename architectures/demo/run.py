@@ -18,15 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data import DataError, Digits, load_digits
-from .errors import first_line
-from .optim import parameter_groups
-from .parallel import ParallelSTN
-from .pictures import draw_frames
+from architectures.blocks.optim import parameter_groups
+from architectures.commands import arguments
+from architectures.data import DataError, Digits, load_digits
+from architectures.errors import first_line
+from architectures.pictures.calls import recorded_calls
+from architectures.pictures.strips import calls_figure
+from architectures.training.errors import Diverged
+from architectures.training.files import replacing
+from architectures.training.scores import class_titles
+
 from .sums import sum_batch, with_transformers, without_transformers
 from .throughput import throughput_table
-from .training.errors import Diverged
-from .training.files import path_argument, replacing
 
 
 def train(
@@ -41,15 +44,15 @@ def train(
 ) -> None:
     """Train on fresh batches, with a progress bar; the same seed draws the same batches.
 
-    The digits start in the middle of their halves and spread over them between 15 % and 40 % of the steps: who has
-    learned to read them can then learn to follow them.
+    The digits start in the middle of their halves and spread over them between 15 % and 40 % of the steps: a network
+    that has learned to read the digits can then learn to follow them.
     """
     device = digits.images.device
     generator = torch.Generator(device).manual_seed(seed)
     optimiser = torch.optim.AdamW(parameter_groups(model, lr=lr), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.15)
     average = 0.0
-    often = 0.1 if sys.stderr.isatty() else 10.0  # seconds: a log keeps every line
+    often = 0.1 if sys.stderr.isatty() else 10.0  # seconds between lines; a log keeps all of them
     bar = tqdm(
         range(1, steps + 1), desc=name, unit="step", dynamic_ncols=True,
         mininterval=often, maxinterval=often, miniters=1,
@@ -82,37 +85,43 @@ def accuracy(model: nn.Module, images: Tensor, sums: Tensor) -> float:
     return 100 * (guesses == sums).double().mean().item()
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def draw(network: nn.Module, images: Tensor, sums: Tensor, path: Path) -> None:
+    """Draw each image with the frames of all transformers, and beside it what each of them sampled, into a PNG."""
+    calls, logits = recorded_calls(network, images)
+    heading = "Two transformers find two digits, told nothing but the sum"
+    figure = calls_figure(images, calls, heading=heading, titles=class_titles(logits, sums))
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+
+
+def parse(given: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m architectures.demo", description=__doc__)
+    parser = arguments.OneLine(prog="python -m architectures.demo", description=__doc__)
     parser.add_argument(
         "--data-dir",
-        type=path_argument,
+        type=arguments.path,
         help="folder of MNIST's IDX files; else 5,000 embedded digits",
     )
     parser.add_argument(
-        "--out", type=path_argument, default=Path("out/demo.png"), help="the picture (%(default)s)"
+        "--out",
+        type=arguments.writable_file(),
+        default=Path("out/demo.png"),
+        help="the picture (%(default)s)",
+    )
+    for name, usual, text in (
+        ("--steps", 500, "training steps of each network"),
+        ("--batch-size", 64, "images a step"),
+        ("--test-size", 4000, "test images"),
+    ):
+        parser.add_argument(name, type=arguments.count, default=usual, help=f"{text} (%(default)s)")
+    parser.add_argument(
+        "--lr", type=arguments.positive, default=3e-3, help="peak learning rate (%(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=500, help="training steps of each network (%(default)s)"
+        "--seed", type=arguments.seed, default=0, help="of weights and data (%(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images a step (%(default)s)")
-    parser.add_argument("--test-size", type=int, default=4000, help="test images (%(default)s)")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    chosen = parser.parse_args(arguments)
-    for name in ("steps", "batch_size", "test_size"):
-        if getattr(chosen, name) < 1:
-            parser.error(
-                f"--{name.replace('_', '-')} must be at least 1, got {getattr(chosen, name)}"
-            )
-    if not 0 < chosen.lr < math.inf:
-        parser.error(f"--lr must be above 0, got {chosen.lr}")
-    if not 0 <= chosen.seed < 2**63:
-        parser.error(f"--seed must be from 0 to 2^63 - 1, got {chosen.seed}")
-    if chosen.out.is_dir():
-        parser.error(f"--out must be a file, got the folder {chosen.out}")
+    chosen = parser.parse_args(given)
     try:
         torch.empty(0, device=chosen.device)
     except (AssertionError, RuntimeError) as error:
@@ -120,9 +129,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run the demo; the exit status is 1 where data are missing or broken, or the picture cannot be written."""
-    chosen = parse(arguments)
+    chosen = parse(given)
     try:
         run(chosen)
     except (DataError, Diverged, OSError) as error:
@@ -134,7 +143,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(chosen: argparse.Namespace) -> None:
     """Train both networks, print what they reach, and draw."""
     train_digits, test_digits = load_digits(chosen.data_dir)
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     device = torch.device(chosen.device)
     train_digits, test_digits = train_digits.to(device), test_digits.to(device)
     generator = torch.Generator(device).manual_seed(10_000 + chosen.seed)
@@ -166,13 +174,6 @@ def run(chosen: argparse.Namespace) -> None:
         + "\n".join(lines)
     )
 
-    network = models["2 transformers"]
-    assert isinstance(network, ParallelSTN)
-    with replacing(chosen.out) as part:
-        draw_frames(network, images[:6], sums[:6], part)
+    draw(models["2 transformers"], images[:6], sums[:6], chosen.out)
     print(f"\nwhat the transformers look at: {chosen.out}\n")
     print(throughput_table(device))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

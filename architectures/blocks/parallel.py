@@ -13,14 +13,14 @@ from stn_triton import identity_theta
 from stn_triton.checks import checked_size
 from stn_triton.modules import SpatialTransformer, check_at_least
 
-from .serial import check_thetas, checked_module
+from .serial import check_shape, check_thetas, checked_module, theta_shape
 
 Thetas = Tensor | list[Tensor]
 Maps = Tensor | list[Tensor]
 
 
 class ParallelSTN(nn.Module):
-    """K transformers read one input, a stream each reads what they saw, a head joins the streams.
+    """K transformers read one input, a stream reads what each of them saw, a head reads what the streams give.
 
     Convention: as in `SpatialTransformer`: each theta maps coordinates of the transformer's output
     to coordinates of the input, both normalised to [-1, 1] in (x, y[, z]) order.
@@ -77,7 +77,7 @@ class ParallelSTN(nn.Module):
         self.separate_maps = bool(varied.keys() & {"out_size", "antialias"})
         self.separate_thetas = "transform" in varied
         self.localisation: nn.Module | None = None
-        """What the transformers share where each of them is one of its own; it gives their features."""
+        """What K separate `SpatialTransformer`s share as their localisation; None if each of them has its own."""
         if len(localisations) == 1 and not varied:
             each = [SpatialTransformer(localisations[0], **given, num_transformers=k)]
         else:
@@ -107,10 +107,10 @@ class ParallelSTN(nn.Module):
         """What the transformers see at these thetas: (N, C, [D,] H, W) -> (N, K, C, [d,] h, w), or a list of K.
 
         Raises:
-            ValueError: other than K thetas; and as `SpatialTransformer.sample`.
+            TypeError: a theta that is no tensor.
+            ValueError: other than K thetas, or one of another shape; and as `SpatialTransformer.sample`.
         """
-        thetas = theta.unbind(1) if isinstance(theta, Tensor) else theta
-        check_thetas(self.num_transformers, thetas)
+        thetas = self._thetas(theta)
         maps: dict[int, Tensor] = {}
         for numbers in self._launches:
             # Transformers that sample alike differ in their localisation alone: the first of them samples for all.
@@ -123,6 +123,24 @@ class ParallelSTN(nn.Module):
             maps |= zip(numbers, seen.unbind(1), strict=True)
         ordered = [maps[number] for number in range(self.num_transformers)]
         return ordered if self.separate_maps else torch.stack(ordered, 1)
+
+    def _thetas(self, theta: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+        """K thetas (N, *theta shape) from one tensor or a list; refuses others."""
+        k = self.num_transformers
+        each = [cast(SpatialTransformer, one) for one in self.transformers] * (
+            k // len(self.transformers)
+        )
+        if isinstance(theta, Tensor):
+            shapes = {theta_shape(one) for one in each}
+            if len(shapes) > 1:
+                raise TypeError(
+                    f"theta must be a list of {k} tensors where transforms differ, got one tensor"
+                )
+            wanted = (k, *shapes.pop())
+            check_shape("theta", theta, wanted, f"one for each of {k} transformers")
+            return theta.unbind(1)
+        check_thetas(each, theta)
+        return theta
 
     def classify(self, maps: Tensor | Sequence[Tensor]) -> Tensor:
         """Streams and head: (N, K, C, [d,] h, w), or a list of K maps (N, C, [d,] h, w) -> what `head` gives.
@@ -140,8 +158,8 @@ class ParallelSTN(nn.Module):
                     f"maps must be one for each of {self.num_transformers} transformers, got {len(each)}"
                 )
             streams = list(self.streams) * (self.num_transformers // len(self.streams))
-            # Copies, which most first layers would make anyway: a stream that begins in place must not write into
-            # what another one reads, nor into a tensor that autograd watches together with all the others.
+            # Each stream gets a copy, since its first layer may work in place: it must not write into what another
+            # stream reads, nor into one of several views of a tensor, which autograd forbids.
             features = torch.cat(
                 [stream(one.clone()).flatten(1) for stream, one in zip(streams, each, strict=True)],
                 1,
@@ -172,18 +190,18 @@ class ParallelSTN(nn.Module):
 
 
 _VARIED = ("out_size", "transform", "fixed_scale", "antialias")
-"""The options that each transformer may have its own of."""
+"""The options of which each transformer may have a value of its own."""
 
 
 def _is_list(name: str, value: object) -> bool:
-    """Whether an option is given for each transformer; a size is a list itself, but not of sizes."""
+    """Whether an option is a list of K values. A single size is a sequence, too, but of numbers."""
     if not isinstance(value, list | tuple):
         return False
     return name != "out_size" or any(one is None or isinstance(one, Sequence) for one in value)
 
 
 def _options_of_each(given: dict[str, Any], k: int) -> list[dict[str, Any]]:
-    """The options of K transformers, each of which is one of its own."""
+    """The options of each of K separate transformers."""
     varied = [*filter(lambda name: _is_list(name, given.get(name)), _VARIED)]
     for name in varied:
         if len(given[name]) != k:
@@ -206,10 +224,10 @@ def _options_of_each(given: dict[str, Any], k: int) -> list[dict[str, Any]]:
         usual = {**given, "fixed_scale": None, "antialias": False}
         usual["out_size"] = sizes[0] if sizes else None
         joint = SpatialTransformer(nn.Identity(), **usual, num_transformers=k)
-        starts = joint.initial_theta or [None] * k  # which a parametrisation refuses
+        starts = joint.initial_theta or [None] * k  # a parametrisation has no initial theta
     for one, start in zip(each, starts, strict=True):
         if start is None and one["out_size"] is None and sizes and len(sizes[0]) == 3:
-            # Beside volumes it is for volumes, too, which nothing else tells.
+            # A transformer that keeps the size of its source is for images unless its initial theta is a volume's.
             start = identity_theta(one.get("transform", "affine"), ndim=3)
         one["initial_theta"] = start
     return each
@@ -224,12 +242,12 @@ def _check_axes(transformers: Sequence[SpatialTransformer]) -> None:
 
 
 def _launches(transformers: Sequence[SpatialTransformer], k: int) -> list[list[int]]:
-    """The numbers of those that sample alike, which one launch does together."""
+    """Groups of transformers, by their numbers, that sample alike and so share one launch."""
     if len(transformers) < k:
         return [list(range(k))]
     alike: dict[tuple[object, ...], list[int]] = {}
     for number, each in enumerate(transformers):
-        # antialias=True is not 1, though it equals it
+        # antialias=True and antialias=1 mean different things, though True == 1.
         key = (each.transform, each.out_size, each.antialias is True, each.antialias)
         alike.setdefault(key, []).append(number)
     return list(alike.values())

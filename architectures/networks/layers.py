@@ -1,8 +1,9 @@
 """What the networks of several experiments are built from (Jaderberg et al. 2015, appendices A.4 and A.5).
 
-Pooling rounds sizes down, except in the convolutional classifier: there a map of 42 pixels that
-was pooled x2 has only 13 left after the first convolution, and the second one needs 7 after the
-pooling. The paper does not say how it rounds; rounded up, its layers fit every size it uses.
+Pooling rounds sizes down, except in the convolutional classifier, where it rounds them up: a map of
+42 pixels that was pooled x2 has 13 pixels after the first convolution, which pooling makes 7, as many
+as the second convolution needs. The paper does not say how it rounds; rounded up, its layers fit every
+size that it uses.
 """
 
 from __future__ import annotations
@@ -107,11 +108,11 @@ def flatten() -> Rearrange:
 def initialise(network: nn.Sequential, *, dropped: float = 0.0) -> nn.Sequential:
     """Draw all weights of `network` as He et al. 2015 (arXiv:1502.01852), which keeps a signal's size; biases are 0.
 
-    dropped: the share that dropout takes from what every layer reads; it raises the signal's variance by
-    1 / (1 - dropped), ten times in a row to a thousand times, unless weights are drawn as much smaller.
+    dropped: the share that dropout takes from what every layer reads. Dropout raises a signal's variance by
+    1 / (1 - dropped) at each layer, a thousandfold over ten layers at 0.5; weights are drawn smaller to undo that.
 
-    The paper says that weights are random and no more. After torch's own initialisation every layer
-    makes signals about 6 times smaller in variance, which networks of a dozen layers do not outlive.
+    The paper says only that weights are random. With torch's own initialisation every layer makes the variance of a
+    signal about 6 times smaller, and little is left of it behind a dozen layers.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -51,7 +51,7 @@ def draw(network: nn.Module, images: Tensor) -> Figure:
             f"images must be (N, C, H, W) or (N, C, D, H, W) with N at least 1, got {tuple(images.shape)}"
         )
     try:
-        from .pictures import calls_figure
+        from .strips import calls_figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"drawing needs {error.name}: pip install 'stn-triton[draw]'", name=error.name

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Widths(NamedTuple):
-    """Filters of one module; no `single` or `projection` (0): the module halves the map."""
+    """Filters of one module. Where `single` and `projection` are 0, the module halves the map."""
 
     single: int  # 1x1
     reduced: int  # 1x1 before 3x3
@@ -108,7 +108,7 @@ def _halving() -> nn.MaxPool2d:
 
 
 def _pooling(in_channels: int, widths: Widths, stride: int) -> nn.Module:
-    """The branch that pools, and hands the map on as it is where the module halves it."""
+    """The branch that pools. Where the module halves the map, no convolution follows the pooling."""
     if stride == 2:
         return _halving()
     pooling = nn.AvgPool2d if widths.pooling == "average" else nn.MaxPool2d

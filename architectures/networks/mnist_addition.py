@@ -1,18 +1,17 @@
 """MNIST addition (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.1, table 4).
 
-Two digits, each distorted on its own, lie in the two channels of a 42x42 image; the label is their
-sum, 0 to 18. The paper leaves open, and here it is so:
+Two digits, each distorted on its own, lie in the two channels of a 42x42 image. The label is their sum, 0 to 18.
 
-- Widths. The paper has about equal parameter counts in one experiment, and 128 to 256 units or 32
-  to 64 filters a layer. 128 units give 470,675 parameters without transformers and 475,359 with
-  two affine ones (less than 2,000 more for the others). As many need 296 units behind one
-  transformer and 90 filters in the convolutional network, more than the paper's; equal counts
-  were preferred.
-- Pooling. In the experiment with the same distortions the paper pools x2 after the transformer;
-  for addition it does not say. Pooled here (`pool=2`): only so do the counts above agree.
-- Localisation. Not restated for addition; taken from the distorted MNIST experiments: three fully
-  connected layers of 32 units. Every transformer has a localisation of its own and sees both
-  channels.
+Choices that the paper leaves open:
+
+- Widths. The paper has about the same number of parameters in all networks of one experiment, and 128 to 256 units or
+  32 to 64 filters a layer. With 128 units there are 470,675 parameters without transformers and 475,359 with two affine
+  ones (less than 2,000 more for the other transforms). For the same number the network behind one transformer needs 296
+  units and the convolutional one 90 filters, which is more than the paper's; equal numbers were preferred.
+- Pooling. Where the distortions are the same (RTS) the paper pools x2 behind the transformer; for addition it does not
+  say. It is pooled here (`pool=2`): the numbers above are equal only so.
+- Localisation. The paper does not repeat it for addition. It is that of the distorted MNIST experiments, three fully
+  connected layers of 32 units. Every transformer has a localisation of its own and sees both channels.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from functools import partial
 
 from torch import nn
 
+from architectures.blocks.parallel import ParallelSTN
+
 from . import layers
-from .parallel import ParallelSTN
 
 
 def fcn(

@@ -1,10 +1,10 @@
 """Digits as volumes (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.3, figure 5).
 
 A digit made solid lies somewhere, rotated, in a volume of 60x60x60 voxels. A transformer of three
-dimensions resamples the volume, which is then summed over its depth: a picture, read by a network
-of two dimensions. Only class labels train it. The paper gives neither layers nor errors for this;
-here localisation and classifier are those of the 60-pixel images of section 4.1, the localisation
-with convolutions in three dimensions. 556,000 parameters.
+dimensions resamples the volume. The sum over its depth is a picture, which a network of two
+dimensions reads. Only class labels train it. The paper gives neither layers nor errors; here
+localisation and classifier are those of the 60-pixel images of section 4.1, the localisation with
+convolutions in three dimensions. There are 556,000 parameters.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from einops.layers.torch import Reduce
 from torch import nn
 
+from architectures.blocks.serial import SerialSTN
 from stn_triton.modules import SpatialTransformer
 
 from . import layers
-from .serial import SerialSTN
 
 
 def st_cnn(

@@ -1,17 +1,19 @@
 """Co-localisation (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.2, figure 4, table 5).
 
-Images that show one class of object, unknown which; a transformer learns where it is, without
-labels and without boxes: its crops of all images shall look alike, more so than each looks like a
-random crop of its own image. What the paper leaves open or says twice, and here it is so:
+All images show an object of one class, and nothing says which class or where. A transformer learns to find the object,
+without labels and boxes: the crops of two images should be more alike than the crop of an image and a random crop of
+the same image.
 
-- The localiser has the layers that the paper lists, 5,947 parameters for 84-pixel images; the
-  paper calls it a network of 100,000.
-- The random crop of the loss is of the image n, as the paper's definition of it says. Of m, it
-  would be the same: the sum is over all ordered pairs, and distances are symmetric.
+Choices that the paper leaves open, or where it says two things:
+
+- The localiser has the layers that the paper lists, which make 5,947 parameters for 84-pixel images; the paper calls it
+  a network of 100,000.
+- The random crop in the loss is one of image n, as in the paper's formula. With one of image m the sum would be the
+  same: it is over all ordered pairs, and distances are symmetric.
 - The crop starts as the whole image (the identity), as in the paper's other experiments.
-- "Activations" of the encoder are what its layers hand on: after ReLU and pooling, the last
-  layer's before the softmax. As they are, the first layer has most of them and decides alone, and
-  squared distances are in the thousands against a margin of 1; `Encoder` can balance them.
+- "Activations" of the encoder are what its layers give: those behind ReLU and pooling, and those of the last layer
+  before the softmax. Most of them are the first layer's, which alone would decide, and squared distances are in the
+  thousands against a margin of 1; `Encoder` can balance the layers.
 - Initialisation: see `layers.initialise`.
 """
 
@@ -91,7 +93,7 @@ def colocaliser(
 
 
 class Encoder(nn.Module):
-    """The encoder e(): images -> (N, F), what every layer of a trained network gives, side by side.
+    """The encoder e(): images -> (N, F), the outputs of all layers of a trained network, side by side.
 
     The network is copied, frozen and always in evaluation mode; gradients pass to the images.
 
@@ -118,7 +120,7 @@ class Encoder(nn.Module):
         self.network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but the network stays as it is."""
+        """As of any module, but the network inside stays in evaluation mode."""
         super().train(mode)
         self.network.eval()
         return self
@@ -171,7 +173,7 @@ def colocalisation_loss(
 
 
 def _wide(codes: Tensor) -> Tensor:
-    """In float32 at least: small differences of large sums decide, also under autocast."""
+    """Codes in float32 at least, also under autocast, since small differences of large sums matter."""
     return codes.to(torch.promote_types(codes.dtype, torch.float32))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from architectures.options import annotated_kinds, check_kinds, check_known, free_keywords
 from stn_triton.modules import check_at_least
 
 from . import colocalisation, cub, mnist, mnist3d, mnist_addition, svhn
-from .options import check_kinds, check_known, free_keywords
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **mnist.MODELS,
@@ -39,8 +39,8 @@ def create_model(name: str, **options: Any) -> nn.Module:
     `return_theta=True`; those without are plain sequences of modules and take the images alone.
 
     Common options: `num_classes` (not for "colocalisation"), `in_channels` and `image_size` (one
-    side, in pixels); the other options, such as widths, are the keywords of the network's function
-    in its experiment's file.
+    side, in pixels). The other options, such as widths, are the keywords of the network's function
+    in `architectures/networks/`, in the file of its experiment.
 
     Shapes: images (N, in_channels, image_size, image_size), float -> logits (N, num_classes);
     "svhn_*": logits (N, 5, num_classes); "mnist3d_*" reads volumes; "colocalisation" gives (crop,
@@ -79,14 +79,14 @@ def model_input(name: str, **options: Any) -> tuple[int, ...]:
 def _checked(
     name: str, options: dict[str, Any]
 ) -> tuple[Callable[..., nn.Module], dict[str, Parameter]]:
-    """The function that builds a network and the keywords it has, if these options are among them."""
+    """The function that builds a network, and its keywords. Refuses options that it does not have, and wrong values."""
     build = _builder(name)
     known = free_keywords(build)
     check_known(name, options, known)
     check_kinds(build, options)
+    kinds = annotated_kinds(build)
     for option, value in options.items():
-        kind = known[option].annotation  # a string, as these files postpone annotations
-        if kind == "int" or (kind == "int | None" and value is not None):
+        if kinds[option] in (int, int | None) and value is not None:
             check_at_least(option, value, 1)
     return build, known
 
@@ -104,7 +104,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _check_input(wanted: tuple[int, ...], network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Refuse other images than a network was built for, before one of its layers does in words of its own."""
+    """Refuse images that a network was not built for, before one of its layers fails on them."""
     for images in inputs[:1]:
         if not images.is_floating_point():
             raise TypeError(f"this network reads images of a float dtype, got {images.dtype}")

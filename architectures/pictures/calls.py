@@ -1,4 +1,4 @@
-"""What the transformers of any network do in one forward pass; the network need not cooperate."""
+"""What the transformers of any network do in one forward pass, recorded without any help of the network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from architectures.blocks.stacked import StackedSTN
 from stn_triton import SpatialTransformer, compose
 from stn_triton.transforms import TRANSFORMS
 
 from .frames import frame_lines
-from .stacked import StackedSTN
 
 _Place = tuple[Tensor | None, bool | None]
-"""Where a map lies on the network's images: by which affine theta (None: it is the images), of which align_corners."""
+"""Where a map lies on the network's images: an affine theta and its align_corners; None for the images themselves."""
 _Key = tuple[object, ...]
 
 
@@ -26,8 +26,8 @@ class Call:
     """One call of a transformer's `sample`, by K transformations.
 
     name: of the transformer in the network; transform: that of theta.
-    frame: "image" if what it samples is what the network was given; "composed" if the product of several thetas says
-        where its frames lie on that; else "source".
+    frame: on what its frames can be drawn: "image" if it samples the network's images themselves; "composed" if they
+        lie on these images by the product of several thetas; else "source", on what it samples.
 
     Shapes: source (N, C, [D,] H, W), theta (N, K, *theta shape), maps (N, K, C, [d,] h, w), composed
     (N, K, 2, 3) or (N, K, 3, 4), from the maps to the network's images.
@@ -68,7 +68,7 @@ def recorded_calls(network: nn.Module, images: Tensor) -> tuple[list[Call], Any]
         restored.enter_context(_evaluating(network))
         restored.enter_context(torch.compiler.set_stance("force_eager"))
         restored.enter_context(_watched(network, record))
-        given = images.clone()  # a network may begin in place
+        given = images.clone()  # a network's first layer may work in place
         record.places[_key(given)] = (None, None)
         record.kept.append(given)
         outputs = network(given)
@@ -83,13 +83,13 @@ class _Record:
         self.places: dict[_Key, _Place] = {}
         self.last: dict[nn.Module, _Place | None] = {}
         self.kept: list[Tensor] = []
-        """What must not be freed, or another tensor might get its place in memory and be taken for it."""
+        """Tensors that must live on: another tensor might get the memory of a freed one and be taken for it."""
 
     def add(
         self, name: str, module: SpatialTransformer, before: nn.Module | None,
         source: Tensor, theta: Tensor, maps: Tensor, transform: str,
     ) -> None:  # fmt: skip
-        """Record a call; `before` tells where the source lies, if the source itself does not."""
+        """Record a call. Where its source lies is looked up by the source itself, or else by the module `before` it."""
         joint = maps.dim() == source.dim() + 1
         thetas, each = (theta, maps) if joint else (theta.unsqueeze(1), maps.unsqueeze(1))
         place = self.places.get(_key(source))
@@ -110,7 +110,7 @@ class _Record:
         self.calls.append(
             Call(
                 name=name, transform=transform, options=options, theta=thetas.clone(), composed=composed,
-                # Copies, since the network may go on in place.
+                # Copies, since the network's next layer may work in place.
                 source=source.clone(), maps=each.clone(),
                 frame="image" if direct else "source" if composed is None else "composed",
             )
@@ -129,7 +129,7 @@ def _composed(
 
 
 def _key(tensor: Tensor) -> _Key:
-    """The same for views of the same numbers."""
+    """What a tensor is known again by: equal for two views of the same numbers."""
     return (
         tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(),
         tensor.dtype, tensor.device,

@@ -1,6 +1,6 @@
 """Two digits on one canvas, labelled with their sum: the networks and the data of the demo.
 
-MNIST addition (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.1) with a turn: both digits lie on one canvas that
+MNIST addition (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.1) but both digits lie on one canvas, which
 is larger than what the classifier sees. Each of two transformers has to find its digit; only the sum is supervised.
 """
 
@@ -11,8 +11,8 @@ from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from .data import Digits, draw_digits, rts
-from .parallel import ParallelSTN
+from architectures.blocks.parallel import ParallelSTN
+from architectures.data import Digits, draw_digits, rts
 
 CANVAS = 64
 CROP = 24
@@ -42,10 +42,10 @@ def sum_batch(
 
 
 class CentroidLocalisation(nn.Module):
-    """Where the things are that a small convolutional network looks for: (N, 1, h, w) -> (N, 2 * maps).
+    """Where a small convolutional network finds what it looks for: (N, 1, h, w) -> (N, 2 * maps).
 
-    Each map's centre of mass, x then y, normalised to [-1, 1]: features that follow an object as it moves, so that
-    the regression behind them learns to follow it from a few hundred examples.
+    The features are each map's centre of mass, x then y, normalised to [-1, 1]. They follow an object as it moves, and
+    so the regression behind them learns to follow it from a few hundred examples.
     """
 
     def __init__(self, maps: int = 8) -> None:
@@ -83,7 +83,7 @@ class Adder(nn.Module):
 
 
 def _reader(logits: int) -> nn.Sequential:
-    """What reads a picture: (N, 1, 24, 24) -> (N, logits)."""
+    """The network that reads a picture: (N, 1, 24, 24) -> (N, logits)."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, padding=2),
         nn.ReLU(),

@@ -1,37 +1,35 @@
 """Birds (Jaderberg et al. 2015, arXiv:1506.02025, section 4.3 and appendix A.6, table 3).
 
-CUB-200-2011: 200 species, images of 224 or 448 pixels. Two or four transformers look at the image
-at once, each with a crop of half its sides in 224 pixels; a network of its own reads each crop,
-and one softmax all their features. One more network, shared, says where the crops are. What the
-paper leaves open, and here it is so:
+CUB-200-2011 has 200 species, in images of 224 or 448 pixels. Two or four transformers look at the image, each with a
+crop of half its sides, in 224 pixels. Each crop has a network of its own that reads it, and one softmax reads all their
+features. One more network says where the crops of all transformers are.
 
-- The network: Inception with batch normalisation (see `inception`) without its classes; any other
-  can be given. Untrained, unless `weights` names a file: the paper starts from ImageNet's.
-- 448 pixels: the average of 2x2 for the localisation. The network without transformers reads the
-  whole image, and averages over a larger feature map.
-- The first crops tile the image: two from left to right, as others place them, four by quadrants.
-- Dropout of 0.7 before the softmax: the share that is dropped.
+Choices that the paper leaves open:
+
+- The network is Inception with batch normalisation (see `inception`) without its classes, or any other that is given
+  as `backbone`. It is untrained unless `weights` names a file; the paper starts from a network trained on ImageNet.
+- The localisation sees images of 448 pixels averaged over 2x2. The network without transformers reads the whole image,
+  and averages over a larger feature map.
+- The first crops tile the image: two stand left and right, as in other reimplementations, four are its quadrants.
+- Dropout of 0.7 before the softmax is the share that is dropped.
 
 Parameters: 10.5 million without transformers, 32.1 with two, 53.1 with four.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from einops.layers.torch import Reduce
 from torch import Tensor, nn
 
+from architectures.blocks.parallel import ParallelSTN
+
 from . import layers
-from .inception import Inception
-from .parallel import ParallelSTN
+from .backbones import Backbone, make_backbone
 
 SCALE = 0.5
 """Side of a crop relative to the image's."""
@@ -44,8 +42,6 @@ TILES = {
 
 MAP = 7
 """Side of the feature map that the localisation reads: 1/32 of 224."""
-
-Backbone = str | Callable[[], nn.Module] | None
 
 
 def cnn(
@@ -64,7 +60,7 @@ def cnn(
     The options are those of `st_cnn`; crop_size only says which image sizes are allowed.
     """
     _reduction(image_size, crop_size)
-    stream, features = _make_backbone(backbone, backbone_features, in_channels, weights)
+    stream, features = make_backbone(backbone, backbone_features, in_channels, weights)
     return nn.Sequential(stream, _average(), nn.Dropout(dropout), nn.Linear(features, num_classes))
 
 
@@ -86,8 +82,7 @@ def st_cnn(
 
     The localisation, one for all K: the backbone, conv 1x1, a fully connected layer, 2 K numbers.
 
-    image_size: crop_size or twice that.
-    crop_size: side of the crops, and of the image for the localisation.
+    image_size: crop_size or twice that. crop_size: side of the crops, and of the image for the localisation.
     localisation_width: filters of its conv 1x1, and units of its last layer.
     backbone: makes a new network, (N, in_channels, crop_size, crop_size) -> feature maps
         (N, F, h, w), each time it is called; or the name of a model of timm, if that is installed;
@@ -105,8 +100,8 @@ def st_cnn(
         ImportError: a name as backbone, and no timm.
     """
     reduction = _reduction(image_size, crop_size)
-    make = partial(_make_backbone, backbone, backbone_features, in_channels, weights)
-    streams = [make() for _ in range(num_transformers)]
+    make = partial(make_backbone, backbone, backbone_features, in_channels, weights)
+    streams = [make()[0] for _ in range(num_transformers)]
     network, features = make()
     localisation = nn.Sequential(
         nn.AvgPool2d(reduction),
@@ -118,7 +113,7 @@ def st_cnn(
     )
     return ParallelSTN(
         localisation,
-        [nn.Sequential(stream, _average()) for stream, _ in streams],
+        [nn.Sequential(stream, _average()) for stream in streams],
         nn.Sequential(nn.Dropout(dropout), nn.Linear(num_transformers * features, num_classes)),
         in_features=localisation_width,
         out_size=(crop_size, crop_size),
@@ -154,74 +149,6 @@ def _reduction(image_size: int, crop_size: int) -> int:
 def _average() -> Reduce:
     """(N, F, h, w) -> (N, F)."""
     return Reduce("n f h w -> n f", "mean")
-
-
-def _make_backbone(
-    backbone: Backbone,
-    features: int | None,
-    in_channels: int,
-    weights: str | Path | None,
-) -> tuple[nn.Module, int]:
-    """A new backbone, with the weights of the file if there is one, and the number of its features."""
-    if backbone is None:
-        network: Any = Inception(in_channels)
-    elif isinstance(backbone, str):
-        network = _from_timm(backbone, in_channels)
-    elif isinstance(backbone, nn.Module) or not callable(backbone):
-        raise TypeError(
-            "backbone must be a name or a function that makes a module (a new one for each stream), "
-            f"got {type(backbone).__name__}"
-        )
-    else:
-        network = backbone()
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"backbone must make an nn.Module, got {type(network).__name__}")
-    if features is None:
-        features = getattr(network, "num_features", None)
-    if not isinstance(features, int):
-        raise ValueError(
-            "backbone_features must say how many feature maps the backbone gives: "
-            f"{type(network).__name__} has no num_features"
-        )
-    if weights is not None:
-        load_weights(network, weights)
-    return network, features
-
-
-def _from_timm(name: str, in_channels: int) -> nn.Module:
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError:
-        raise ImportError(
-            f"backbone={name!r} names a model of timm, which is not installed: pip install timm, "
-            "or give a function that makes the backbone"
-        ) from None
-    network: nn.Module = timm.create_model(
-        name, pretrained=False, in_chans=in_channels, num_classes=0, global_pool=""
-    )
-    return network
-
-
-def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a local file, strictly; nothing but tensors is unpickled.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that cannot be read, or that does not fit the network; the message names
-            the file and what does not fit.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"weights: no such file: {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, KeyError) as error:
-        raise ValueError(f"weights: {path} cannot be read as a state dict: {error}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"weights: {path} must hold a state dict, got {type(state).__name__}")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"weights: {path} does not fit the backbone: {error}") from error
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

@@ -13,7 +13,7 @@ from stn_triton import sampling_grid
 _FINE = 33
 """Points along a side of an outline that bends."""
 _LINES = 5
-"""Lines of the lattice inside frames that bend, along each side, the edges among them."""
+"""Lines of the lattice along each side of a frame that bends, including the two edges."""
 
 
 def frame_corners(theta: Tensor, size: tuple[int, int], transform: str, **options: Any) -> Tensor:
@@ -57,7 +57,7 @@ def _points(
     """Where a lattice over the whole output lies on an image of this size: (N, [K,] side, ..., 2 or 3), in pixels."""
     corners = options.get("align_corners", False)
     known = {name: value for name, value in options.items() if name != "align_corners"}
-    # Whatever -1 and 1 mean, a lattice from the one to the other is what align_corners=True gives.
+    # align_corners=True gives a lattice from -1 to 1, whatever these two stand for.
     at = sampling_grid(theta, (side,) * len(size), transform=transform, align_corners=True, **known)
     lengths = at.new_tensor(tuple(reversed(size)))
     return (at + 1) * (lengths - 1) / 2 if corners else ((at + 1) * lengths - 1) / 2

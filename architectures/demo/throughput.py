@@ -1,4 +1,4 @@
-"""How fast the operation is on this machine, beside what PyTorch offers: the table at the end of the demo."""
+"""How fast the operation is on this machine, beside PyTorch's own: the table at the end of the demo."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from torch import Tensor
 from stn_triton import st_sample
 
 SHAPES = ((256, 1, 42, 42), (128, 3, 64, 64), (16, 64, 32, 32))
+_ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""How far two right results may differ, for each pixel of the longer side. Each sampler rounds a coordinate, on each of
+two axes, by about twice eps of the side; values in [0, 1] change by at most 1 from a pixel to the next."""
 _Sampler = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -28,10 +31,10 @@ def _ours(x: Tensor, theta: Tensor) -> Tensor:
 
 
 def throughput_table(device: torch.device, *, seconds: float = 1.0) -> str:
-    """Megapixels a second, forward and with both gradients, by ours, eager PyTorch and `torch.compile`.
+    """A table of ours, eager PyTorch and `torch.compile`: million output values a second, forward and with gradients.
 
-    Calls take turns, so that other work on the machine meets all alike; medians. Pixels are output pixels times
-    channels. A sampler that gives other results than ours is not timed.
+    Times are medians. The samplers take turns, so that other work on the machine slows all of them alike. A sampler
+    whose results differ from ours by more than rounding explains is not timed.
     """
     samplers: dict[str, _Sampler] = {
         "stn_triton": _ours,
@@ -53,12 +56,12 @@ def throughput_table(device: torch.device, *, seconds: float = 1.0) -> str:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     torch.testing.assert_close(
-                        sampler(x, theta), _ours(x, theta), atol=1e-3, rtol=0
+                        sampler(x, theta), _ours(x, theta), atol=_ROUNDING * max(shape[2:]), rtol=0
                     )
                     steps[name] = _steps(sampler, x, theta)
                     for step in steps[name]:
                         step()
-            except Exception as error:  # a compiler may be missing, and says so in many ways
+            except Exception as error:  # a missing compiler is told by many kinds of errors
                 steps.pop(name, None)
                 cells[name] = "-"
                 notes.append(

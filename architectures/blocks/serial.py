@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stn_triton import compose as product
 from stn_triton.modules import SpatialTransformer
+from stn_triton.tracing import comparing_shapes
 from stn_triton.transforms import TRANSFORMS
 
 
@@ -75,9 +76,10 @@ class SerialSTN(nn.Module):
         """What the head reads at these thetas: source (N, C, [D,] H, W) -> map (N, C, [d,] h, w).
 
         Raises:
-            ValueError: another number of thetas than transformers.
+            TypeError: a theta that is no tensor.
+            ValueError: another number of thetas than transformers, or one of another shape.
         """
-        check_thetas(len(self.transformers), thetas)
+        check_thetas(self.transformers, thetas)
         if self.compose:
             return self._composed_map(source, thetas)
         for transformer, theta in zip(self.transformers, thetas, strict=True):
@@ -112,14 +114,14 @@ class SerialSTN(nn.Module):
         return transformer.sample(seen, thetas[-1])
 
     def _composed_map(self, first: Tensor, thetas: Sequence[Tensor]) -> Tensor:
-        """What came first, sampled once by the product of the first transformers' thetas."""
+        """The first input, sampled once by the product of these thetas, which are those of the first transformers."""
         row = [cast(SpatialTransformer, each) for each in self.transformers][: len(thetas)]
         sizes = [each.out_size for each in row if each.out_size is not None]
         return row[-1].sample(
             first,
             composed(row, thetas)[-1],
             transform="affine",
-            out_size=sizes[-1] if sizes else None,  # the size of a map is kept until one changes it
+            out_size=sizes[-1] if sizes else None,  # the last size that a transformer asked for
         )
 
     def composed_theta(self, thetas: Sequence[Tensor]) -> list[Tensor]:
@@ -166,16 +168,38 @@ class SerialSTN(nn.Module):
 def composed(transformers: Iterable[nn.Module], thetas: Sequence[Tensor]) -> list[Tensor]:
     """The product of the first theta, of the first two, ... as affine thetas to the first input."""
     row = [cast(SpatialTransformer, module) for module in transformers]
-    check_thetas(len(row), thetas)
+    check_thetas(row, thetas)
     return list(accumulate(map(_affine, row, thetas), product))
 
 
-def check_thetas(transformers: int, thetas: Sequence[Tensor]) -> None:
-    """Refuse another number of thetas than of transformers."""
-    if len(thetas) != transformers:
+def check_thetas(transformers: Iterable[nn.Module], thetas: Sequence[Tensor]) -> None:
+    """Refuse another number of thetas than of transformers, and a theta that is not (N, *theta shape)."""
+    row = [cast(SpatialTransformer, module) for module in transformers]
+    if len(thetas) != len(row):
         raise ValueError(
-            f"thetas must be one for each of {transformers} transformers, got {len(thetas)}"
+            f"thetas must be one for each of {len(row)} transformers, got {len(thetas)}"
         )
+    for number, (transformer, theta) in enumerate(zip(row, thetas, strict=True)):
+        name = f"thetas[{number}]"
+        if not isinstance(theta, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(theta).__name__}")
+        check_shape(
+            name, theta, theta_shape(transformer), f"for transform {transformer.transform!r}"
+        )
+
+
+def check_shape(name: str, theta: Tensor, wanted: tuple[int, ...], what: str) -> None:
+    """Refuse a theta that is not (N, *wanted); `what` ends the description of the wanted one."""
+    with comparing_shapes():
+        if tuple(theta.shape[1:]) != wanted:
+            raise ValueError(
+                f"{name} must be (N, {', '.join(map(str, wanted))}), {what}, got shape {tuple(theta.shape)}"
+            )
+
+
+def theta_shape(transformer: SpatialTransformer) -> tuple[int, ...]:
+    """The shape of one theta of a transformer, without the axis K."""
+    return transformer.theta_shape[0 if transformer.num_transformers is None else 1 :]
 
 
 def as_list(name: str, given: Iterable[Any]) -> list[Any]:
@@ -193,7 +217,7 @@ def checked_module(name: str, given: nn.Module) -> nn.Module:
 
 
 def check_transformers(transformers: Sequence[Any], *, or_none: bool = False) -> None:
-    """Refuse what cannot stand in a row: each must read one map and give one."""
+    """Refuse what cannot be used one after the other: each must be a transformer that reads and gives one map."""
     ndim = None
     for number, transformer in enumerate(transformers):
         name = f"transformers[{number}]"

@@ -1,17 +1,17 @@
-"""What transformers look at, drawn by matplotlib."""
+"""Figures of what transformers look at, and of plain images, drawn by matplotlib."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .calls import Call, recorded_calls
+from .calls import Call
 from .figures import Figure, mpl
 
 BACKGROUND = "#15171c"
@@ -21,11 +21,13 @@ COLOURS = (
 RIGHT, WRONG = "#8fe388", "#ff6b6b"
 _EDGE, _TEXT, _OUTSIDE = "#3a3f4b", "#aab0bd", "#262a33"
 _FARTHEST = 4
-"""How many image sizes beyond the image frames are shown."""
+"""Frames are shown as far as this many image sizes beyond the image."""
 _SIDE, _GAP = 1.55, 0.25
 """Inches of a picture's side, and between pictures of two images."""
 _HEADING, _LABEL, _TITLE = 0.55, 0.5, 0.3
 """Inches that the lines of text take."""
+_COLUMNS = 8
+"""Images side by side where there is nothing but images."""
 
 Titles = Sequence[tuple[str, bool]]
 _Range = tuple[float, float]
@@ -41,42 +43,70 @@ def calls_figure(
 ) -> Figure:
     """A strip for each call: every image with the frames, and what is sampled in them; without calls, the images.
 
-    Shapes: images (N, C, [D,] H, W); titles: N texts and whether they are good news; boxes (N, 4), the truth
-    in pixels (x0, y0, x1, y1), dashed.
+    Shapes: images (N, C, [D,] H, W); titles: for each image a text, and whether it is green (right) or red (wrong);
+    boxes (N, 4), the true ones in pixels (x0, y0, x1, y1), drawn with dashes.
     """
-    n, rows = len(images), max(len(calls), 1)
-    beside = len(calls) > 1  # many strips are low, one is narrow
+    if not calls:
+        return images_figure(images, heading=heading, titles=titles, boxes=boxes)
+    n, rows = len(images), len(calls)
+    beside = rows > 1  # of several strips each is low and wide; a single one is narrow and high
     wide = 2 * _SIDE if beside else _SIDE
-    high = _SIDE if beside or not calls else _SIDE + _SIDE * max(map(_crops_height, calls))
+    high = _SIDE if beside else _SIDE + _SIDE * max(map(_crops_height, calls))
     above = [_TITLE if titles else 0.0] + [0.0] * (rows - 1)
     words = [heading, *(line for call in calls for line in _label(call).splitlines())]
-    width = max(n * (wide + _GAP) + _GAP, 0.08 * max(map(len, words)) + 2 * _GAP)
-    height = (
-        _HEADING + rows * (high + (_LABEL if calls else 0.0) + _GAP / 2) + sum(above) + _GAP / 2
-    )
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(width, height), facecolor=BACKGROUND, dpi=130)
+    width = max(n * (wide + _GAP) + _GAP, _width_of(words))
+    height = _HEADING + rows * (high + _LABEL + _GAP / 2) + sum(above) + _GAP / 2
+    with _figure(width, height, heading) as figure:
         top = height - _HEADING
-        figure.text(
-            _GAP / width, (top + 0.15) / height, heading, color="white", fontsize=13, va="bottom"
-        )
-        for row in range(rows):
-            call = calls[row] if calls else None
-            if call is not None:
-                figure.text(
-                    _GAP / width, top / height, _label(call), color=_TEXT, va="top", linespacing=1.4
-                )
-                top -= _LABEL
-            top -= above[row] + high
-            lines = call.lines(images) if call is not None else []
+        for row, call in enumerate(calls):
+            figure.text(
+                _GAP / width, top / height, _label(call), color=_TEXT, va="top", linespacing=1.4
+            )
+            top -= _LABEL + above[row] + high
+            lines = call.lines(images)
             for i in range(n):
                 at = (_GAP + i * (wide + _GAP), top, wide, high)
                 title = titles[i] if above[row] else None
-                on_image = call is None or call.frame != "source"
-                box = boxes[i] if boxes is not None and on_image else None
+                box = boxes[i] if boxes is not None and call.frame != "source" else None
                 _draw_one(figure, at, images, call, lines, i, title, box)
             top -= _GAP / 2
     return figure
+
+
+def images_figure(
+    images: Tensor, *, heading: str, titles: Titles = (), boxes: Tensor | None = None
+) -> Figure:
+    """Images side by side, in as many rows as they need; shapes as in `calls_figure`."""
+    columns = min(len(images), _COLUMNS)
+    rows = -(-len(images) // columns)
+    high = _SIDE + (_TITLE if titles else 0.0) + _GAP / 2
+    width = max(columns * (_SIDE + _GAP) + _GAP, _width_of([heading]))
+    height = _HEADING + rows * high + _GAP / 2
+    with _figure(width, height, heading) as figure:
+        for i in range(len(images)):
+            row, column = divmod(i, columns)
+            top = height - _HEADING - (row + 1) * high + _GAP / 2
+            at = (_GAP + column * (_SIDE + _GAP), top, _SIDE, _SIDE)
+            title = titles[i] if titles else None
+            _draw_one(
+                figure, at, images, None, (), i, title, boxes[i] if boxes is not None else None
+            )
+    return figure
+
+
+def _width_of(words: Sequence[str]) -> float:
+    """The inches that lines of text need."""
+    return 0.08 * max(map(len, words)) + 2 * _GAP
+
+
+@contextmanager
+def _figure(width: float, height: float, heading: str) -> Iterator[Figure]:
+    """A figure with a heading, to draw on."""
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(width, height), facecolor=BACKGROUND, dpi=130)
+        at = (height - _HEADING + 0.15) / height
+        figure.text(_GAP / width, at, heading, color="white", fontsize=13, va="bottom")
+        yield figure
 
 
 def _draw_one(
@@ -165,7 +195,7 @@ def _columns(k: int) -> int:
 
 
 def _crops_height(call: Call) -> float:
-    """How high the pictures of what it sees stand, as a share of their width together."""
+    """The height of all pictures of what a call sees, relative to their width."""
     k = call.maps.shape[1]
     return -(-k // _columns(k)) / _columns(k)
 
@@ -185,41 +215,10 @@ def _label(call: Call) -> str:
 
 
 def _shown(maps: Tensor) -> str:
-    """What is shown of maps that are no picture."""
+    """How maps that are no picture, volumes and many channels, are shown as one."""
     notes = ["along the depth"] if maps.dim() == 5 else []
     notes += [f"mean of {maps.shape[1]} channels"] if maps.shape[1] > 3 else []
     return f" ({', '.join(notes)})" if notes else ""
-
-
-@torch.no_grad()
-def draw_frames(network: nn.Module, images: Tensor, sums: Tensor, path: Path) -> None:
-    """Draw each image with the frames of all transformers, and below what each of them sampled.
-
-    Shapes: images (N, 1, H, W) in [0, 1], sums (N,), the true labels. Writes a PNG.
-    """
-    calls, logits = recorded_calls(network, images)
-    heading = "Two transformers find two digits, told nothing but the sum"
-    figure = calls_figure(images, calls, heading=heading, titles=class_titles(logits, sums))
-    figure.savefig(path, format="png")
-
-
-def class_titles(logits: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
-    """What the network says of each image, and the truth where that is something else.
-
-    Shapes: logits (N, classes), labels (N,); or (N, places, 11) and (N, places), numbers whose places after the last
-    digit have class 10.
-    """
-    titles = []
-    for guess, truth in zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True):
-        said, true = _text(guess), _text(truth)
-        titles.append((said if said == true else f"{said}  (is {true})", said == true))
-    return titles
-
-
-def _text(label: int | list[int]) -> str:
-    if isinstance(label, int):
-        return str(label)
-    return "".join("" if digit == 10 else str(digit) for digit in label) or "–"
 
 
 def value_range(image: Tensor) -> _Range:

@@ -1,0 +1,1 @@
+"""`make demo`: two spatial transformers learn to find two digits, from nothing but the digits' sum."""
