@@ -112,27 +112,18 @@ def compile_library(
         units = _units(system, sources.digest(), "ziglang" in compiler)
         if main is not None:
             units.append((str(main), ["-I", str(sources.FOLDER)]))
+        objects = [f"{folder}/{number}.o" for number in range(len(units))]
+        command = [*compiler, *flags]
         running = [
-            _start(
-                [
-                    *compiler,
-                    *flags,
-                    *own,
-                    "-c",
-                    str(sources.FOLDER / unit),
-                    "-o",
-                    f"{folder}/{number}.o",
-                ]
-            )
-            for number, (unit, own) in enumerate(units)
+            _start([*command, *own, "-c", f"{sources.FOLDER / unit}", "-o", to_object])
+            for (unit, own), to_object in zip(units, objects, strict=True)
         ]
         for each in running:
             _finish(each)
         built = folder / to.name
         how = [] if main else _as_library(system, folder, to.name)
         how += [] if windows else ["-pthread"]
-        objects = [f"{folder}/{number}.o" for number in range(len(units))]
-        _finish(_start([*compiler, *flags, *how, "-o", str(built), *objects]))
+        _finish(_start([*command, *how, "-o", str(built), *objects]))
         beside = to.with_name(f"{to.name}.{os.getpid()}")
         shutil.copy(built, beside)
         beside.replace(to)
@@ -179,19 +170,8 @@ def _failure(command: Sequence[str]) -> str | None:
         probe = Path(name) / "probe.cc"
         probe.write_text(_PROBE)
         try:
-            _finish(
-                _start(
-                    [
-                        *command,
-                        *FLAGS,
-                        "-shared",
-                        "-fPIC",
-                        "-o",
-                        str(Path(name) / "probe"),
-                        str(probe),
-                    ]
-                )
-            )
+            built = ["-shared", "-fPIC", "-o", f"{name}/probe", str(probe)]
+            _finish(_start([*command, *FLAGS, *built]))
         except (OSError, RuntimeError) as error:
             return str(error)
     return None

@@ -170,3 +170,16 @@ def test_onnx(points: str, exporter: str, tmp_path: Path) -> None:
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"u": u.numpy(), "theta": theta.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), model(u, theta), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_lists_of_points_are_constants(dynamic: bool) -> None:
+    def run(u: Tensor, theta: Tensor, points: list[list[float]]) -> Tensor:
+        return st_sample(u, theta, (4, 5), transform="tps", control_points=points)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    u, theta = torch.rand(2, 1, 5, 6), 0.8 * torch.rand(2, 4, 2)
+    for height in (-1, 0.25, 0.75):  # each a graph of its own, also where it is an int
+        points = [[-1, height], [1.0, -0.5], [0.125, 0.5], [-0.75, 1]]
+        torch.testing.assert_close(compiled(u, theta, points), run(u, theta, points))

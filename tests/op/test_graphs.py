@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from stn_triton import SpatialTransformer, identity_theta, ops, st_sample
+from stn_triton import SpatialTransformer, ops, st_sample
 from stn_triton.transforms import TRANSFORMS, Options
 from support.checks import BACKENDS, exact, make_input, needs_triton, slow
 
@@ -156,49 +156,6 @@ def test_compile_once_for_all_sizes(compiler: str, backend: str, device: torch.d
         for one, other in zip(found, step(run, *arguments), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert len(frames) == 1, f"compiled again for other sizes: {frames}"
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_lists_of_points_are_constants(dynamic: bool) -> None:
-    def run(u: Tensor, theta: Tensor, points: list[list[float]]) -> Tensor:
-        return st_sample(u, theta, (4, 5), transform="tps", control_points=points)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    u, theta = torch.rand(2, 1, 5, 6), 0.8 * torch.rand(2, 4, 2)
-    for height in (-1, 0.25, 0.75):  # each a graph of its own, also where it is an int
-        points = [[-1, height], [1.0, -0.5], [0.125, 0.5], [-0.75, 1]]
-        torch.testing.assert_close(compiled(u, theta, points), run(u, theta, points))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "more",
-    [
-        {
-            "transform": "tps",
-            "control_points": ((-1.0, -0.5), (1.0, -1.0), (0.25, 0.5), (-0.5, 1.0)),
-        },
-        {"transform": "piecewise_affine", "control_points": (2, 3)},
-        {"index": torch.tensor([1, 0, 1, 1])},
-        {"padding_value": 0.5, "index": torch.tensor([0, 0, 1, 0])},
-    ],
-    ids=["anywhere", "lattice", "index", "index and value"],
-)
-def test_export_with_what_is_a_constant_or_an_index(
-    more: dict[str, Any], backend: str, device: torch.device
-) -> None:
-    class Sampler(nn.Module):
-        def forward(self, u: Tensor, theta: Tensor, index: Tensor | None) -> Tensor:
-            return st_sample(u, theta, (3, 4), backend=backend, **{**more, "index": index})
-
-    index = more.get("index")
-    n = 2 if index is None else len(index)
-    transform, points = more.get("transform", "affine"), more.get("control_points")
-    theta = identity_theta(transform, (n,), control_points=points, device=device) * 0.9
-    arguments = torch.rand(2, 2, 5, 6, device=device), theta, index
-    program = torch.export.export(Sampler(), arguments)
-    torch.testing.assert_close(program.module()(*arguments), Sampler()(*arguments))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from stn_triton import st_sample
+from stn_triton import identity_theta, st_sample
 from support.cases import OUT_SIZES, make
-from support.checks import SLOW_TRITON, mostly_slow, with_gradients
+from support.checks import BACKENDS, SLOW_TRITON, mostly_slow, with_gradients
 
 GRAPHS = {
     "padding value": {"map": "affine", "padding_value": 0.7, "spread": 0.8},
@@ -109,3 +110,33 @@ def test_meta_tensors(setting: str, device: torch.device) -> None:
     u, theta, run = in_graph(setting, "torch", device)
     expected, found = run(u, theta), run(u.to("meta"), theta.to("meta"))
     assert (found.shape, found.stride()) == (expected.shape, expected.stride())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {
+            "transform": "tps",
+            "control_points": ((-1.0, -0.5), (1.0, -1.0), (0.25, 0.5), (-0.5, 1.0)),
+        },
+        {"transform": "piecewise_affine", "control_points": (2, 3)},
+        {"index": torch.tensor([1, 0, 1, 1])},
+        {"padding_value": 0.5, "index": torch.tensor([0, 0, 1, 0])},
+    ],
+    ids=["anywhere", "lattice", "index", "index and value"],
+)
+def test_export_with_what_is_a_constant_or_an_index(
+    more: dict[str, Any], backend: str, device: torch.device
+) -> None:
+    class Sampler(nn.Module):
+        def forward(self, u: Tensor, theta: Tensor, index: Tensor | None) -> Tensor:
+            return st_sample(u, theta, (3, 4), backend=backend, **{**more, "index": index})
+
+    index = more.get("index")
+    n = 2 if index is None else len(index)
+    transform, points = more.get("transform", "affine"), more.get("control_points")
+    theta = identity_theta(transform, (n,), control_points=points, device=device) * 0.9
+    arguments = torch.rand(2, 2, 5, 6, device=device), theta, index
+    program = torch.export.export(Sampler(), arguments)
+    torch.testing.assert_close(program.module()(*arguments), Sampler()(*arguments))
