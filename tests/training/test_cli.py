@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -289,6 +290,21 @@ def test_ctrl_c_is_status_130(
 def test_the_library_does_not_need_lightning() -> None:
     script = "import sys, architectures; assert not {'lightning', 'matplotlib', 'h5py'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are of another kind there")
+@pytest.mark.parametrize("buffered", [False, True])
+def test_a_reader_that_has_enough_ends_a_command_in_silence(buffered: bool) -> None:
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "architectures", "list"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 141
 
 
 @pytest.mark.slow
