@@ -27,15 +27,15 @@ from .geometry import Call, geometry, parameters, scattered_points
 from .interpolation import landing, pad, product_weight, reach, touch_padded
 from .launch import UNSPECIALISED, launch, launch_tiles
 from .layout import (
-    as_stored,
     block_channels,
     block_zeros,
-    dense_block,
     dense_image,
+    load_dense,
     per_pixel,
     program_image,
     program_tile,
     rows_of,
+    store_dense,
 )
 from .pixels.spec import Tile, load_grid
 from .supersampling import load_finer_map, mean, sample_count, sample_position
@@ -163,10 +163,7 @@ def _add_output(total, px, py, s, follows, along, chosen, tile, grid, SPEC: tl.c
     else:
         weight = product_weight((wx, wy, wy), slopes, slopes, SPEC)
     output = px + tile.x * 0, py + tile.x * 0, tile.z
-    grad = tl.load(
-        dense_block(grid.ptr, output, grid.out, grid.C, grid.channels, SPEC),
-        mask=per_pixel(hit, SPEC) & grid.channels.exists, other=0.0,
-    ).to(SPEC.COMPUTE)  # fmt: skip
+    grad = load_dense(grid.ptr, output, grid.out, grid.C, grid.channels, hit, SPEC)
     return total + per_pixel(weight, SPEC) * grad
 
 
@@ -257,11 +254,7 @@ def _box_backward_kernel(
         total += _gather(box_ptr, chunk_ptr, nk, tile, first, last, grid, zeros, SPEC)
 
     image = dense_image(grad_input_ptr, n, call.size, C, SPEC)
-    tl.store(
-        dense_block(image, (ix, iy, iz), call.size, C, channels, SPEC),
-        as_stored(total, grad_input_ptr),
-        mask=per_pixel(tile.exists, SPEC) & channels.exists,
-    )
+    store_dense(image, (ix, iy, iz), call.size, C, channels, tile.exists, total, SPEC)
 
 
 def box_backward(

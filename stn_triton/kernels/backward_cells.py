@@ -64,6 +64,16 @@ def _image(ptr, block, plane, vectors, outside, SPEC: tl.constexpr):
 
 
 @triton.jit
+def _output(grad_ptr, nk, block, C, size, samples, finer, SPEC: tl.constexpr):
+    """The output of transformer nk, of `size` (x, y, z), as a program of channel block number `block` sees it."""
+    row = size[0].to(SPEC.OFFSET)
+    plane = size[1].to(SPEC.OFFSET) * row
+    grad = _image(grad_ptr + nk * (plane * (C * SPEC.VECTOR)), block, plane, C, 0.0, SPEC)
+    middles = middle(finer[0], SPEC), middle(finer[1], SPEC)
+    return Output(grad, C, row, samples, _share(samples, SPEC), finer, middles[0], middles[1])
+
+
+@triton.jit
 def _share(samples, SPEC: tl.constexpr):
     """What a sample counts of an output pixel."""
     share = tl.full((), 1.0, SPEC.COMPUTE)
@@ -112,7 +122,7 @@ def _cell_backward_kernel(
     x0, y0 = strip * SPEC.CELLS, band * ROWS
     tile = Tile(x0, y0, tl.minimum(ROWS, H - y0), lane, x0 + lane < W)
 
-    plane, out_plane = H.to(SPEC.OFFSET) * W, OH.to(SPEC.OFFSET) * OW
+    plane = H.to(SPEC.OFFSET) * W
     image = n.to(tl.int64) * (plane * (C * SPEC.VECTOR))
     at_u = input_ptr + n.to(tl.int64) * stride_n * SPEC.VECTOR
     u = _image(at_u, block, stride_c, C, outside_value(padding_value, SPEC), SPEC)
@@ -135,21 +145,14 @@ def _cell_backward_kernel(
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
         if reached:
             plan = plan_cells(m, size, finer, SPEC)
-            grad = grad_output_ptr + nk * (out_plane * (C * SPEC.VECTOR))
-            out = Output(
-                _image(grad, block, out_plane, C, 0.0, SPEC), C,
-                OW.to(SPEC.OFFSET), samples,
-                _share(samples, SPEC), finer,
-                middle(finer[0], SPEC), middle(finer[1], SPEC),
-            )  # fmt: skip
+            out = _output(grad_output_ptr, nk, block, C, call.out, samples, finer, SPEC)
             if turning_pays(tile, plan, m, size, out, SPEC):
                 sums = turn_tile(
                     sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC
                 )  # fmt: skip
             else:
                 sums = give_tile(
-                    sums, tile, u, stride_h, stride_w, total, stored,
-                    plan, m, size, out, clipped, SPEC,
+                    sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC
                 )  # fmt: skip
             stored = n >= 0
         if SPEC.WITH_THETA:

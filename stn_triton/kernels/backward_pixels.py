@@ -20,14 +20,12 @@ from .blocks import pixel_blocks
 from .geometry import Call, geometry, parameters
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
-    as_stored,
     block_channels,
     block_zeros,
-    dense_block,
     dense_image,
-    per_pixel,
     program_image,
     rows_of,
+    store_dense,
 )
 from .maps.volume import Volume
 from .pixels.copies import Copy, copies_of
@@ -185,11 +183,7 @@ def _pixel_backward_kernel(
                 total = _gather_copies(total, tile, first, last, plan, grid, SPEC)
             else:
                 total = _gather_image(total, tile, first, last, plan, grid, SPEC)
-        tl.store(
-            dense_block(image, (ix, iy, iz), call.size, C, channels, SPEC),
-            as_stored(total, grad_input_ptr),
-            mask=per_pixel(tile.exists, SPEC) & channels.exists,
-        )
+        store_dense(image, (ix, iy, iz), call.size, C, channels, tile.exists, total, SPEC)
 
 
 def pixel_backward(

@@ -20,11 +20,11 @@ from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
     Image,
     block_channels,
-    dense_block,
     dense_image,
     input_block,
     input_image,
     is_image,
+    load_dense,
     outside_value,
     per_pixel,
     program_image,
@@ -147,10 +147,7 @@ def _theta_backward_kernel(
     samples, finer, m, t = load_finer_map(call, nk, SPEC)
     count = sample_count(samples, SPEC)
     output = dense_image(grad_output_ptr, nk, call.out, C, SPEC)
-    grad = tl.load(
-        dense_block(output, (px, py, pz), call.out, C, channels, SPEC),
-        mask=per_pixel(in_output, SPEC) & channels.exists, other=0.0,
-    ).to(SPEC.COMPUTE)  # fmt: skip
+    grad = load_dense(output, (px, py, pz), call.out, C, channels, in_output, SPEC)
     grad = mean(grad, count, SPEC)
 
     TANGENT: tl.constexpr = SPEC.TANGENT  # Triton 3.6 hands on constants with a name only

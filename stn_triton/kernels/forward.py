@@ -18,10 +18,8 @@ from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, 
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
     Image,
-    as_stored,
     block_channels,
     block_zeros,
-    dense_block,
     dense_image,
     input_block,
     input_image,
@@ -30,6 +28,7 @@ from .layout import (
     per_pixel,
     program_image,
     program_tile,
+    store_dense,
 )
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
@@ -119,11 +118,7 @@ def _sample_forward_kernel(
         total = tl.where(per_pixel(wanted, SPEC), total, 0.0)
 
     output = dense_image(output_ptr, nk, call.out, C, SPEC)
-    tl.store(
-        dense_block(output, (px, py, pz), call.out, C, channels, SPEC),
-        as_stored(total, output_ptr),
-        mask=per_pixel(written, SPEC) & channels.exists,
-    )
+    store_dense(output, (px, py, pz), call.out, C, channels, written, total, SPEC)
 
 
 def sample_forward(

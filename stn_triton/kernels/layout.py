@@ -192,6 +192,21 @@ def dense_block(image, p, size, C, channels, SPEC: tl.constexpr):
 
 
 @triton.jit
+def load_dense(image, p, size, C, channels, exists, SPEC: tl.constexpr):
+    """The block at pixels p of such an image, and 0 where a pixel or channel does not exist."""
+    at = dense_block(image, p, size, C, channels, SPEC)
+    there = per_pixel(exists, SPEC) & channels.exists
+    return tl.load(at, mask=there, other=0.0).to(SPEC.COMPUTE)
+
+
+@triton.jit
+def store_dense(image, p, size, C, channels, exists, x, SPEC: tl.constexpr):
+    """Store block x at pixels p of such an image, as far as pixels and channels exist."""
+    at = dense_block(image, p, size, C, channels, SPEC)
+    tl.store(at, as_stored(x, image), mask=per_pixel(exists, SPEC) & channels.exists)
+
+
+@triton.jit
 def as_stored(x, ptr):
     """A value in the dtype of what `ptr` points to."""
     if ptr.dtype.element_ty == tl.bfloat16:

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from stn_triton.kernels import maps
 from stn_triton.kernels.interpolation import product_weight, touch, touch_unpadded
-from stn_triton.kernels.layout import dense_block, per_pixel
+from stn_triton.kernels.layout import load_dense, per_pixel
 from stn_triton.kernels.maps.units import centred, linear
 
 from .copies import fold, place
@@ -66,8 +66,6 @@ def visit(given, px, py, pz, visited, q, copy, side, grid, SPEC: tl.constexpr):
         px, py = px // grid.samples, py // grid.samples
         if SPEC.NDIM == 3:
             pz = pz // grid.samples
-    grad = tl.load(
-        dense_block(grid.ptr, (px, py, pz), grid.out, grid.C, grid.channels, SPEC),
-        mask=per_pixel(visited != 0, SPEC) & grid.channels.exists, other=0.0,
-    ).to(SPEC.COMPUTE)  # fmt: skip
+    output = px, py, pz
+    grad = load_dense(grid.ptr, output, grid.out, grid.C, grid.channels, visited != 0, SPEC)
     return given + per_pixel(weight, SPEC) * grad
