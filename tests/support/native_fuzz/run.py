@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[2] / "stn_triton" / "native"
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0")
 
 
 def main() -> int:
