@@ -21,6 +21,7 @@ struct Call {
   int64_t padding, align_corners;
   int64_t samples;  // of an output pixel along each axis; 0: as theta asks for
   int64_t channels_last, storage, parameters, functions;
+  int64_t parts;  // of the rows of every result of an image, which are made one by one; 1 unless forward
   // Ragged crops: image n has the transformations order[starts[n]] to order[starts[n + 1] - 1]; else null.
   const int64_t* order;
   const int32_t* starts;
@@ -34,5 +35,5 @@ struct Call {
   int64_t pixels_out() const { return out[0] * out[1] * out[2]; }
 };
 
-// Runs images [first, first + count) as `next` hands them out; 0, or 1 where memory ran out.
+// Makes parts of images as `next` hands them out; 0, or 1 where memory ran out.
 typedef int Worker(const Call& call, int64_t* next);

@@ -1,4 +1,4 @@
-// One image after the other, through the three steps: coordinates (coordinates.h), taps (taps.h), channels (planes.h,
+// One image, or a part of its results, after the other, through the three steps: coordinates (coordinates.h), taps (taps.h), channels (planes.h,
 // pixels.h). Compiled once for each instruction set, with STN_LEVEL as the name of that.
 #include "image.h"
 #include "pixels.h"
@@ -17,7 +17,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
   static constexpr int MOST = Taps<T>::MOST, S = SIDE_BY_SIDE<K>;
 
  public:
-  Planes(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : Base(call, buffers, t, n) {}
+  Planes(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) : Base(call, buffers, t, unit) {}
 
   void forward() {
     if (!maps_) return;
@@ -139,7 +139,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   int64_t stride_;  // numbers of a pixel in memory, no fewer than L
 
  public:
-  Pixels(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : Base(call, buffers, t, n) {
+  Pixels(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) : Base(call, buffers, t, unit) {
     direct_ = call.channels_last && this->is_wide() && this->has_windows() && call.samples == 1 && call.channels >= L;
     int64_t fit = TURNED / (steps_.all * int64_t(sizeof(T))) / L * L, all = (call.channels + L - 1) / L * L;
     stride_ = direct_ ? call.channels : fit > all ? all : fit > L ? fit : L;
@@ -152,7 +152,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       const T* u = pixels(c);
       for (int64_t k = 0; k < maps_; k++) {
         Map<T> m = this->map(k);
-        int64_t first = 0, end = 0;  // results that wait in `row`, to be stored channel by channel
+        int64_t first = this->from_ * call_.out[0], end = first;  // results that wait in `row`, to be stored channel by channel
         auto store = [&]() {
           for (int64_t b = c; b < c + width(c, stride_); b += L)
             put(row + b - c, b, call_.pixels_out(), end - first, this->divisor(m), result(call_.output, k, b, first));
@@ -259,12 +259,12 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
 
 template <class Run> void run(Run image, const Call& call) { call.is_forward() ? image.forward() : image.backward(); }
 
-template <class T, int K, int ND> void one_image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) {
+template <class T, int K, int ND> void one_image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) {
   constexpr int L = WIDTH<T>;
-  if (!call.channels_last && call.channels < (call.input_gradient ? FEW_SUMS : FEW)) return run(Planes<T, K, ND>(call, buffers, t, n), call);
+  if (!call.channels_last && call.channels < (call.input_gradient ? FEW_SUMS : FEW)) return run(Planes<T, K, ND>(call, buffers, t, unit), call);
   if constexpr (L > 4)
-    if (call.channels <= 4) return run(Pixels<T, K, ND, 4>(call, buffers, t, n), call);
-  run(Pixels<T, K, ND, L>(call, buffers, t, n), call);
+    if (call.channels <= 4) return run(Pixels<T, K, ND, 4>(call, buffers, t, unit), call);
+  run(Pixels<T, K, ND, L>(call, buffers, t, unit), call);
 }
 
 template <class T> void images(const Call& call, int64_t* next) {
@@ -277,9 +277,9 @@ template <class T> void images(const Call& call, int64_t* next) {
   char* start = memory.of<char>(sizeof(Taps<T>) + 64);
   Taps<T>& t = *reinterpret_cast<Taps<T>*>((reinterpret_cast<uintptr_t>(start) + 63) / 64 * 64);
   for (;;) {
-    int64_t n = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-    if (n >= call.images) return;
-    one(call, buffers, t, n);
+    int64_t unit = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+    if (unit >= call.images * call.parts) return;
+    one(call, buffers, t, unit);
   }
 }
 

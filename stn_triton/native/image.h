@@ -66,6 +66,7 @@ template <class T, int K, int ND> class Image {
   const Call& call_;
   Buffers& buffers_;
   int64_t n_;
+  int64_t from_, to_;  // rows of a result, slice after slice: this part of them
   int64_t have_[3];
   Steps steps_;
   Box box_ = {};
@@ -73,12 +74,14 @@ template <class T, int K, int ND> class Image {
   Taps<T>& t_;
   double* sums_ = nullptr;
 
-  Image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t n) : call_(call), buffers_(buffers), n_(n), maps_(call.maps_of(n)), t_(t) {
+  Image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit)
+      : call_(call), buffers_(buffers), n_(unit / call.parts), maps_(call.maps_of(n_)), t_(t) {
+    int64_t rows = call.out[1] * call.out[2], part = unit % call.parts;
+    from_ = rows * part / call.parts, to_ = rows * (part + 1) / call.parts;
     for (int a = 0; a < 3; a++) have_[a] = a < ND && call.in[a] < K ? K : call.in[a];
     steps_ = {have_[0], have_[0] * have_[1], have_[0] * have_[1] * have_[2]};
     for (int64_t k = 0; k < maps_; k++) {
-      Map<T> m = map(k);
-      Box box = box_of(m, call, have_, 0, m_rows(), 0, m_slices());
+      Box box = box_of_rows(map(k), from_, to_);
       for (int a = 0; a < 3; a++) {
         if (k == 0 || box.from[a] < box_.from[a]) box_.from[a] = box.from[a];
         if (k == 0 || box.to[a] > box_.to[a]) box_.to[a] = box.to[a];
@@ -91,9 +94,13 @@ template <class T, int K, int ND> class Image {
     }
   }
 
-  int64_t m_rows() const { return call_.out[1]; }
-  int64_t m_slices() const { return call_.out[2]; }
   Map<T> map(int64_t k) const { return map_of<T>(call_, call_.number(n_, k)); }
+  // Where the taps of rows [from, to) of a result lie.
+  Box box_of_rows(const Map<T>& m, int64_t from, int64_t to) const {
+    int64_t rows = call_.out[1], first = from / rows, last = (to - 1) / rows;
+    bool within = first == last;  // one slice
+    return box_of(m, call_, have_, within ? from % rows : 0, within ? (to - 1) % rows + 1 : rows, first, last + 1);
+  }
   bool has_windows() const { return have_[0] == call_.in[0] && have_[1] == call_.in[1] && have_[2] == call_.in[2]; }
   bool is_wide() const { return call_.storage == (sizeof(T) == 4 ? FLOAT32 : FLOAT64); }
   T parts(const Map<T>& m) const {
@@ -136,21 +143,21 @@ template <class T, int K, int ND> class Image {
 
   // Calls body(row, is outside) for the rows of the output, in pieces; u: what will be read, or null.
   template <class Body> void over_rows(const Map<T>& m, const T* u, int64_t stride, int64_t planes, Body body) {
-    const int64_t* out = call_.out;
-    bool banded = u && !read_ahead(u, stride, planes, box_of(m, call_, have_, 0, out[1], 0, out[2]));
-    for (int64_t z = 0; z < out[2]; z++)
-      for (int64_t y = 0; y < out[1]; y++) {
-        if (banded && y % BAND == 0 && is_linear(m)) {
-          int64_t end = y + BAND < out[1] ? y + BAND : out[1];
-          read_ahead(u, stride, planes, box_of(m, call_, have_, y, end, z, z + 1));
-        }
-        Row r = {0, y, z, 0, 0, 0, 0};
-        int64_t first, last;
-        span_of(m, r, call_, &first, &last);
-        pieces(r, 0, first, true, body);
-        pieces(r, first, last, false, body);
-        pieces(r, last, out[0], true, body);
+    bool banded = u && !read_ahead(u, stride, planes, box_of_rows(m, from_, to_));
+    for (int64_t row = from_; row < to_; row++) {
+      int64_t y = row % call_.out[1];
+      if (banded && (y % BAND == 0 || row == from_) && is_linear(m)) {
+        int64_t left = BAND - y % BAND, in_slice = call_.out[1] - y, in_part = to_ - row;
+        left = left < in_slice ? left : in_slice;
+        read_ahead(u, stride, planes, box_of_rows(m, row, row + (left < in_part ? left : in_part)));
       }
+      Row r = {0, y, row / call_.out[1], 0, 0, 0, 0};
+      int64_t first, last;
+      span_of(m, r, call_, &first, &last);
+      pieces(r, 0, first, true, body);
+      pieces(r, first, last, false, body);
+      pieces(r, last, call_.out[0], true, body);
+    }
   }
   template <class Body> void pieces(Row& r, int64_t from, int64_t to, bool outside, Body body) {
     for (r.x = from; r.x < to; r.x += r.n) {

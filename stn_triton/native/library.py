@@ -14,6 +14,7 @@ _POINTERS = (
 _NUMBERS = (
     "images", "transformers", "channels", "in_x", "in_y", "in_z", "out_x", "out_y", "out_z", "dimensions", "transform",
     "taps", "padding", "align_corners", "samples", "channels_last", "storage", "parameters", "functions",
+    "parts",
 )  # fmt: skip
 
 

@@ -151,7 +151,9 @@ def _run(
     if theta_wanted:
         of_theta = torch.empty_like(numbers)
         call.theta_gradient = of_theta.data_ptr()
-    if LIBRARY.stn_sample(ctypes.byref(call), _threads(call)):
+    threads = _threads(call)
+    call.parts = _parts(call, threads)
+    if LIBRARY.stn_sample(ctypes.byref(call), threads):
         raise MemoryError("the native sampler found no memory for a copy of one image")
     if of_theta is None:
         return None
@@ -185,20 +187,30 @@ def _arguments(
             align_corners=options.align_corners,
             samples=options.samples,
             parameters=math.prod(trailing),
+            parts=1,
             padding_value=options.padding_value,
         )
     )
 
 
+def _parts(call: Call, threads: int) -> int:
+    """How many parts the rows of each result are divided into, forward alone, so that every thread has one."""
+    if not call.output:
+        return 1
+    rows: int = call.out_y * call.out_z
+    return min(rows, -(-threads // call.images))
+
+
 def _threads(call: Call) -> int:
-    """As many as there are images, and as have a millisecond of work each."""
-    if call.images == 1:
+    """As many as have a millisecond of work each, and an image, or forward a row of every result of one."""
+    units = call.images * (call.out_y * call.out_z if call.output else 1)
+    if units == 1:
         return 1
     results = call.images * call.transformers * call.out_x * call.out_y * call.out_z
     taps = call.taps**call.dimensions * max(call.samples, 1) ** call.dimensions
     directions = 1 if call.output else 2
     milliseconds = results * call.channels * taps * directions * _NS_PER_TAP / 1e6
-    return max(1, min(torch.get_num_threads(), call.images, int(milliseconds)))
+    return max(1, min(torch.get_num_threads(), units, int(milliseconds)))
 
 
 def _basis(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stn_triton.native import library, sampler
 from support import ROOT
+from support.cases import make
 from support.checks import make_input, needs_native, with_gradients
 from support.native import CPU, native
 
@@ -102,6 +103,33 @@ def test_every_number_of_threads(
         assert all(torch.equal(found[name], first[name]) for name in first), threads
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"map": "affine", "layout": "channels_last", "k": 2},
+        {"map": "affine", "dtype": torch.bfloat16, "padding_mode": "border"},
+        {"map": "affine", "mode": "bicubic", "padding_value": 0.5},
+        {"map": "projective", "padding_mode": "reflection", "dtype": torch.float64},
+        {"map": "tps", "layout": "channels_last", "dtype": torch.float16},
+        {"map": "attention", "antialias": True},
+        {"map": "affine", "ndim": 3, "channels": 9},
+        {"map": "attention", "ndim": 3, "mode": "nearest", "layout": "channels_last"},
+    ],
+    ids=str,
+)
+def test_one_image_in_parts(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ndim = case.get("ndim", 2)
+    _, theta, options = make(case, CPU, ndim)
+    channels, size = case.get("channels", 3), (7, 20, 30) if ndim == 3 else (90, 400)
+    layout, dtype = case.get("layout", "contiguous"), case.get("dtype", torch.float32)
+    u = make_input((1, channels, *size), dtype, layout, CPU)
+    found = []
+    for threads in (1, 2, 3, 7, 16, 100):
+        monkeypatch.setattr(sampler, "_threads", lambda call, threads=threads: threads)
+        found.append(native(u, theta[:1], (6, 5, 40) if ndim == 3 else (67, 300), **options))
+        assert torch.equal(found[-1], found[0]), threads
+
+
 def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     call = library.Call(
@@ -112,7 +140,9 @@ def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     call.out_x = call.out_y = 2048
     assert sampler._threads(call) == 8
     call.images = 5
-    assert sampler._threads(call) == 5
+    assert (sampler._threads(call), sampler._parts(call, 8)) == (8, 2)
+    call.output = None  # gradients: an image is one thread's
+    assert (sampler._threads(call), sampler._parts(call, 5)) == (5, 1)
 
 
 def test_several_python_threads() -> None:
