@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -44,10 +45,71 @@ def _patch_once(patch: Any) -> Any:
 
     def patch_once(function: Any) -> Any:
         if any(core.is_builtin(module.load) for module in languages(function)):
-            return patch(function)
+            scope = patch(function)
+            for name, operation in _ARITHMETIC.items():
+                _hasten_operator(name, operation, compares=False)
+            for name, operation in _COMPARISONS.items():
+                _hasten_operator(name, operation, compares=True)
+            return scope
         return interpreter._LangPatchScope()
 
     return patch_once
+
+
+_ARITHMETIC = {
+    "__add__": np.add, "__radd__": lambda a, b: np.add(b, a), "__mul__": np.multiply,
+    "__rmul__": lambda a, b: np.multiply(b, a), "__sub__": np.subtract, "__rsub__": lambda a, b: np.subtract(b, a),
+    "__and__": np.bitwise_and, "__or__": np.bitwise_or,
+}  # fmt: skip
+_COMPARISONS = {
+    "__lt__": np.less, "__le__": np.less_equal, "__gt__": np.greater, "__ge__": np.greater_equal,
+    "__eq__": np.equal, "__ne__": np.not_equal,
+}  # fmt: skip
+_NUMBERS = {id(core.float32): (float, int), id(core.float64): (float, int), id(core.int32): (int,)}
+"""Dtypes, and the numbers that may stand beside them and take theirs."""
+
+
+def _hasten_operator(name: str, operation: Callable[[Any, Any], Any], compares: bool) -> None:
+    """Do at once what needs no conversion: both of one dtype, and of one shape or one of them a scalar.
+
+    The interpreter has patched the operator just before, and restores Triton's own when the kernel is done.
+    """
+    patched = getattr(core.tensor, name)
+    logical = name in ("__and__", "__or__")
+    dtypes = {id(core.int1): ()} if logical else _NUMBERS
+
+    def operate(self: Any, other: Any) -> Any:
+        dtype = self.dtype
+        numbers = dtypes.get(id(dtype))
+        if numbers is not None:
+            type_ = self.type
+            if type(other) is core.constexpr:
+                other = other.value
+            if type(other) is core.tensor:
+                if other.dtype is dtype:
+                    if (
+                        type_ is other.type
+                        or self.shape is other.shape
+                        or not other.type.is_block()
+                    ):
+                        return found(operation(self.handle.data, other.handle.data), type_)
+                    if not type_.is_block():
+                        return found(operation(self.handle.data, other.handle.data), other.type)
+            elif type(other) in numbers and -(2**31) <= other < 2**31:
+                return found(operation(self.handle.data, other), type_)
+        return patched(self, other)
+
+    def found(data: Any, type_: Any) -> Any:
+        if compares:
+            type_ = _truths(type_.shape) if type_.is_block() else core.int1
+        return core.tensor(interpreter.TensorHandle(data, type_.scalar), type_)
+
+    setattr(core.tensor, name, operate)
+
+
+@cache
+def _truths(shape: _Shape) -> Any:
+    return core.block_type(core.int1, shape)
 
 
 def _remembered_array_types(array_type: Any) -> Any:
