@@ -1,4 +1,4 @@
-"""`python -m bench.report FILE`: the tables of the README from a result file."""
+"""`python -m bench.report FILE`: the tables of a result file, as Markdown."""
 
 from __future__ import annotations
 

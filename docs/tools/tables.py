@@ -12,8 +12,8 @@ from bench.cases import pass_name
 from bench.results import RESULTS, Record, load
 from docs.tools import accuracy
 
-_CPU = RESULTS / "cpu" / "amd-epyc-1-torch2.13.0.json"
-_GPU = RESULTS / "nvidia-h200-torch2.11.0.json"
+CPU_RESULTS = RESULTS / "cpu" / "amd-epyc-1-torch2.13.0.json"
+GPU_RESULTS = RESULTS / "nvidia-h200-torch2.11.0.json"
 _PREDICTED = RESULTS / "predicted" / "sm_90-triton3.9.0.json"
 
 
@@ -23,7 +23,7 @@ def _table(heading: list[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cpu() -> str:
-    about, rows = cpu.load(_CPU)
+    about, rows = cpu.load(CPU_RESULTS)
     cases: dict[tuple[str, ...], dict[str | None, cpu.Comparison]] = {}
     for row in rows:
         if row.peer == cpu.EAGER:
@@ -69,7 +69,7 @@ def _cpu_means(rows: list[cpu.Comparison]) -> str:
 
 
 def _gpu_summary() -> str:
-    results = load(_GPU)
+    results = load(GPU_RESULTS)
     return (
         f"Measured: {results.gpu}, torch {results.torch}, Triton {results.triton}, commit "
         f"`{results.commit}`, {results.date[:10]}; a plain copy moves {results.copy_gb_s:,.0f} GB/s.\n\n"
@@ -86,7 +86,7 @@ def _pairs(records: list[Record]) -> Iterable[tuple[str, Record, Record]]:
 
 def _gpu_rows(keep: Callable[[Record, Record], bool]) -> str:
     def rows() -> Iterable[list[str]]:
-        for name, eager, ours in _pairs(load(_GPU).records):
+        for name, eager, ours in _pairs(load(GPU_RESULTS).records):
             if keep(eager, ours):
                 times = [f"{1000 * (record.ms or math.nan):,.1f}" for record in (eager, ours)]
                 share = f"{ours.fraction_of_copy:.0%}" if ours.fraction_of_copy else ""
@@ -97,7 +97,7 @@ def _gpu_rows(keep: Callable[[Record, Record], bool]) -> str:
 
 def _gpu_host() -> str:
     def rows() -> Iterable[list[str]]:
-        for name, eager, ours in _pairs(load(_GPU).records):
+        for name, eager, ours in _pairs(load(GPU_RESULTS).records):
             if eager.host_us is not None and ours.host_us is not None:
                 cells = [eager.launches, ours.launches, eager.host_us, ours.host_us]
                 yield [name, *("" if cell is None else f"{cell:.0f}" for cell in cells)]
@@ -106,12 +106,12 @@ def _gpu_host() -> str:
 
 
 def _gpu_networks() -> str:
-    return report.networks_table(load(_GPU))
+    return report.networks_table(load(GPU_RESULTS))
 
 
 def _predicted() -> str:
     found: dict[str, Any] = json.loads(_PREDICTED.read_text())
-    results = load(_GPU)
+    results = load(GPU_RESULTS)
     measured: dict[tuple[str | None, ...], float | None] = {
         (r.case, r.dtype, r.memory_format, r.grads): r.ms
         for r in results.records
