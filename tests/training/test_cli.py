@@ -81,10 +81,48 @@ def test_train_says_where_its_checkpoint_is(
     )
     assert main([*arguments.split(), str(out)]) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == str(out / "last.ckpt")
+    lines = printed.out.splitlines()
+    assert (
+        lines[0]
+        == "data      the embedded digits: 3,666 to train on, 334 for validation, 1,000 to test"
+    )
+    assert lines[1].startswith("device    ") and "thread" in lines[1]
+    assert lines[2:4] == [
+        "network   mnist_fcn: 208,946 parameters",
+        "schedule  fast: 2 steps, of 4 images, adamw, learning rate 0.001",
+    ]
+    assert re.fullmatch(r"validation error \d+\.\d\d % after 2 steps", lines[-5])
+    picture = ["--out", str(out / "show.png"), "--examples", "2"]
+    for line, more in zip(lines[-4:-2], ([], picture[2:]), strict=True):
+        assert line.startswith("  python -m architectures ")
+        assert main([*line.split()[3:], *more]) == 0, "it can be pasted"
+    assert lines[-2].endswith(f"export {out / 'last.ckpt'} --onnx {out / 'network.onnx'}")
+    assert lines[-1] == str(out / "last.ckpt")
     assert "loss=" in printed.out and "accuracy=" in printed.out and "images/s=" in printed.out
     assert printed.err == ""
-    assert {"last.ckpt", "best.ckpt", "curves.png", "logs"} == {path.name for path in out.iterdir()}
+    made = {"last.ckpt", "best.ckpt", "curves.png", "logs", "show.png"}
+    assert made == {path.name for path in out.iterdir()}
+
+
+def test_a_resumed_run_says_so_and_a_quiet_one_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    arguments = ["train", "mnist_r", "--resume", str(run / "last.ckpt"), "--max-steps", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    assert "fast: 2 steps, 1 of them done, of 4 images" in capsys.readouterr().out
+    assert main([*arguments, "--out", str(tmp_path / "b"), "--lr", "3"]) == 2
+    assert capsys.readouterr().out == ""
+    train(
+        Run(
+            experiment="mnist_r",
+            resume=run / "last.ckpt",
+            max_steps=2,
+            out=tmp_path / "c",
+            quiet=True,
+        )
+    )
+    assert capsys.readouterr().out == ""
 
 
 def test_evaluate_writes_what_it_says(

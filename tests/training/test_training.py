@@ -27,7 +27,6 @@ from architectures.training.errors import UsageError
 from architectures.training.evaluate import evaluate
 from architectures.training.experiments import EXPERIMENTS, Schedule
 from architectures.training.module import Classification
-from architectures.training.reproduce import reproduce
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
 from architectures.training.train import Run, train
@@ -338,17 +337,4 @@ def test_every_network_has_an_experiment_and_every_cell_a_network() -> None:
     for cells in TABLES.values():
         for cell in cells:
             assert cell.model in EXPERIMENTS[cell.experiment].fits()
-    assert [len(cells) for cells in TABLES.values()] == [36, 6, 4, 8, 20, 1]
-
-
-def test_reproduce_makes_a_table_and_does_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"schedule": "fast", "max_steps": 1, "models": "mnist_addition_fcn"}
-    table = reproduce("table4", None, tmp_path, **options)
-    assert table.splitlines()[2].startswith("| fcn |") and table.endswith("(47.7) |")
-    assert (tmp_path / "table4-fast/table.md").read_text() == table + "\n"
-    monkeypatch.setattr("architectures.training.reproduce.train", None)
-    assert reproduce("table4", None, tmp_path, **options) == table
-    with pytest.raises(UsageError, match="nothing"):
-        reproduce("table4", None, tmp_path, models="nothing")
+    assert [len(cells) for cells in TABLES.values()] == [36, 6, 4, 8, 20, 3]
