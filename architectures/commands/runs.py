@@ -103,6 +103,7 @@ def _add_reproduce(commands: Any) -> None:
         "--seeds", type=seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
     )
     reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
+    add_option(reproduce, "data")
     reproduce.add_argument(
         "--jobs",
         type=count,
@@ -162,6 +163,7 @@ def _reproduce(chosen: argparse.Namespace) -> int:
             num_workers=chosen.num_workers,
             jobs=chosen.jobs,
             runs=chosen.runs,
+            data_options=dict(chosen.data_option),
         )
     except Stopped as stopped:
         with suppress(OSError):  # the signal may have come from a terminal that was closed

@@ -83,14 +83,16 @@ def draw_table(folder: Path, cells: Sequence[Cell], keys: Iterable[str]) -> None
         axes.set_title(column)
         axes.set_xlabel("step")
         axes.set_yscale("symlog", linthresh=1)
-        axes.set_ylim(0, 100)
+        axes.set_ylim(-0.03, 100)
         ticks = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         style_axes(axes)
-    panels[0].set_title(f"validation error, %: {columns[0]}")
+    named = f": {columns[0]}" if len(columns) > 1 else ""
+    panels[0].set_title(f"validation error, %{named}")
     lines = [mpl.lines.Line2D([], [], color=colour, label=row) for row, colour in colours.items()]
-    lines.append(mpl.lines.Line2D([], [], color="white", linestyle="--", label="the paper's"))
+    if any(cell.paper is not None for cell in cells):
+        lines.append(mpl.lines.Line2D([], [], color="white", linestyle="--", label="the paper's"))
     figure.legend(
         handles=lines, loc="outside lower center", ncols=min(len(lines), wide + 2), frameon=False,
         labelcolor="white",

@@ -19,9 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+
 from architectures.checkpoint import CheckpointError
 from architectures.data import DataError
 from architectures.errors import first_line, machine_trouble
+from architectures.networks.registry import create_model
 
 from .errors import Diverged, UsageError
 from .evaluate import evaluate, read_run
@@ -83,12 +86,14 @@ def finish(run: Run) -> dict[str, Any]:
     return found | {
         "schedule": checkpoint["hyper_parameters"]["schedule"],
         "minutes": _minutes(checkpoint),
-        "parameters": sum(
-            value.numel()
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith("network.")
-        ),
+        "parameters": _parameters(checkpoint["hyper_parameters"]),
     }
+
+
+def _parameters(settings: Mapping[str, Any]) -> int:
+    with torch.device("meta"):
+        network = create_model(settings["model"], **settings["model_options"])
+    return sum(each.numel() for each in network.parameters())
 
 
 def _has_all_steps(checkpoint: Mapping[str, Any]) -> bool:

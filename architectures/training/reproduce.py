@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import mean
@@ -40,6 +40,7 @@ def reproduce(
     num_workers: int | None = None,
     jobs: int = 1,
     runs: Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, str]]:
     """Train and evaluate the networks of a table; gives our figures beside the paper's as Markdown, and what failed.
 
@@ -57,17 +58,12 @@ def reproduce(
         Stopped: a signal ended it; the same call goes on.
         OSError: a file that cannot be written.
     """
-    cells = [cell for cell in TABLES[table] if fnmatchcase(cell.model, models)]
-    if not cells:
-        names = ", ".join(sorted({cell.model for cell in TABLES[table]}))
-        raise UsageError(f"--model {models!r} fits no network of {table}; wanted one of {names}")
-    data = make_data(
-        fresh_settings(Run(experiment=cells[0].experiment, image_size=cells[0].image_size)),
-        data_dir,
-        num_workers=num_workers,
-    )
+    given = dict(data_options or {})
+    cells = _cells(table, models, given)
+    data = make_data(_settings(cells[0], 0, schedule), data_dir, num_workers=num_workers)
     results = Results(
-        table=table, schedule=schedule, max_steps=max_steps, data=asdict(data.origin()) | sizes(data)
+        table=table, schedule=schedule, max_steps=max_steps, data=asdict(data.origin()) | sizes(data),
+        data_options={name: value for name, value in given.items() if name != "cache_dir"},
     )  # fmt: skip
     folder = out / f"{table}-{schedule}"
     make_folder(folder)
@@ -88,6 +84,15 @@ def reproduce(
         }  # fmt: skip
         failed = _work(folder, results, {key: wanted[key][0] for key in wanted}, todo, jobs)
     return results.markdown(cells), failed
+
+
+def _cells(table: str, models: str, data_options: Mapping[str, Any]) -> list[Cell]:
+    """The cells of a table whose networks match a pattern, with these options of the data beside their own."""
+    chosen = [cell for cell in TABLES[table] if fnmatchcase(cell.model, models)]
+    if not chosen:
+        names = ", ".join(sorted({cell.model for cell in TABLES[table]}))
+        raise UsageError(f"--model {models!r} fits no network of {table}; wanted one of {names}")
+    return [replace(cell, data_options={**data_options, **cell.data_options}) for cell in chosen]
 
 
 def _is_done(run: Mapping[str, Any] | None, max_minutes: float | None) -> bool:
@@ -199,7 +204,8 @@ def _take(
         UsageError: there is no such folder, or no run in it.
         CheckpointError: two runs belong to one figure and seed; a run that is broken.
     """
-    paths = sorted(path for path in runs.rglob("last.ckpt") if folder not in path.parents)
+    own = folder.resolve()
+    paths = sorted(path for path in runs.rglob("last.ckpt") if own not in path.resolve().parents)
     if not paths:
         raise UsageError(f"--runs {runs}: wanted runs of train, got no last.ckpt in or below it")
     taken: dict[str, Path] = {}
@@ -224,14 +230,19 @@ def _take(
 
 def _belongs(settings: Mapping[str, Any], cell: Cell, seed: int, results: Results) -> bool:
     """Whether a run with these settings is one of a cell."""
-    asked = fresh_settings(
-        Run(
-            experiment=cell.experiment, model=cell.model, schedule=results.schedule, seed=seed,
-            image_size=cell.image_size, data_options=dict(cell.data_options),
-        )
-    )  # fmt: skip
+    asked = _settings(cell, seed, results.schedule)
     names = set(asked) - {"schedule"}
     steps = results.max_steps
     return all(settings[name] == asked[name] for name in names) and (
         steps is None or settings["schedule"]["steps"] == steps
     )
+
+
+def _settings(cell: Cell, seed: int, schedule: str) -> dict[str, Any]:
+    """The settings of a run of a cell."""
+    return fresh_settings(
+        Run(
+            experiment=cell.experiment, model=cell.model, schedule=schedule, seed=seed,
+            image_size=cell.image_size, data_options=dict(cell.data_options),
+        )
+    )  # fmt: skip

@@ -15,7 +15,8 @@ from .files import write_json, write_text
 from .provenance import provenance
 from .tables import TABLES, Cell
 
-_MADE_WITH = ("schedule", "max_steps", "data")
+_OPTIONS = {"max_steps": "--max-steps", "data_options": "--data-option"}
+_MADE_WITH = ("schedule", *_OPTIONS, "data")
 """What all runs of one file have in common."""
 
 
@@ -23,7 +24,8 @@ _MADE_WITH = ("schedule", "max_steps", "data")
 class Results:
     """What results.json holds, which names no machine and no folder.
 
-    max_steps: the limit that was asked for; None: the steps of the schedule. data: digest, whether they are the
+    max_steps: the limit that was asked for; None: the steps of the schedule. data_options: those that were asked for
+    beside the table's own. data: digest, whether they are the
     embedded digits, and the numbers of digits or pictures. runs: by their keys, in the order in which they ended.
     """
 
@@ -31,6 +33,7 @@ class Results:
     schedule: str
     max_steps: int | None
     data: dict[str, Any]
+    data_options: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def read(self, path: Path) -> None:
@@ -51,9 +54,13 @@ class Results:
             raise CheckpointError(
                 f"{path}: is of other data than those given now; wanted these, or another --out"
             )
-        if had["max_steps"] != self.max_steps:
-            asked = f"--max-steps {had['max_steps']}" if had["max_steps"] else "no --max-steps"
-            raise CheckpointError(f"{path}: was made with {asked}; wanted this, or another --out")
+        for name, option in _OPTIONS.items():
+            own = json.loads(json.dumps(getattr(self, name)))  # which makes lists of tuples
+            if had[name] != own:
+                raise CheckpointError(
+                    f"{path}: was made with {option} {had[name] or 'left out'}, got {own or 'none'}; "
+                    "wanted the same, or another --out"
+                )
         self.runs = runs
 
     def write(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from importlib.util import find_spec
@@ -128,7 +128,9 @@ def train(run: Run) -> tuple[Path, int]:
                 if note is not None and trainer.is_global_zero:
                     print(note, file=sys.stderr)
             if trainer.is_global_zero and not run.quiet:
-                print(beginning(trainer, module, data, run.data_dir, found.get("global_step", 0)))
+                text = beginning(trainer, module, data, run.data_dir, found.get("global_step", 0))
+                with suppress(OSError, ValueError):  # a closed terminal, as for `Progress`
+                    print(text, flush=True)
             if checkpoint is None:
                 _prepare(module, data, run, trainer)
             _fit(trainer, module, data, run, checkpoint)

@@ -29,7 +29,7 @@ from architectures.training.experiments import EXPERIMENTS, Schedule
 from architectures.training.module import Classification
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
-from architectures.training.train import Run, train
+from architectures.training.train import Run, _steps_between, train
 from support import ROOT
 from support.runs import last_state
 
@@ -266,6 +266,13 @@ def test_minutes_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (
         f"0.015625 minutes ended it at step {step} of 10000; go on with more and --resume" in told
     )
+
+
+def test_a_short_run_validates_once(tmp_path: Path) -> None:
+    train(_run(tmp_path, max_steps=3, checkpoint_every=None))
+    assert [step for step, _ in read_metrics(tmp_path)["val_error"]] == [2]
+    asked = {3: 3, 60: 50, 100: 50, 300: 60, 1_500: 300, 12_000: 1_000, 150_000: 1_000}
+    assert {steps: _steps_between(steps) for steps in asked} == asked
 
 
 def test_a_second_run_is_refused_where_there_is_one(tmp_path: Path) -> None:
