@@ -237,6 +237,8 @@ def fresh_settings(run: Run) -> dict[str, Any]:
         raise UsageError(
             f"--model {model!r} is not for {run.experiment}; wanted one of {', '.join(entry.fits())}"
         )
+    if "pretrained" in run.model_options:
+        raise UsageError("--model-option pretrained: training begins with random weights")
     image_size = run.image_size or entry.image_sizes[0]
     if image_size not in entry.image_sizes:
         sizes = " or ".join(map(str, entry.image_sizes))

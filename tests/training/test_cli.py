@@ -88,7 +88,7 @@ def test_train_says_where_its_checkpoint_is(
     )
     assert lines[1].startswith("device    ") and "thread" in lines[1]
     assert lines[2:4] == [
-        "network   mnist_fcn: 208,946 parameters",
+        "network   mnist_fcn: 208,842 parameters",
         "schedule  fast: 2 steps, of 4 images, adamw, learning rate 0.001",
     ]
     assert re.fullmatch(r"validation error \d+\.\d\d % after 2 steps", lines[-5])
@@ -162,6 +162,7 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train mnist_r --model mnist_addition_fcn", "wanted one of mnist_cnn"),
         ("train mnist_r --model-option filters", "wanted NAME=VALUE, got 'filters'"),
         ("train mnist_r --model-option filterz=3", "filterz"),
+        ("train mnist_r --model-option pretrained=True", "pretrained: training begins with random weights"),
         ("train mnist_r --data-option degreez=3", "the data of mnist_r has no option 'degreez'; it has degrees"),
         ("train mnist_r --data-option degrees=abc", "--data-option: degrees must be a finite number, got 'abc'"),
         ("train mnist_tc --data-option canvas=60", "--data-option: canvas must be (an int, an int), got 60"),
