@@ -49,7 +49,7 @@ def reproduce(
     a reason for each run that did; the others go on.
 
     models: a shell pattern. jobs: so many runs at once. runs: a folder in or below which runs of `train` lie; those
-    that are of this table, schedule and seeds are copied and taken for its own.
+    that are of this table, schedule and seeds are copied and taken for its own. data_options: of all its data.
 
     Raises:
         UsageError: no network of the table matches `models`; data that cannot be used; another call is at work there.
