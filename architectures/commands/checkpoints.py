@@ -6,6 +6,9 @@ import argparse
 import sys
 from typing import Any
 
+from architectures.pretrained import WEIGHTS
+from architectures.training.errors import UsageError
+
 from .arguments import Command, add_command, add_data_dir, count, path, writable_file
 
 
@@ -26,8 +29,9 @@ def add_commands(commands: Any) -> None:
     show.add_argument("--examples", type=count, default=6, help="images in it (%(default)s)")
 
     export = _add(
-        commands, "export", _export, "a trained network as an ONNX model or an AOTInductor package"
-    )
+        commands, "export", _export,
+        "a trained network as an ONNX model, an AOTInductor package or a file of weights",
+    )  # fmt: skip
     form = export.add_mutually_exclusive_group(required=True)
     form.add_argument(
         "--onnx", type=writable_file(".onnx"), metavar="FILE", help="as an ONNX model"
@@ -35,6 +39,10 @@ def add_commands(commands: Any) -> None:
     form.add_argument(
         "--aoti", type=writable_file(".pt2"), metavar="FILE",
         help="as a package that AOTInductor compiles; needs a C++ compiler",
+    )  # fmt: skip
+    form.add_argument(
+        "--weights", type=path, nargs="?", const=WEIGHTS, metavar="DIR",
+        help="as weights for create_model(pretrained=), with their provenance (default DIR: the package's)",
     )  # fmt: skip
     export.add_argument(
         "--dynamic-batch", action="store_true", help="for any number of images (default: one)"
@@ -81,6 +89,13 @@ def _show(chosen: argparse.Namespace) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> int:
+    if chosen.weights:
+        from architectures.training.export_weights import export_weights
+
+        if chosen.dynamic_batch:
+            raise UsageError("--dynamic-batch: wanted --onnx or --aoti beside it, got --weights")
+        print(export_weights(chosen.checkpoint, chosen.weights, chosen.data_dir))
+        return 0
     from architectures.training.export import export_aoti, export_onnx
 
     export = export_onnx if chosen.onnx else export_aoti

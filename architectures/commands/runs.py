@@ -103,6 +103,17 @@ def _add_reproduce(commands: Any) -> None:
         "--seeds", type=seeds, default=(0,), metavar="0,1,2", help="one run each (0)"
     )
     reproduce.add_argument("--model", default="*", metavar="PATTERN", help="only these networks")
+    add_option(reproduce, "data")
+    reproduce.add_argument(
+        "--jobs",
+        type=count,
+        default=1,
+        help="runs at once, each a process of its own (%(default)s)",
+    )
+    reproduce.add_argument(
+        "--runs", type=path, metavar="DIR",
+        help="take the runs of train that lie in or below it and belong to the table",
+    )  # fmt: skip
     reproduce.add_argument(
         "--out", type=path, default=Path("out/reproduce"), help="folder (%(default)s)"
     )
@@ -116,6 +127,7 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> int:
+    from architectures.training.summary import ending
     from architectures.training.train import Run, train
 
     options = {
@@ -129,15 +141,17 @@ def _train(chosen: argparse.Namespace) -> int:
         with suppress(OSError):  # the signal may have come from a terminal that was closed
             print(f"stopped; go on with --resume {out / 'last.ckpt'}", file=sys.stderr)
         return 128 + signal
+    print(ending(out, chosen.data_dir))
     print(out / "last.ckpt")
     return 0
 
 
 def _reproduce(chosen: argparse.Namespace) -> int:
+    from architectures.training.jobs import Stopped
     from architectures.training.reproduce import reproduce
 
-    print(
-        reproduce(
+    try:
+        table, failed = reproduce(
             chosen.table,
             chosen.data_dir,
             chosen.out,
@@ -147,6 +161,15 @@ def _reproduce(chosen: argparse.Namespace) -> int:
             max_minutes=chosen.max_minutes,
             models=chosen.model,
             num_workers=chosen.num_workers,
+            jobs=chosen.jobs,
+            runs=chosen.runs,
+            data_options=dict(chosen.data_option),
         )
-    )
-    return 0
+    except Stopped as stopped:
+        with suppress(OSError):  # the signal may have come from a terminal that was closed
+            print("stopped; the same command goes on", file=sys.stderr)
+        return 128 + int(stopped.args[0])
+    print(table)
+    for key, reason in failed.items():
+        print(f"{chosen.prog}: {key}: {reason}", file=sys.stderr)
+    return 1 if failed else 0

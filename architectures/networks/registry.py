@@ -31,8 +31,8 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in MODELS if fnmatchcase(name, pattern))
 
 
-def create_model(name: str, **options: Any) -> nn.Module:
-    """Build one of the paper's networks.
+def create_model(name: str, *, pretrained: bool | str | None = None, **options: Any) -> nn.Module:
+    """Build one of the paper's networks, with random weights or with trained ones.
 
     Convention: as in `SpatialTransformer`, theta maps output to source coordinates. Networks with
     transformers are a `ParallelSTN`, `SerialSTN` or `StackedSTN`, whose `forward` takes
@@ -46,18 +46,33 @@ def create_model(name: str, **options: Any) -> nn.Module:
     "svhn_*": logits (N, 5, num_classes); "mnist3d_*" reads volumes; "colocalisation" gives (crop,
     theta). `model_input` tells the input's shape; the networks refuse others (ValueError).
 
+    pretrained: None for random weights; an experiment, such as "mnist_tc", for weights that were
+    trained on it; True for those of "mnist_rts", or of "mnist_addition" for a network of addition.
+    Such a network has the options of its training. The weights come with the package, and need
+    safetensors to be read.
+
     Raises:
         ValueError: a name that `list_models()` does not have, the message names the nearest; a
-            number below 1, an image_size that this network cannot read.
+            number below 1, an image_size that this network cannot read; no trained weights for
+            this, the message lists those there are; options that are not those of the training.
         TypeError: an option that this network does not have, the message lists those it has; a
             value of another kind than the option's.
+        ModuleNotFoundError: safetensors is missing.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025); the docstring of each experiment's file names
     its section and how what the paper leaves open was settled.
     """
-    build, _ = _checked(name, options)
+    build, known = _checked(name, options)
+    trained = None
+    if pretrained is not None and pretrained is not False:
+        from architectures.pretrained import find_pretrained  # which imports this file
+
+        trained = find_pretrained(name, pretrained)
+        options = trained.options(options, known)
     network = build(**options)
     network.register_forward_pre_hook(partial(_check_input, model_input(name, **options)))
+    if trained is not None:
+        trained.load_into(network)
     return network
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from architectures.checkpoint import not_of_train, read_checkpoint, restored_network
 from architectures.data import DataError
@@ -24,7 +25,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@torch.no_grad()
 def evaluate(
     checkpoint: Path,
     data_dir: Path | None,
@@ -53,22 +53,31 @@ def evaluate(
         raise UsageError(f"--embedded: wanted {wanted} beside it")
     data = make_data(settings, data_dir, num_workers=num_workers)
     note = note_on_data(found, data, checkpoint, embedded=embedded)
-    network = restored_network(found, checkpoint).to(device())
+    error, examples = error_on_test_set(restored_network(found, checkpoint), settings, data)
+    result = {
+        "experiment": settings["experiment"],
+        "model": settings["model"],
+        "error_percent": error,
+        "examples": examples,
+        "seed": settings["seed"],
+        "step": found["global_step"],
+    }
+    return result if note is None else result | {"data": note}
+
+
+@torch.no_grad()
+def error_on_test_set(
+    network: nn.Module, settings: dict[str, Any], data: ExperimentData
+) -> tuple[float, int]:
+    """The error of a network in percent, and on how many test examples, with the settings of its training."""
+    network.to(device())
     wrong = examples = 0
     task = EXPERIMENTS[settings["experiment"]].task
     for images, labels in data.test_batches(device()):
         correct = task.right(network(images), images, labels)
         wrong += int((~correct).sum())
         examples += len(correct)
-    result = {
-        "experiment": settings["experiment"],
-        "model": settings["model"],
-        "error_percent": round(100 * wrong / max(examples, 1), 4),
-        "examples": examples,
-        "seed": settings["seed"],
-        "step": found["global_step"],
-    }
-    return result if note is None else result | {"data": note}
+    return round(100 * wrong / max(examples, 1), 4), examples
 
 
 def read_run(path: Path) -> dict[str, Any]:

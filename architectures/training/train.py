@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import os
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from importlib.util import find_spec
@@ -41,8 +37,10 @@ from .experiments import EXPERIMENTS, Schedule
 from .files import check_writable
 from .lock import locked
 from .module import Classification
-from .origin import check_resumed
+from .origin import Origin, check_resumed
 from .progress import Progress
+from .quiet import quiet
+from .summary import beginning
 
 _REFUSALS = (
     MisconfigurationException,
@@ -54,6 +52,7 @@ _REFUSALS = (
 """What Lightning raises for options that it does not know, or that this machine cannot do."""
 _MODULES = {type(module.task): module for module in (Classification, Colocalisation)}
 """The module that trains for each kind of task."""
+_SHORT = 50
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -104,18 +103,10 @@ def train(run: Run) -> tuple[Path, int]:
     checkpoint, found, settings, out = _settings(run)
     _check_folder(out, new=checkpoint is None)
     schedule = Schedule(**settings["schedule"])
-    keep = KeepLast(out, run.checkpoint_every or min(1_000, max(1, schedule.steps // 5)))
-    with _quiet():
+    keep = KeepLast(out, run.checkpoint_every or _steps_between(schedule.steps))
+    with quiet():
         trainer = _trainer(run, settings, out, keep)
-        if trainer.precision == "16-true" and schedule.optimiser == "adamw":
-            raise UsageError(
-                "--precision 16-true: float16 cannot hold AdamW's squares of gradients; "
-                "wanted 16-mixed, bf16-true, or a schedule without AdamW"
-            )
-        if schedule.batch_size % trainer.world_size:
-            raise UsageError(
-                f"--batch-size must be a multiple of the {trainer.world_size} processes, got {schedule.batch_size}"
-            )
+        _check_machine(trainer, schedule)
         data = make_data(settings, run.data_dir, num_workers=run.num_workers)
         torch.manual_seed(settings["seed"])
         try:
@@ -127,16 +118,21 @@ def train(run: Run) -> tuple[Path, int]:
             settings["model_options"].get("num_classes"),
         )
         origin = data.origin()
-        _make_folder(out)
+        make_folder(out)
         # Process 0 alone writes, and holds the lock.
         with locked(out) if trainer.is_global_zero else nullcontext():
             if checkpoint is None:
-                _prepare(module, data, run, out, trainer)
+                _check_folder(out, new=True)  # again: the lock keeps others from beginning a run
             else:
-                _check_resumable(checkpoint, found, module)
-                note = check_resumed(found, origin, checkpoint)
+                note = _check_resumable(checkpoint, found, module, origin)
                 if note is not None and trainer.is_global_zero:
                     print(note, file=sys.stderr)
+            if trainer.is_global_zero and not run.quiet:
+                text = beginning(trainer, module, data, run.data_dir, found.get("global_step", 0))
+                with suppress(OSError, ValueError):  # a closed terminal, as for `Progress`
+                    print(text, flush=True)
+            if checkpoint is None:
+                _prepare(module, data, run, trainer)
             _fit(trainer, module, data, run, checkpoint)
             if trainer.is_global_zero:
                 draw_curves(out)
@@ -149,11 +145,26 @@ def train(run: Run) -> tuple[Path, int]:
     return out, keep.signal
 
 
-def _prepare(
-    module: Classification, data: ExperimentData, run: Run, out: Path, trainer: L.Trainer
-) -> None:
+def _steps_between(steps: int) -> int:
+    """The steps between checkpoints, each with a validation that takes as long as many steps: a short run has one."""
+    return min(1_000, max(steps // 5, min(steps, _SHORT)))
+
+
+def _check_machine(trainer: L.Trainer, schedule: Schedule) -> None:
+    """Refuse a precision or a number of processes that the schedule cannot have."""
+    if trainer.precision == "16-true" and schedule.optimiser == "adamw":
+        raise UsageError(
+            "--precision 16-true: float16 cannot hold AdamW's squares of gradients; "
+            "wanted 16-mixed, bf16-true, or a schedule without AdamW"
+        )
+    if schedule.batch_size % trainer.world_size:
+        raise UsageError(
+            f"--batch-size must be a multiple of the {trainer.world_size} processes, got {schedule.batch_size}"
+        )
+
+
+def _prepare(module: Classification, data: ExperimentData, run: Run, trainer: L.Trainer) -> None:
     """Do what precedes the first step of a new run. Its time counts as training, but leaves time for a step."""
-    _check_folder(out, new=True)  # again, now that the lock keeps others from beginning a run
     start = time.monotonic()
     seconds = 60 * (run.max_minutes or math.inf)
     try:
@@ -226,6 +237,8 @@ def fresh_settings(run: Run) -> dict[str, Any]:
         raise UsageError(
             f"--model {model!r} is not for {run.experiment}; wanted one of {', '.join(entry.fits())}"
         )
+    if "pretrained" in run.model_options:
+        raise UsageError("--model-option pretrained: training begins with random weights")
     image_size = run.image_size or entry.image_sizes[0]
     if image_size not in entry.image_sizes:
         sizes = " or ".join(map(str, entry.image_sizes))
@@ -276,12 +289,15 @@ def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict
     return settings
 
 
-def _check_resumable(checkpoint: Path, found: dict[str, Any], module: Classification) -> None:
-    """Refuse a checkpoint that Lightning would fail on later, with a message of its own."""
+def _check_resumable(
+    checkpoint: Path, found: dict[str, Any], module: Classification, origin: Origin
+) -> str | None:
+    """Refuse a checkpoint of other data, or that Lightning would fail on later; gives `check_resumed`'s sentence."""
     load_weights(module, found["state_dict"], found["hyper_parameters"]["model"], checkpoint)
     missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
     if missing:
         raise CheckpointError(f"{checkpoint}: cannot be resumed: it has no {min(missing)}")
+    return check_resumed(found, origin, checkpoint)
 
 
 def _check_folder(out: Path, *, new: bool) -> None:
@@ -297,7 +313,12 @@ def _check_folder(out: Path, *, new: bool) -> None:
         )
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Make the folder of a run, or of several.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -313,6 +334,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
         keep,
         ModelCheckpoint(out, "best", monitor="val_error", enable_version_counter=False),
         LearningRateMonitor(),
+        Timer(None if run.max_minutes is None else timedelta(minutes=run.max_minutes)),
     ]
     if find_spec("tensorboard"):
         loggers.append(
@@ -332,7 +354,6 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
             **machine,
             max_steps=schedule.steps,
             max_epochs=-1,
-            max_time=None if run.max_minutes is None else timedelta(minutes=run.max_minutes),
             val_check_interval=keep.every,
             check_val_every_n_epoch=None,
             log_every_n_steps=min(50, max(1, schedule.steps // 20)),
@@ -359,30 +380,3 @@ def _at_fault(machine: dict[str, Any]) -> str:
         except _REFUSALS:
             return f"--{name.replace('_', '-')} {value}"
     return "--devices, --num-nodes, --strategy or --precision"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's hints, which are about loaders and loggers that were chosen on purpose.
-
-    The traceback that TensorBoard's thread prints on a full disk is silenced, too: the next step raises the same error.
-    """
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    hook = threading.excepthook
-
-    def unless_told(arguments: threading.ExceptHookArgs) -> None:
-        if not isinstance(arguments.exc_value, OSError):
-            hook(arguments)
-
-    threading.excepthook = unless_told
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            threading.excepthook = hook
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

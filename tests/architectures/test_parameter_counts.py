@@ -115,6 +115,8 @@ OTHERS = {
     + conv(20, 20, 5, 3)
     + linear(20 * 9**3, 20, 12)  # 60-30-26-13-9
     + cnn_classifier(1, 64, 3, 10),
+    "mnist3d_projected_cnn": cnn_classifier(1, 105, 3, 10),
+    "mnist3d_cnn": conv(1, 61, 5, 3) + conv(61, 61, 5, 3) + linear(61 * 5**3, 10),  # 30-26-13-9-5
 }
 
 CUB_SIZES = [("cub_cnn", 224), ("cub_cnn", 448), ("cub_2st_cnn", 224), ("cub_4st_cnn", 448)]
@@ -125,7 +127,7 @@ COUNTS: list[tuple[str, int, int]] = [  # name, image size, parameters
     *((name, size, n) for size in (64, 128) for name, n in svhn_counts(size).items()),
     *((name, size, cub_counts()[name]) for name, size in CUB_SIZES),
     ("colocalisation", 84, OTHERS["colocalisation"]),
-    ("mnist3d_st_cnn", 60, OTHERS["mnist3d_st_cnn"]),
+    *((name, 60, n) for name, n in OTHERS.items() if name.startswith("mnist3d")),
 ]
 
 
@@ -135,7 +137,7 @@ def test_parameters_and_shapes(name: str, size: int, wanted: int) -> None:
     model = meta(name, image_size=size)
     assert parameters(model) == wanted
     shape = model_input(name, image_size=size)
-    assert shape[1:] == (size,) * (3 if name == "mnist3d_st_cnn" else 2)
+    assert shape[1:] == (size,) * (3 if name.startswith("mnist3d") else 2)
     result = model(torch.rand(2, *shape, device="meta"))
     if name == "colocalisation":
         assert [tuple(part.shape) for part in result] == [(2, 1, 28, 28), (2, 3)]
@@ -147,7 +149,7 @@ def test_parameters_and_shapes(name: str, size: int, wanted: int) -> None:
 
 def test_every_network_is_counted() -> None:
     assert {name for name, _, _ in COUNTS} == set(list_models())
-    assert len(list_models()) == 8 + 8 + 3 + 3 + 1 + 1
+    assert len(list_models()) == 8 + 8 + 3 + 3 + 1 + 3
 
 
 def test_counts_agree_within_an_experiment() -> None:
@@ -155,6 +157,8 @@ def test_counts_agree_within_an_experiment() -> None:
     for size, low, high in ((28, 208_500, 220_500), (42, 223_500, 244_000), (60, 254_500, 271_000)):
         assert all(low <= count <= high for count in mnist_counts(size).values())
     assert all(470_000 <= count <= 477_500 for count in addition_counts().values())
+    volumes = [count for name, count in OTHERS.items() if name.startswith("mnist3d")]
+    assert all(549_000 <= count <= 559_000 for count in volumes)
 
 
 @pytest.mark.parametrize(

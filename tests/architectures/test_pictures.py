@@ -77,6 +77,7 @@ def test_frames_of_volumes_are_boxes() -> None:
         ("colocalisation", {}, (2, 1, 84, 84), [1]),
         ("svhn_st_cnn_multi", {}, (1, 3, 64, 64), [1] * 4),
         ("mnist3d_st_cnn", {}, (1, 1, 60, 60, 60), [1]),
+        ("mnist3d_cnn", {"filters": 2}, (1, 1, 60, 60, 60), []),
     ],
 )  # fmt: skip
 def test_networks_are_drawn(

@@ -300,6 +300,12 @@ def test_a_table_is_of_one_data_set(
     with pytest.raises(CheckpointError, match="of other data"):
         reproduce("table4", None, tmp_path, **options)
 
+    _train(tmp_path / "made", experiment="mnist_addition", model="mnist_addition_fcn")
+    _, failed = reproduce("table4", files, tmp_path / "new", runs=tmp_path / "made", **options)
+    (reason,) = failed.values()
+    assert "tested on files" in reason and "but trained on other data" in reason
+    assert json.loads((tmp_path / "new/table4-fast/results.json").read_text())["runs"] == []
+
 
 def test_options_of_networks_are_checked_by_kind() -> None:
     for option, value in (("dropout", "a"), ("width", None), ("padding_mode", 3), ("dropout", True)):  # fmt: skip

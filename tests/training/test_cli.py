@@ -81,10 +81,48 @@ def test_train_says_where_its_checkpoint_is(
     )
     assert main([*arguments.split(), str(out)]) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == str(out / "last.ckpt")
+    lines = printed.out.splitlines()
+    assert (
+        lines[0]
+        == "data      the embedded digits: 3,666 to train on, 334 for validation, 1,000 to test"
+    )
+    assert lines[1].startswith("device    ") and "thread" in lines[1]
+    assert lines[2:4] == [
+        "network   mnist_fcn: 208,842 parameters",
+        "schedule  fast: 2 steps, of 4 images, adamw, learning rate 0.001",
+    ]
+    assert re.fullmatch(r"validation error \d+\.\d\d % after 2 steps", lines[-5])
+    picture = ["--out", str(out / "show.png"), "--examples", "2"]
+    for line, more in zip(lines[-4:-2], ([], picture[2:]), strict=True):
+        assert line.startswith("  python -m architectures ")
+        assert main([*line.split()[3:], *more]) == 0, "it can be pasted"
+    assert lines[-2].endswith(f"export {out / 'last.ckpt'} --onnx {out / 'network.onnx'}")
+    assert lines[-1] == str(out / "last.ckpt")
     assert "loss=" in printed.out and "accuracy=" in printed.out and "images/s=" in printed.out
     assert printed.err == ""
-    assert {"last.ckpt", "best.ckpt", "curves.png", "logs"} == {path.name for path in out.iterdir()}
+    made = {"last.ckpt", "best.ckpt", "curves.png", "logs", "show.png"}
+    assert made == {path.name for path in out.iterdir()}
+
+
+def test_a_resumed_run_says_so_and_a_quiet_one_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    arguments = ["train", "mnist_r", "--resume", str(run / "last.ckpt"), "--max-steps", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    assert "fast: 2 steps, 1 of them done, of 4 images" in capsys.readouterr().out
+    assert main([*arguments, "--out", str(tmp_path / "b"), "--lr", "3"]) == 2
+    assert capsys.readouterr().out == ""
+    train(
+        Run(
+            experiment="mnist_r",
+            resume=run / "last.ckpt",
+            max_steps=2,
+            out=tmp_path / "c",
+            quiet=True,
+        )
+    )
+    assert capsys.readouterr().out == ""
 
 
 def test_evaluate_writes_what_it_says(
@@ -124,6 +162,7 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train mnist_r --model mnist_addition_fcn", "wanted one of mnist_cnn"),
         ("train mnist_r --model-option filters", "wanted NAME=VALUE, got 'filters'"),
         ("train mnist_r --model-option filterz=3", "filterz"),
+        ("train mnist_r --model-option pretrained=True", "pretrained: training begins with random weights"),
         ("train mnist_r --data-option degreez=3", "the data of mnist_r has no option 'degreez'; it has degrees"),
         ("train mnist_r --data-option degrees=abc", "--data-option: degrees must be a finite number, got 'abc'"),
         ("train mnist_tc --data-option canvas=60", "--data-option: canvas must be (an int, an int), got 60"),
@@ -146,7 +185,12 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("reproduce table6", "table1"),
         ("reproduce table1 --seeds 0,x", "got 'x'"),
         ("reproduce table1 --model x", "wanted one of mnist_cnn"),
+        ("reproduce table1 --jobs 0", "wanted a whole number, at least 1, got '0'"),
+        ("reproduce table4 --runs .", "--runs .: wanted runs of train, got no last.ckpt in or below"),
+        ("reproduce table4 --out /proc/foo", "--out /proc/foo/table4-paper: cannot be written"),
         ("evaluate", "CHECKPOINT"),
+        ("export x", "one of the arguments --onnx --aoti --weights is required"),
+        ("export x --weights y --dynamic-batch", "wanted --onnx or --aoti beside it, got --weights"),
         ("show x", "--out"),
         ("show x --out .", "wanted a file, got the folder '.'"),
         ("show x --out a.pdf", "wanted a name that ends in .png, got 'a.pdf'"),
@@ -178,6 +222,8 @@ def test_bad_arguments_are_status_2(
         ("show", ""),
         ("show x", "--out"),
         ("reproduce table1", "--out"),
+        ("reproduce table1", "--runs"),
+        ("export x", "--weights"),
         ("data check", ""),
         ("data download", ""),
         ("data generate svhn", ""),

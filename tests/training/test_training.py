@@ -27,10 +27,9 @@ from architectures.training.errors import UsageError
 from architectures.training.evaluate import evaluate
 from architectures.training.experiments import EXPERIMENTS, Schedule
 from architectures.training.module import Classification
-from architectures.training.reproduce import reproduce
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
-from architectures.training.train import Run, train
+from architectures.training.train import Run, _steps_between, train
 from support import ROOT
 from support.runs import last_state
 
@@ -269,6 +268,13 @@ def test_minutes_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     )
 
 
+def test_a_short_run_validates_once(tmp_path: Path) -> None:
+    train(_run(tmp_path, max_steps=3, checkpoint_every=None))
+    assert [step for step, _ in read_metrics(tmp_path)["val_error"]] == [2]
+    asked = {3: 3, 60: 50, 100: 50, 300: 60, 1_500: 300, 12_000: 1_000, 150_000: 1_000}
+    assert {steps: _steps_between(steps) for steps in asked} == asked
+
+
 def test_a_second_run_is_refused_where_there_is_one(tmp_path: Path) -> None:
     train(_run(tmp_path, max_steps=1))
     with pytest.raises(UsageError, match="holds a run already"):
@@ -338,17 +344,4 @@ def test_every_network_has_an_experiment_and_every_cell_a_network() -> None:
     for cells in TABLES.values():
         for cell in cells:
             assert cell.model in EXPERIMENTS[cell.experiment].fits()
-    assert [len(cells) for cells in TABLES.values()] == [36, 6, 4, 8, 20, 1]
-
-
-def test_reproduce_makes_a_table_and_does_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"schedule": "fast", "max_steps": 1, "models": "mnist_addition_fcn"}
-    table = reproduce("table4", None, tmp_path, **options)
-    assert table.splitlines()[2].startswith("| fcn |") and table.endswith("(47.7) |")
-    assert (tmp_path / "table4-fast/table.md").read_text() == table + "\n"
-    monkeypatch.setattr("architectures.training.reproduce.train", None)
-    assert reproduce("table4", None, tmp_path, **options) == table
-    with pytest.raises(UsageError, match="nothing"):
-        reproduce("table4", None, tmp_path, models="nothing")
+    assert [len(cells) for cells in TABLES.values()] == [36, 6, 4, 8, 20, 3]

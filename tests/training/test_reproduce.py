@@ -1,0 +1,368 @@
+"""Whole tables: what `reproduce` writes, and how it ends when a run fails or is stopped."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+pytest.importorskip("mlxtend")
+
+from architectures import data
+from architectures.checkpoint import CheckpointError
+from architectures.commands.main import main
+from architectures.training import colocalise, datamodule, jobs
+from architectures.training.errors import UsageError
+from architectures.training.jobs import Stopped, run_all
+from architectures.training.provenance import commit
+from architectures.training.reproduce import reproduce
+from architectures.training.results import Results
+from architectures.training.tables import TABLES, Cell
+from architectures.training.train import Run, train
+from support import ROOT
+from support.runs import last_state
+
+KEY = "mnist_addition-error-fcn-seed0"
+OPTIONS: dict[str, Any] = {"schedule": "fast", "max_steps": 1, "models": "mnist_addition_fcn"}
+
+
+@functools.cache
+def _embedded() -> tuple[data.Digits, data.Digits]:
+    train_digits, test_digits = data.load_embedded()
+    few = data.Digits(images=test_digits.images[::20], labels=test_digits.labels[::20])
+    return train_digits, few
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few examples to validate and test on, for runs in this process."""
+    monkeypatch.setattr(datamodule, "load_digits", lambda data_dir: _embedded())
+    monkeypatch.setattr(datamodule, "_VALIDATED", 20)
+    monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 2)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("few")
+def test_a_table_is_made_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, failed = reproduce("table4", None, tmp_path, seeds=(0, 1), **OPTIONS)
+    assert failed == {}
+    folder = tmp_path / "table4-fast"
+    found = _read(folder)
+    errors = [run["error_percent"] for run in found["runs"]]
+    mean, deviation = sum(errors) / 2, abs(errors[0] - errors[1]) / 2**0.5
+    assert table.splitlines()[2] == f"| fcn | {mean:.1f} ± {deviation:.1f} (47.7) |"
+    assert "2 seeds (0, 1), 1 steps of 64 images, adamw, learning rate 0.002" in table
+    assert table.splitlines()[2] in (folder / "table.md").read_text()
+    assert "| 2st_fcn_tps | – (5.8) |" in (folder / "table.md").read_text()
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    run = found["runs"][0]
+    assert (run["key"], run["seed"], run["steps"], run["examples"]) == (KEY, 0, 1, 50)
+    assert (run["parameters"], run["paper_error_percent"]) == (470_675, 47.7)
+    assert run["schedule"]["steps"] == 1 and run["minutes"] >= 0 and run["trained_on"] == 3666
+    assert found["kind"] == "paper" and found["table"] == "table4" and found["schedule"] == "fast"
+    assert found["data"] | {"digest": ""} == {
+        "digest": "", "embedded": True, "train": 3666, "validation": 334, "test": 50,
+    }  # fmt: skip
+    assert found["versions"]["torch"] == torch.__version__ and found["device"]
+    text = (folder / "results.json").read_text()
+    assert str(tmp_path) not in text and platform.node() not in text
+
+    printed = capsys.readouterr().out
+    assert f"run 1 of 2: {KEY}\n" in printed and "run 2 of 2: " in printed
+    assert f"{KEY}: error {errors[0]:.2f} % (paper: 47.7 %) after 1 steps, " in printed
+    assert "; about " in printed and "left" in printed
+
+    monkeypatch.setattr(jobs, "train", None)
+    assert reproduce("table4", None, tmp_path, seeds=(0, 1), **OPTIONS) == (table, {})
+    with pytest.raises(UsageError, match="nothing"):
+        reproduce("table4", None, tmp_path, models="nothing")
+    with pytest.raises(
+        CheckpointError, match=r"was made with --max-steps 1, got 2; wanted the same"
+    ):
+        reproduce("table4", None, tmp_path, **OPTIONS | {"max_steps": 2})
+    with pytest.raises(UsageError, match="mnist_addition has no option 'x'"):
+        reproduce("table4", None, tmp_path, **OPTIONS, data_options={"x": 1})
+    with pytest.raises(CheckpointError, match=r"--data-option left out, got \{'canvas': "):
+        reproduce("table4", None, tmp_path, **OPTIONS, data_options={"canvas": (42, 42)})
+
+
+@pytest.mark.usefixtures("few")
+def test_co_localisation_tells_what_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLES, "table5", TABLES["table5"][10:12])
+    table, _ = reproduce("table5", None, tmp_path, schedule="fast", max_steps=1)
+    runs = _read(tmp_path / "table5-fast")["runs"]
+    assert table.splitlines()[0] == "| found %, ours (paper's) | 0 | 1 |"
+    assert [run["paper_found_percent"] for run in runs] == [81, 82]
+    ours = [100 - run["error_percent"] for run in runs]
+    assert [run["found_percent"] for run in runs] == ours
+    assert table.splitlines()[2] == f"| TC | {ours[0]:.1f} (81.0) | {ours[1]:.1f} (82.0) |"
+
+
+@pytest.mark.usefixtures("few")
+def test_a_failed_run_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish = jobs.finish
+
+    def fails(run: Run) -> dict[str, Any]:
+        if run.seed == 0:
+            raise OSError("/x: cannot be written: No space left on device")
+        if run.seed == 1:
+            raise AssertionError("a mistake")
+        return finish(run)
+
+    monkeypatch.setattr(jobs, "finish", fails)
+    arguments = "reproduce table4 --fast --max-steps 1 --model mnist_addition_fcn --seeds 0,1,2"
+    assert main([*arguments.split(), "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert f"reproduce: {KEY}: /x: cannot be written: No space left on device\n" in told
+    assert "seed1: AssertionError: a mistake\n" in told and "Traceback" in told
+    assert [run["seed"] for run in _read(tmp_path / "table4-fast")["runs"]] == [2]
+
+    monkeypatch.setattr(jobs, "finish", finish)
+    assert main([*arguments.split(), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 3 runs are done already" in printed and "run 2 of 3: " in printed
+    assert sorted(run["seed"] for run in _read(tmp_path / "table4-fast")["runs"]) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("few")
+def test_more_minutes_go_on(tmp_path: Path) -> None:
+    options = OPTIONS | {"max_steps": 2_000}
+    reproduce("table4", None, tmp_path, max_minutes=0.02, **options)
+    first = _read(tmp_path / "table4-fast")["runs"][0]
+    assert 0 < first["steps"] < 2_000 and first["max_minutes"] == 0.02 <= first["minutes"]
+    reproduce("table4", None, tmp_path, max_minutes=0.02, **options)
+    assert _read(tmp_path / "table4-fast")["runs"] == [first]
+    # On a busy machine one step can take longer than the limit.
+    minutes = first["minutes"] + 0.03
+    table, _ = reproduce("table4", None, tmp_path, max_minutes=minutes, **options)
+    (more,) = _read(tmp_path / "table4-fast")["runs"]
+    assert more["steps"] > first["steps"] and more["minutes"] > first["minutes"]
+    assert f"{more['steps']:,} steps (of 2,000)" in table
+
+
+@pytest.mark.usefixtures("few")
+def test_runs_of_train_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, out in ((0, "a"), (1, "deep/b"), (7, "c")):
+        train(
+            Run(
+                experiment="mnist_addition", model="mnist_addition_fcn", schedule="fast", seed=seed,
+                max_steps=3, out=tmp_path / "made" / out, quiet=True,
+            )
+        )  # fmt: skip
+    options = OPTIONS | {"max_steps": None, "runs": tmp_path / "made", "seeds": (0, 1)}
+    monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
+    _, failed = reproduce("table4", None, tmp_path / "out", **options)
+    assert failed == {}
+    folder = tmp_path / "out/table4-fast"
+    assert [(run["seed"], run["steps"]) for run in _read(folder)["runs"]] == [(0, 3), (1, 3)]
+    assert last_state(folder / KEY)["global_step"] == 3
+    assert f"{KEY}: taken from {tmp_path / 'made/a'}" in capsys.readouterr().out
+
+    assert reproduce("table4", None, tmp_path / "out", **options)[1] == {}
+    with pytest.raises(UsageError, match=r"got no last\.ckpt"):
+        reproduce("table4", None, tmp_path / "x", **options | {"runs": tmp_path / "x"})
+    (tmp_path / "made/d").mkdir()
+    (tmp_path / "made/d/last.ckpt").write_bytes((tmp_path / "made/a/last.ckpt").read_bytes())
+    with pytest.raises(CheckpointError, match=r"is for .*seed0, as .* is; wanted one"):
+        reproduce("table4", None, tmp_path / "y", **options)
+
+
+def test_results_that_are_none_are_refused(tmp_path: Path) -> None:
+    results = Results(table="table4", schedule="fast", max_steps=None, data={"digest": "x"})
+    for text in ("{", "[]", '{"runs": 3}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(CheckpointError, match="not results of reproduce"):
+            results.read(tmp_path / "results.json")
+
+
+def test_ways_of_training_are_told_apart() -> None:
+    cells = [
+        Cell(row="a", column="x", experiment="e", model="m", paper=1.0),
+        Cell(row="b", column="x", experiment="e", model="n", paper=None),
+    ]
+    schedule = {"steps": 10, "batch_size": 4, "optimiser": "sgd", "lr": 0.1}
+    run = {"seed": 0, "steps": 10, "schedule": schedule, "error_percent": 2.0}
+    facts = {"embedded": False, "train": 55_000, "validation": 5_000, "test": 10_000}
+    results = Results(table="t", schedule="paper", max_steps=None, data=facts)
+    results.runs = {
+        "e-x-a-seed3": run | {"seed": 3},
+        "e-x-a-seed0": run | {"error_percent": 4.0},
+        "e-x-b-seed0": run | {"steps": 7},
+    }
+    text = results.markdown(cells)
+    assert "| a | 3.0 ± 1.4 (1.0) |\n| b | 2.0 (–) |\n" in text
+    assert (
+        "files, 55,000 to train on, 5,000 for validation, 10,000 to test. Schedule: paper." in text
+    )
+    assert "- 2 seeds (0, 3), 10 steps of 4 images, sgd, learning rate 0.1: a x\n" in text
+    assert text.endswith("- 1 seed (0), 7 steps (of 10) of 4 images, sgd, learning rate 0.1: b x")
+
+
+def test_a_run_survives_the_way_to_its_process() -> None:
+    run = Run(experiment="svhn", data_dir=Path("a b"), out=Path("c"), data_options={"margin": 0.2})
+    assert jobs._from_text(jobs._to_text(run)) == run
+    run = replace(run, data_dir=None, max_minutes=0.5, resume=True)
+    assert jobs._from_text(jobs._to_text(run)) == run
+
+
+def test_the_commit_is_of_this_code() -> None:
+    command = ["git", "rev-parse", "HEAD"]
+    here = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = commit()
+    if here.returncode:
+        assert found is None
+    else:
+        assert found is not None and here.stdout.startswith(found.rstrip("+"))
+
+
+# Processes
+
+
+def _program(text: str) -> Callable[..., subprocess.Popen[str]]:
+    """A `Popen` that runs this program in place of the run's; its arguments are the file and a folder."""
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        return popen([sys.executable, "-c", text, command[-1]], **options)
+
+    return start
+
+
+def _runs(folder: Path, number: int) -> dict[str, Run]:
+    return {f"run{i}": Run(experiment="mnist_r", seed=i, out=folder / f"run{i}") for i in range(number)}  # fmt: skip
+
+
+def test_jobs_run_at_once_and_one_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+import json, os, pathlib, sys, time
+run = json.load(sys.stdin)
+pathlib.Path(sys.argv[1]).with_suffix(".began").touch()
+if run["seed"] == 1:
+    sys.exit("wanted more\\n")
+if run["seed"] == 2:
+    os.abort()
+while run["seed"] == 0 and not list(pathlib.Path(sys.argv[1]).parent.glob("run3.began")):
+    time.sleep(0.01)
+pathlib.Path(sys.argv[1]).write_text(json.dumps({"seed": run["seed"], "threads": os.environ["OMP_NUM_THREADS"]}))
+"""
+    monkeypatch.setattr(jobs.subprocess, "Popen", _program(program))
+    begun: list[str] = []
+    outcomes = dict(run_all(_runs(tmp_path, 4), 2, begun.append))
+    assert begun == ["run0", "run1", "run2", "run3"]
+    threads = str(max(1, len(jobs._processors()) // 2))
+    assert [outcomes[f"run{i}"] for i in (0, 3)] == [
+        {"seed": seed, "threads": threads} for seed in (0, 3)
+    ]
+    assert outcomes["run1"] == f"wanted more ({tmp_path / 'run1.log'})"
+    assert str(outcomes["run2"]).startswith(f"ended by signal {signal.SIGABRT:d}, perhaps for want")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of another kind there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_jobs_cleanly(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """
+import pathlib, signal, sys, time
+path = pathlib.Path(sys.argv[1])
+def save(number, frame):
+    path.with_suffix(".saved").write_text(str(number))
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, save)
+path.with_suffix(".began").touch()
+time.sleep(60)
+"""
+    monkeypatch.setattr(jobs.subprocess, "Popen", _program(program))
+    sleep = time.sleep
+
+    def interrupt(seconds: float) -> None:
+        sleep(seconds)
+        if len(list(tmp_path.glob("*.began"))) == 2 and not list(tmp_path.glob("*.sent")):
+            (tmp_path / "x.sent").touch()
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(jobs.time, "sleep", interrupt)
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
+        dict(run_all(_runs(tmp_path, 3), 2, lambda key: None))
+    assert stopped.value.args == (number,)
+    assert signal.getsignal(number) == before
+    saved = {path.name: path.read_text() for path in tmp_path.glob("*.saved")}
+    assert saved == {name: str(signal.SIGTERM.value) for name in ("run0.saved", "run1.saved")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are of another kind there")
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """As a user sees it: two runs at once in processes, stopped and gone on with."""
+    command = [
+        sys.executable, "-m", "architectures", "reproduce", "table4", "--fast", "--max-steps", "40",
+        "--model", "mnist_addition_fcn", "--seeds", "0,1", "--jobs", "2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    folder = tmp_path / "table4-fast"
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        end = time.monotonic() + 240
+        while len(list(folder.glob("*/logs"))) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        told = run.communicate(timeout=120)
+    assert run.returncode == 130 and "stopped; the same command goes on" in told[1]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    runs = _read(folder)["runs"]
+    assert [(run["steps"], run["examples"]) for run in runs] == [(40, 1000)] * 2
+    assert sorted(run["seed"] for run in runs) == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["table2", "table3"])
+def test_tables_of_pictures(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(TABLES, table, TABLES[table][:1])
+    kind, name = ("svhn", "8") if table == "table2" else ("cub", "14")
+    folder = tmp_path / "data"
+    options = ["--species", "2"] if kind == "cub" else []
+    assert main(["data", "generate", kind, str(folder), "--images", name, *options]) == 0
+    arguments = ["reproduce", table, "--fast", "--max-steps", "2", "--num-workers", "0"]
+    assert main([*arguments, "--data-dir", str(folder), "--out", str(tmp_path)]) == 0
+    found = _read(tmp_path / f"{table}-fast")
+    assert found["runs"][0]["steps"] == 2 and not found["data"]["embedded"]
+    assert all(found["data"][split] > 0 for split in ("train", "validation", "test"))
+    assert str(tmp_path) not in json.dumps(found)
