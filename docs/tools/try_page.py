@@ -47,12 +47,12 @@ class Telling(nn.Module):
         return self.network.classify(seen), theta, seen
 
 
-def pretrained() -> nn.Module:
-    """The trained network that the package carries.
+NO_WEIGHTS = (FileNotFoundError, TypeError, ValueError)
+"""What `pretrained` raises where the package carries no weights."""
 
-    Raises:
-        FileNotFoundError, TypeError, ValueError: it carries none.
-    """
+
+def pretrained() -> nn.Module:
+    """The trained network that the package carries, or one of the errors NO_WEIGHTS."""
     return create_model(MODEL, pretrained=True)
 
 
