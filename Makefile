@@ -41,7 +41,7 @@ check: lint native ## Lint, types and the quick tests, for while you work
 bench: $(DEV) ## Compare throughput with every peer that is installed
 	$(PY) -m pytest --benchmark $(ARGS)
 
-# npm fetches MathJax once; the site then needs no network.
+# npm fetches MathJax and onnxruntime-web once; the site then needs no network.
 docs: native $(DOCS) ## Run the pages' code and build the site: build/site/index.html
 	$(PY) -m mkdocs build --strict
 

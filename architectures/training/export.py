@@ -7,7 +7,7 @@ import importlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,21 +63,40 @@ def export_onnx(
     for needed in ("onnx", "onnxscript", "onnxruntime"):
         importlib.import_module(needed)
     network, images, settings = _network_and_images(checkpoint, data_dir, workers)
-    example, shapes = _example(images, dynamic_batch)
     names = ["crop", "theta"] if isinstance(network, CoLocaliser) else ["logits"]
-    with _quiet(), _refusals(checkpoint, "ONNX, with stn_triton.onnx_translations()"):
+    content, found = onnx_content(network, images, names, checkpoint, dynamic_batch=dynamic_batch)
+    with replacing(out) as part:
+        part.write_bytes(content)
+    size = _described(images, dynamic_batch)
+    return f"{out}: {settings['model']} as ONNX, {size}; {found}"
+
+
+def onnx_content(
+    network: nn.Module,
+    images: Tensor,
+    outputs: Sequence[str],
+    origin: object,
+    *,
+    dynamic_batch: bool = False,
+) -> tuple[bytes, str]:
+    """A network as an ONNX model that was compared with it on images, and a sentence that says how near it is.
+
+    outputs: the names of what the network gives; origin: what errors begin with, such as the checkpoint's path.
+
+    Raises:
+        ExportError, ModuleNotFoundError: as `export_onnx`.
+    """
+    example, shapes = _example(images, dynamic_batch)
+    with _quiet(), _refusals(origin, "ONNX, with stn_triton.onnx_translations()"):
         program = torch.onnx.export(
             network, (example,), dynamo=True, custom_translation_table=onnx_translations(),
-            input_names=["images"], output_names=names, dynamic_shapes=shapes, verbose=False,
+            input_names=["images"], output_names=outputs, dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
         assert program is not None
         content = program.model_proto.SerializeToString()
-    with _refusals(checkpoint, "ONNX, and run by onnxruntime"):
-        outputs = _batches(_onnx_runner(content), images, dynamic_batch)
-    found = _compared(network, images, outputs, checkpoint, "onnxruntime")
-    with replacing(out) as part:
-        part.write_bytes(content)
-    return f"{out}: {settings['model']} as ONNX, {_described(example, dynamic_batch)}; {found}"
+    with _refusals(origin, "ONNX, and run by onnxruntime"):
+        results = _batches(_onnx_runner(content), images, dynamic_batch)
+    return content, _compared(network, images, results, origin, "onnxruntime")
 
 
 def export_aoti(
@@ -168,7 +187,7 @@ def _onnx_runner(content: bytes) -> Run:
 
 @torch.no_grad()
 def _compared(
-    network: nn.Module, images: Tensor, outputs: list[Tensor], checkpoint: Path, runner: str
+    network: nn.Module, images: Tensor, outputs: list[Tensor], origin: object, runner: str
 ) -> str:
     """A sentence that says how near outputs are to the network's own.
 
@@ -185,7 +204,7 @@ def _compared(
         off = float((theirs - true).abs().max()) if theirs.shape == true.shape else float("inf")
         if not off <= budget:  # also if it is NaN
             raise ExportError(
-                f"{checkpoint}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
+                f"{origin}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
                 f"{budget:.1e}, got {tuple(theirs.shape)} with a difference of {off:.1e}"
             )
         farthest = max(farthest, float((theirs - ours).abs().max()))
@@ -216,7 +235,7 @@ def _check_compiler() -> None:
 
 
 @contextmanager
-def _refusals(checkpoint: Path, form: str) -> Iterator[None]:
+def _refusals(origin: object, form: str) -> Iterator[None]:
     """Turn an error of an exporter into one line, which says the first cause."""
     try:
         yield
@@ -226,9 +245,7 @@ def _refusals(checkpoint: Path, form: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ExportError(
-            f"{checkpoint}: cannot be exported as {form}: {first_line(cause)}"
-        ) from error
+        raise ExportError(f"{origin}: cannot be exported as {form}: {first_line(cause)}") from error
 
 
 @contextmanager

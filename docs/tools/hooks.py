@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.plugins import get_plugin_logger
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
-from docs.tools import notebook, pages, sources, tables, vendor
+from docs.tools import notebook, pages, sources, tables, try_page, vendor
 
 _LOG = get_plugin_logger("docs")
 _API = re.compile(r"^<!-- api: ([\w.]+) -->$", re.MULTILINE)
+_TRY = "try-it.md"
 _TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
 
 
@@ -29,7 +30,26 @@ def on_files(files: Files, config: Any) -> Files:
     linked = {path for page in pages.page_paths() for path in sources.linked(page.read_text())}
     for path in sorted(linked):
         files.append(File.generated(config, sources.page_of(path), content=sources.page(path)))
+    _add_try_page(files, config)
     return files
+
+
+def _add_try_page(files: Files, config: Any) -> None:
+    """The page on which one draws digits, or without trained weights neither it nor the page that links to it."""
+    try:
+        network = try_page.pretrained()
+    except try_page.NO_WEIGHTS as error:
+        _LOG.info("no page to try the network on: %s", error)
+        page = files.get_file_from_path(_TRY)
+        assert page is not None
+        files.remove(page)
+        config.nav = [entry for entry in config.nav if _TRY not in entry.values()]
+        return
+    for name, content in try_page.page(network).items():
+        made = File.generated(
+            config, f"try/{name}", content=content, inclusion=InclusionLevel.INCLUDED
+        )
+        files.append(made)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
