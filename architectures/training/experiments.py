@@ -134,7 +134,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         batch=data.addition_batch,
         classes=19,
         image_sizes=(42,),
-        fast=replace(_FAST, steps=12_000, batch_size=64, easy=(0.1, 0.5)),
+        fast=replace(_FAST, steps=80_000, batch_size=64, easy=(0.0, 0.4)),
     ),
     "svhn": Experiment(
         default="svhn_st_cnn_multi",
