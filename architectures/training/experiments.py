@@ -6,8 +6,9 @@ and 30,000 steps), for co-localisation and volumes no schedule at all (here "fas
 distorted MNIST).
 
 "fast" is ours: AdamW with one cycle of the learning rate and clipped gradients, which shows within minutes, on two CPU
-cores, what the transformers do. Its errors are not the paper's. The networks for SVHN and CUB are too large for minutes
-on a CPU; there it only shows that all works.
+cores, what the transformers do. Its errors are not the paper's. For MNIST addition it takes half an hour of a free CPU
+core, since two transformers learn their places early and to turn digits upright late; `--max-steps` shortens it. The
+networks for SVHN and CUB are too large for minutes on a CPU; there it only shows that all works.
 """
 
 from __future__ import annotations
