@@ -152,16 +152,24 @@ class KeepLast(Callback):
 
 
 class Pictures(Callback):
-    """A picture for TensorBoard after each validation, of what the transformers look at."""
+    """A picture for TensorBoard of what the transformers look at, after a validation, at most one in `every` steps.
 
-    def __init__(self, examples: int = 6) -> None:
+    A picture takes seconds, as long as some hundred steps of a small network.
+    """
+
+    def __init__(self, every: int, examples: int = 6) -> None:
+        self._every = every
         self._examples = examples
+        self._next = 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         if not boards or not trainer.is_global_zero or not isinstance(data, ExperimentData):
             return
+        if trainer.global_step < self._next:
+            return
+        self._next = trainer.global_step + self._every
         from architectures.pictures.figures import pixels
 
         from .show import network_figure

@@ -53,6 +53,9 @@ _REFUSALS = (
 _MODULES = {type(module.task): module for module in (Classification, Colocalisation)}
 """The module that trains for each kind of task."""
 _SHORT = 50
+"""Steps between checkpoints and validations at least, where nothing else is asked for: a short run validates once."""
+_PICTURES = 10
+"""The most pictures that a run without interruptions leaves in TensorBoard's log, about."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -340,7 +343,7 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
         loggers.append(
             TensorBoardLogger(out, "logs", version=table.version, default_hp_metric=False)
         )
-        callbacks.append(Pictures())
+        callbacks.append(Pictures(schedule.steps // _PICTURES))
     if not run.quiet:
         callbacks.append(Progress(settings["model"], schedule.batch_size))
     machine: dict[str, Any] = {

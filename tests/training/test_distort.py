@@ -14,6 +14,7 @@ from architectures.data import (
     rts,
     rts_theta,
 )
+from architectures.data.distort import ink_bounds
 from stn_triton import st_sample
 from support.digits import centroid, seeded
 
@@ -99,6 +100,23 @@ def test_rts_cuts_nothing_off(real: bool, embedded: tuple[Digits, Digits]) -> No
     torch.testing.assert_close(wide[..., 21:63, 21:63], on_canvas, rtol=0, atol=1e-4)
     wide[..., 21:63, 21:63] = 0
     assert wide.max() < 1e-5, "ink beside the canvas"
+
+
+@pytest.mark.parametrize("w", [5, 28, 255, 256, 300])
+def test_ink_is_bounded_by_its_outermost_pixels(w: int) -> None:
+    images = (torch.rand(6, 1, 9, w, generator=seeded(1)) > 0.98).float()
+    images[0] = 0
+    images[1, 0, :, 0] = images[2, 0, 4, w - 1] = 1
+    forward = torch.randn(6, 2, 2, generator=seeded(2))
+    low, high = ink_bounds(images, forward)
+    for image, matrix, ours in zip(images, forward, torch.stack((low, high), 1), strict=True):
+        y, x = image[0].nonzero().unbind(1)
+        points = torch.stack((x - (w - 1) / 2, y - 4.0), 1) @ matrix.T
+        reach = matrix.abs().sum(1)
+        wanted = torch.zeros(2, 2)
+        if len(points):
+            wanted = torch.stack((points.amin(0) - reach, points.amax(0) + reach))
+        torch.testing.assert_close(ours, wanted)
 
 
 def test_rts_conserves_ink() -> None:

@@ -17,7 +17,14 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
-from architectures.training import datamodule, progress
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from architectures.pictures import figures
+from architectures.training import datamodule, progress, show
+from architectures.training.callbacks import Pictures
+from architectures.training.experiment_data import ExperimentData
+from architectures.training.experiments import Schedule
 from architectures.training.progress import Progress
 from architectures.training.train import Run, train
 from support import ROOT
@@ -113,6 +120,22 @@ def test_a_bar_that_cannot_be_drawn_ends_alone(
 
 
 # Figures
+
+
+def test_pictures_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture takes as long as some hundred steps: not every validation draws one."""
+    pytest.importorskip("tensorboard")
+    drawn: list[int] = []
+    monkeypatch.setattr(show, "network_figure", lambda *_: drawn.append(trainer.global_step))
+    monkeypatch.setattr(figures, "pixels", lambda _: np.zeros((2, 2, 3), np.uint8))
+    data = ExperimentData(Schedule(steps=40, batch_size=1, lr=1.0), 0, {})
+    trainer: Any = SimpleNamespace(
+        loggers=[TensorBoardLogger(tmp_path)], is_global_zero=True, datamodule=data
+    )
+    pictures = Pictures(every=10)
+    for trainer.global_step in range(4, 41, 4):
+        pictures.on_validation_end(trainer, SimpleNamespace(hparams={}, network=None))
+    assert drawn == [4, 16, 28, 40]
 
 
 @pytest.mark.slow

@@ -140,7 +140,11 @@ def test_precisions_that_work(experiment: str, precision: str, tmp_path: Path) -
     changes: dict[str, Any] = {"experiment": experiment, "model": model, "precision": precision}
     train(_run(tmp_path, max_steps=2, **changes))
     wanted = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
-    assert {each.dtype for each in last_state(tmp_path)["state_dict"].values()} == {wanted}
+    state = last_state(tmp_path)
+    assert {each.dtype for each in state["state_dict"].values()} == {wanted}
+    (optimiser,) = state["optimizer_states"]
+    fused = {bool(group["fused"]) for group in optimiser["param_groups"]}
+    assert fused == {precision != "16-mixed"}, "a fused optimiser would refuse to clip gradients"
     train(_run(tmp_path, max_steps=3, resume=True, **changes))
     assert last_state(tmp_path)["global_step"] == 3
 
