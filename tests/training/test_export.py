@@ -197,7 +197,7 @@ def test_what_the_exporter_refuses(tmp_path: Path, capsys: pytest.CaptureFixture
     ("arguments", "message"),
     [
         ("export", "CHECKPOINT"),
-        ("export x", "one of the arguments --onnx --aoti is required"),
+        ("export x", "one of the arguments --onnx --aoti --weights is required"),
         ("export x --onnx a.onnx --aoti a.pt2", "not allowed with"),
         ("export x --onnx a.pt", "wanted a name that ends in .onnx, got 'a.pt'"),
         ("export x --aoti a.so", "wanted a name that ends in .pt2, got 'a.so'"),
