@@ -30,6 +30,10 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
       this->over_rows(m, u, 1, channels, [&](Row& r, bool outside) {
         char* to = element(call_, call_.output, this->result_at(k, 0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
+        if (outside && !this->weighed_) {
+          for (int c = 0; c < channels; c++) memset(to + c * apart * bytes_of(call_), 0, r.n * bytes_of(call_));
+          return;
+        }
         if (outside) {
           for (int64_t i = 0; i < r.n; i++) row[i] = T(call_.padding_value);
           stored_as<T>(call_, to, [&](auto* p) {
@@ -40,9 +44,9 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
         T* at = direct ? reinterpret_cast<T*>(to) : row;
         this->template over_samples<false>(m, r, [&](const Row&, bool more) {
           planes_forward<T, K, ND>(t_, r.n, u, steps_, channels, at, direct ? apart : MOST, more);
-          collect_beyond<T>(t_, r.n, call_.padding_value, more);
+          if (this->weighed_) collect_beyond<T>(t_, r.n, more);
         });
-        add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, 1, channels, direct ? apart : MOST);
+        if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, 1, channels, direct ? apart : MOST);
         if (direct) return;
         stored_as<T>(call_, to, [&](auto* p) {
           for (int c = 0; c < channels; c++) narrow<T>(row + c * MOST, r.n, this->divisor(m), p + c * apart);
@@ -102,7 +106,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
           if (u) {
             planes_theta<T, K, ND>(t_, r.n, u + c0 * steps_.all, steps_, channels, grad, apart);
             add_derivatives(m, sample, call_, t_, this->sums(k));
-            if (beyond_theta<T, ND>(t_, r.n, call_.padding_value, grad, 1, channels, apart))
+            if (this->weighed_ && beyond_theta<T, ND>(t_, r.n, call_.padding_value, grad, 1, channels, apart))
               add_derivatives(m, sample, call_, t_, this->sums(k));
           }
           for (int group = 0; sums && group < GROUPS<K, ND>; group++) {
@@ -163,14 +167,16 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
           if (!direct_ && pixel + r.n - first > MOST) store();
           end = pixel + r.n;
           T* at = direct_ ? reinterpret_cast<T*>(result(call_.output, k, 0, pixel)) : row + (pixel - first) * stride_;
-          if (outside) {
+          if (outside && !this->weighed_) {
+            memset(at, 0, r.n * stride_ * sizeof(T));
+          } else if (outside) {
             for (int64_t i = 0; i < r.n * stride_; i++) at[i] = T(call_.padding_value);
           } else {
             this->template over_samples<false>(m, r, [&](const Row&, bool more) {
               pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
-              collect_beyond<T>(t_, r.n, call_.padding_value, more);
+              if (this->weighed_) collect_beyond<T>(t_, r.n, more);
             });
-            add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, stride_, lanes(c), 1);
+            if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, stride_, lanes(c), 1);
           }
         });
         if (!direct_) store();
@@ -235,7 +241,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         const T* grad = direct_ ? reinterpret_cast<const T*>(result(call_.grad, k, 0, pixel)) : row + (pixel - first) * stride_;
         this->template over_samples<true>(m, r, [&](const Row& sample, bool) {
           if (u) pixels_theta<T, K, ND, L>(t_, m, sample, call_, u, steps_, stride_, lanes(c), grad, this->sums(k));
-          if (u && beyond_theta<T, ND>(t_, r.n, call_.padding_value, grad, stride_, width(c, stride_), 1))
+          if (u && this->weighed_ && beyond_theta<T, ND>(t_, r.n, call_.padding_value, grad, stride_, width(c, stride_), 1))
             add_derivatives(m, sample, call_, t_, this->sums(k));
           if (sums) pixels_input<T, K, ND, L>(t_, r.n, grad, steps_, stride_, lanes(c), sums);
         });

@@ -71,11 +71,12 @@ template <class T, int K, int ND> class Image {
   Steps steps_;
   Box box_ = {};
   int64_t maps_;  // transformations of this image
+  bool weighed_;  // what lies outside has a value, and so a weight
   Taps<T>& t_;
   double* sums_ = nullptr;
 
   Image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit)
-      : call_(call), buffers_(buffers), n_(unit / call.parts), maps_(call.maps_of(n_)), t_(t) {
+      : call_(call), buffers_(buffers), n_(unit / call.parts), maps_(call.maps_of(n_)), weighed_(call.padding_value != 0), t_(t) {
     int64_t rows = call.out[1] * call.out[2], part = unit % call.parts;
     from_ = rows * part / call.parts, to_ = rows * (part + 1) / call.parts;
     for (int a = 0; a < 3; a++) have_[a] = a < ND && call.in[a] < K ? K : call.in[a];
@@ -108,7 +109,7 @@ template <class T, int K, int ND> class Image {
     return ND == 3 ? count * T(m.samples) : count;
   }
   // What sums of samples are divided by when they are stored: with a padding value they are means before (add_beyond).
-  T divisor(const Map<T>& m) const { return call_.padding_value != 0 ? T(1) : parts(m); }
+  T divisor(const Map<T>& m) const { return weighed_ ? T(1) : parts(m); }
   // Numbers of elements before channel c of this image or of result k, and those before a pixel of them.
   int64_t image_at(int64_t c) const { return n_ * call_.channels * call_.pixels_in() + channel(c, call_.pixels_in()); }
   int64_t result_at(int64_t k, int64_t c) const {
@@ -144,14 +145,15 @@ template <class T, int K, int ND> class Image {
   // Calls body(row, is outside) for the rows of the output, in pieces; u: what will be read, or null.
   template <class Body> void over_rows(const Map<T>& m, const T* u, int64_t stride, int64_t planes, Body body) {
     bool banded = u && !read_ahead(u, stride, planes, box_of_rows(m, from_, to_));
+    int64_t y = from_ % call_.out[1], z = from_ / call_.out[1];
     for (int64_t row = from_; row < to_; row++) {
-      int64_t y = row % call_.out[1];
       if (banded && (y % BAND == 0 || row == from_) && is_linear(m)) {
         int64_t left = BAND - y % BAND, in_slice = call_.out[1] - y, in_part = to_ - row;
         left = left < in_slice ? left : in_slice;
         read_ahead(u, stride, planes, box_of_rows(m, row, row + (left < in_part ? left : in_part)));
       }
-      Row r = {0, y, row / call_.out[1], 0, 0, 0, 0};
+      Row r = {0, y, z, 0, 0, 0, 0};
+      if (++y == call_.out[1]) y = 0, z++;
       int64_t first, last;
       span_of(m, r, call_, &first, &last);
       pieces(r, 0, first, true, body);
@@ -172,7 +174,8 @@ template <class T, int K, int ND> class Image {
       for (r.qy = 0; r.qy < s; r.qy++)
         for (r.qx = 0; r.qx < s; r.qx++) {
           locate(m, r, call_, t_);
-          find_taps<T, K, ND, SLOPES>(t_, r.n, have_, call_);
+          weighed_ ? find_taps<T, K, ND, SLOPES, true>(t_, r.n, have_, call_)
+                   : find_taps<T, K, ND, SLOPES, false>(t_, r.n, have_, call_);
           body(r, r.qx || r.qy || r.qz);
         }
   }

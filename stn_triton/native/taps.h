@@ -126,8 +126,8 @@ template <class T, int K> INLINE Beyond<T> weigh_beyond(const Lanes<T>* at, cons
 }
 
 // Taps that may lie outside, as windows that do not: weights, derivatives, first pixel; returns the axis' bits.
-// beyond: what is left out, or null.
-template <class T, int K>
+// beyond: what is left out, if WEIGHED.
+template <class T, int K, bool WEIGHED>
 static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T align, int padding, Lanes<T>* w, Lanes<T>* d, Lanes<T>& base,
                                                    Beyond<T>* beyond) {
   typedef Lanes<T> V;
@@ -135,7 +135,7 @@ static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T
   s = padded<T, K>(s, size, align, padding, follows);
   taps_around<T, K>(s, at, weight, slope);
   base = at[0];
-  if (beyond) *beyond = weigh_beyond<T, K>(at, weight, slope, follows, size);
+  if constexpr (WEIGHED) *beyond = weigh_beyond<T, K>(at, weight, slope, follows, size);
   if (K == 4 && padding != ZEROS) {
     for (int k = 0; k < K; k++) {
       at[k] = padding == BORDER ? bounded<T>(at[k], 0, size - 1) : reflected<T>(at[k], size, align, side);
@@ -159,15 +159,15 @@ static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T
 }
 
 // The weight of all taps outside, summed over the samples of n results; `more`: not the first of them.
-template <class T> static void collect_beyond(Taps<T>& t, int n, double value, bool more) {
-  for (int i = 0; value != 0 && i < n; i++) t.outside[i] = more ? t.outside[i] + t.beyond[i] : t.beyond[i];
+template <class T> static void collect_beyond(Taps<T>& t, int n, bool more) {
+  for (int i = 0; i < n; i++) t.outside[i] = more ? t.outside[i] + t.beyond[i] : t.beyond[i];
 }
 
 // Sums of `parts` samples -> their means with what lies outside, of n results `across` apart, of `channels` that are `apart`.
 // The weight is divided, not the value times it: where all samples lie outside the mean is the value to the bit.
 template <class T>
 static void add_beyond(const Taps<T>& t, int n, double value, T parts, T* to, int64_t across, int64_t channels, int64_t apart) {
-  if (value == 0 || (parts == 1 && t.whole)) return;
+  if (parts == 1 && t.whole) return;
   for (int i = 0; i < n; i++) {
     T all = T(value) * (t.outside[i] / parts);
     if (parts == 1 && all == 0) continue;
@@ -181,7 +181,7 @@ static void add_beyond(const Taps<T>& t, int n, double value, T parts, T* to, in
 // Writes into t.g the derivatives of that by the coordinates; false if there are none.
 template <class T, int ND>
 static bool beyond_theta(Taps<T>& t, int n, double value, const T* grad, int64_t across, int64_t channels, int64_t apart) {
-  if (value == 0 || t.whole) return false;
+  if (t.whole) return false;
   for (int i = 0; i < (n + WIDTH<T> - 1) / WIDTH<T> * WIDTH<T>; i++) {
     bool any = false;
     for (int a = 0; a < ND; a++) any |= i < n && t.beyond_d[a][i] != 0;
@@ -192,8 +192,9 @@ static bool beyond_theta(Taps<T>& t, int n, double value, const T* grad, int64_t
   return true;
 }
 
-// The taps of the n coordinates in t.s; lanes up to the next whole vector hold coordinates too.
-template <class T, int K, int ND, bool SLOPES>
+// The taps of the n coordinates in t.s; lanes up to the next whole vector hold coordinates too. WEIGHED: with what is
+// left out, for a padding value; without one that would take as long as the rest.
+template <class T, int K, int ND, bool SLOPES, bool WEIGHED>
 static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) {
   typedef Lanes<T> V;
   constexpr int L = WIDTH<T>;
@@ -204,7 +205,7 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
     last[a] = have[a] == call.in[a] ? size[a] - 1 - margin : T(-1);  // none is simple in a copy
   }
   int padding = int(call.padding);
-  bool every = true, weighed = call.padding_value != 0;
+  bool every = true;
   for (int i = 0; i < n; i += L) {
     Whole<T> simple = whole<T>(-1), at = {}, bits = whole<T>(EVERY_BIT<K, ND>);
     for (int a = 0; a < ND; a++) {
@@ -213,14 +214,15 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
     }
     bool is_simple = all(simple);
     if (!is_simple) bits = Whole<T>{};
-    Beyond<T> beyond[ND] = {};
+    Beyond<T> beyond[ND];
+    for (int a = 0; WEIGHED && a < ND; a++) beyond[a] = Beyond<T>();
     for (int a = ND - 1; a >= 0; a--) {
       V s = load<T>(t.s[a] + i), base, taps[K], w[K], d[K];
       if (is_simple) {
         taps_around<T, K>(s, taps, w, d);
         base = taps[0];
       } else {
-        bits |= windowed<T, K>(s, size[a], memory[a], align, padding, w, d, base, weighed ? &beyond[a] : nullptr) << (a * AXIS_BITS);
+        bits |= windowed<T, K, WEIGHED>(s, size[a], memory[a], align, padding, w, d, base, &beyond[a]) << (a * AXIS_BITS);
       }
       at = at * Integer<T>(memory[a]) + __builtin_convertvector(base, Whole<T>);
       for (int k = 0; k < K; k++) {
@@ -228,7 +230,7 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
         if (SLOPES) store<T>(t.d[a][k] + i, d[k]);
       }
     }
-    if (weighed) {
+    if constexpr (WEIGHED) {
       V total = {}, one = splat<T>(1);
       for (int a = 0; a < ND; a++) total += (one - total) * beyond[a].weight;
       store<T>(t.beyond + i, total);
