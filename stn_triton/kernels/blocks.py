@@ -76,8 +76,11 @@ def _output_blocks(g: Geometry, fewer: int) -> Blocks:
         blocks = _last_blocks(g)
     else:
         blocks = _first_blocks(g)
-        if fewer > 1:
-            return blocks._replace(num_warps=4)  # two pixels a lane
+    if spec.TANGENT and TRANSFORMS[spec.TRANSFORM].lattice and spec.COMPUTE is tl.float32:
+        # As for 3-D nearest in `_last_blocks`.
+        blocks = blocks._replace(maxnreg=Registers(128, 128))
+    if fewer > 1 and not spec.CHANNEL_LANES:
+        return blocks._replace(num_warps=4)  # two pixels a lane
     return blocks._replace(TILE_Y=max(blocks.TILE_Y // fewer, 1))
 
 
