@@ -34,7 +34,8 @@ def outcome(seed: int, number: int, backends: Sequence[str]) -> Outcome:
     kind = Draw(seed, -1 - number).random.choices(KINDS, (70, 18, 12))[0]
     if backends == ["emulator"]:
         kind = "sampled"
-    what, wrong = "", []
+    what = ""
+    wrong: list[str] = []
     try:
         if kind == "utility":
             what, wrong = utilities.judged(Draw(seed, number))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -52,13 +52,11 @@ class Memory:
             return guarded
 
         torch_of_sampler = _Torch(guarding(torch.empty_like))
-        with (
-            mock.patch.object(sampler, "empty_output", guarding(sampler.empty_output)),
-            mock.patch.object(
-                sampler, "empty_input_gradient", guarding(sampler.empty_input_gradient)
-            ),
-            mock.patch.object(sampler, "torch", torch_of_sampler),
-        ):
+        with ExitStack() as patches:
+            for name in ("empty_output", "empty_input_gradient"):
+                allocate = guarding(getattr(sampler, name))
+                patches.enter_context(mock.patch.object(sampler, name, allocate))
+            patches.enter_context(mock.patch.object(sampler, "torch", torch_of_sampler))
             yield
 
 

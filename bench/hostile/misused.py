@@ -44,7 +44,8 @@ class Constant(nn.Module):
 
 
 def _stn(**options: Any) -> SpatialTransformer:
-    return SpatialTransformer(**({"localisation": Constant(), "in_features": 1} | options))
+    arguments: dict[str, Any] = {"localisation": Constant(), "in_features": 1}
+    return SpatialTransformer(**(arguments | options))
 
 
 class Misuse(NamedTuple):

@@ -325,7 +325,7 @@ def _difference(got: Tensor, true: Tensor, tolerance: Tensor, compared: Tensor) 
     off = (wide - true).abs()
     off = torch.where(finite, off, torch.where(wide.isfinite(), torch.inf, 0.0))
     off = torch.where(true.abs() + allowed > 0.99 * info.max, 0.0, off)
-    bad = compared & ~(off <= allowed.expand(true.shape).nan_to_num(0.0))
+    bad = compared & ~(off <= allowed.expand(true.shape).nan_to_num(torch.inf, torch.inf))
     if not bad.any():
         return None
     at = tuple(int(each) for each in bad.nonzero()[0])

@@ -147,12 +147,8 @@ def _matrices(draw: Draw) -> Found:
     back = stn_triton.theta_to_pixel_matrix(theta, *sizes, transform=transform, **options)
     size = (matrix.double().abs().amax((-2, -1), True) + 1) * max(*sizes[0], *sizes[1]) ** 2
     wrong = _off("matrix", back, matrix.double(), size.expand(back.shape))
-    for direction in (stn_triton.pixel_matrix_to_theta, stn_triton.theta_to_pixel_matrix):
-        direction(
-            matrix.float(),
-            *sizes,
-            **({"transform": transform} if direction is stn_triton.theta_to_pixel_matrix else {}),
-        )
+    stn_triton.pixel_matrix_to_theta(matrix, *sizes)  # singular ones, too
+    stn_triton.theta_to_pixel_matrix(matrix, *sizes, transform=transform)
     return what, wrong
 
 
