@@ -154,3 +154,19 @@ def test_drawn_calls_are_varied() -> None:
         "bicubic",
     ):
         assert any(word in each for each in drawn), word
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mode", torch.zeros(2).numpy()),
+        ("out_size", (2**40, 2**40)),
+        ("out_size", b"44"),
+        ("antialias", 2**31),
+    ],
+    ids=str,
+)
+def test_errors_name_the_argument(name: str, value: Any) -> None:
+    options = {"out_size": (4, 4), name: value}
+    with pytest.raises((TypeError, ValueError), match=name):
+        st_sample(torch.zeros(1, 1, 4, 4), torch.eye(2, 3)[None], backend="torch", **options)
