@@ -18,6 +18,10 @@ from .transforms import AUTO, TRANSFORMS, Options
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
 BACKENDS = ("triton", "native", "torch")
+_TOO_MANY = 2**48
+"""Pixels that no memory holds, however few bytes each has."""
+_MOST_SAMPLES = 2**15 - 1
+"""Along an axis of an output pixel: those of a pixel are counted in 32 bits."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -81,7 +85,7 @@ def checked_size(
 
     of_images: the size must have 2 entries, since it cannot be that of a volume.
     """
-    if not isinstance(out_size, Sequence) or isinstance(out_size, str):
+    if not isinstance(out_size, Sequence) or isinstance(out_size, str | bytes | bytearray):
         raise _not_a_size(out_size, name, of_images)
     if any(isinstance(length, (bool, float)) for length in out_size):
         raise _not_a_size(out_size, name, of_images)
@@ -98,6 +102,8 @@ def checked_size(
         raise _not_a_size(out_size, name, of_images) from None
     if any(length < 1 for length in size):
         raise ValueError(f"{name} must be positive, got {size!r}")
+    if all(type(length) is int for length in size) and math.prod(size) >= _TOO_MANY:
+        raise ValueError(f"{name} must have fewer than 2**48 pixels in all, got {size!r}")
     return size
 
 
@@ -117,8 +123,10 @@ def _check_names(transform: str, mode: str, padding_mode: str, backend: str | No
 
 
 def check_name(name: str, value: object, allowed: Collection[object]) -> None:
-    """Refuse a value that is not one of those allowed."""
-    if value not in allowed:
+    """Refuse a value that is not one of those allowed: names, whole numbers or None."""
+    # An array compares with each of them entry by entry, and 2.0 and True are equal to whole numbers.
+    named = value is None or (isinstance(value, str | int) and not isinstance(value, bool))
+    if not named or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
@@ -161,6 +169,8 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
         ) from None
     if samples < 1:
         raise ValueError(f"antialias must be False, True or an int of at least 1, got {antialias}")
+    if samples > _MOST_SAMPLES:
+        raise ValueError(f"antialias must be at most {_MOST_SAMPLES}, got {antialias}")
     if antialias is True and TRANSFORMS[transform].matrix is None:
         raise ValueError(
             f"antialias=True is for transform 'affine' or 'attention', got {transform!r}; give an int"

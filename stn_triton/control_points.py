@@ -159,7 +159,10 @@ def _flattened(given: Iterable[object]) -> Points:
             (constant,) = {
                 number
             }  # Dynamo guards on what a set holds; elsewhere it may take numbers as variables.
-            found.append(float(constant))
+            try:
+                found.append(float(constant))
+            except OverflowError:  # an int that no float holds
+                found.append(math.inf)
     return tuple(found)
 
 

@@ -79,9 +79,11 @@ def identity_theta(
     check_name(f"ndim of transform {transform!r}", ndim, entry.ndims)
     points = points_or_usual(control_points, transform, entry.lattice)
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a float dtype, got {dtype}")
-    if not isinstance(batch_shape, Sequence):
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a float dtype, got {dtype!r}")
+    if not isinstance(batch_shape, Sequence) or not all(
+        isinstance(length, int | torch.SymInt) for length in batch_shape
+    ):
         raise TypeError(f"batch_shape must be a sequence of ints, got {batch_shape!r}")
     if any(length < 0 for length in batch_shape):
         raise ValueError(f"batch_shape must not have negative sizes, got {tuple(batch_shape)}")

@@ -40,8 +40,9 @@ _BACKWARDS = {
 }
 _FAR = 1e6
 """A normalised coordinate outside every image, finite in pixel units too."""
-_OVERFLOWS = 1e30
-"""A normalised coordinate that may not be finite in pixel units, and has no whole digits to be mirrored."""
+_UNFOLDED = 2.0**22
+"""So many widths of the image away (bicubic: pixels) a coordinate is not mirrored: in float32 it has no place within a
+pixel, and PyTorch's sampler counts its turns in 32 bits."""
 
 _Size = tuple[int, ...]
 
@@ -123,8 +124,14 @@ def _finite(grid: Tensor, in_size: _Size, options: Options) -> Tensor:
     """Coordinates that every sampler bears: those that are not finite become constants, as the padding says."""
     if options.padding_mode != "reflection":
         return grid.nan_to_num(nan=-_FAR, posinf=_FAR, neginf=-_FAR).clamp(-_FAR, _FAR)
-    first = [(0 if options.align_corners else 1 / length) - 1 for length in reversed(in_size)]
-    return torch.where(grid.abs() < _OVERFLOWS, grid, vector_like(first, grid))
+    align = int(options.align_corners)
+    first = [(1 - align) / length - 1 for length in reversed(in_size)]
+    spans = [
+        1 if options.mode == "bicubic" else max(length - align, 1) for length in reversed(in_size)
+    ]
+    ends, middle = _pixel_scale(in_size, grid, options)
+    known = (grid.detach() * ends + middle).abs() < _UNFOLDED * vector_like(spans, grid)
+    return torch.where(known, grid, vector_like(first, grid))
 
 
 def _pixel_scale(in_size: _Size, like: Tensor, options: Options) -> tuple[Tensor, Tensor]:
