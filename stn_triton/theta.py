@@ -82,7 +82,7 @@ def identity_theta(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a float dtype, got {dtype!r}")
     if not isinstance(batch_shape, Sequence) or not all(
-        isinstance(length, int | torch.SymInt) for length in batch_shape
+        hasattr(length, "__index__") for length in batch_shape
     ):
         raise TypeError(f"batch_shape must be a sequence of ints, got {batch_shape!r}")
     if any(length < 0 for length in batch_shape):

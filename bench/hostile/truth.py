@@ -178,7 +178,7 @@ def tolerances(
 
     Shapes: grad (T, C, *finer), 0 where a sample is not clear -> (T, *finer), (), (T, P).
     """
-    wander = sum(torch.where(each < _WIDEST, each, 0.0) for each in found.wander)
+    wander = torch.stack([torch.where(each < _WIDEST, each, 0.0) for each in found.wander]).sum(0)
     rounding = _SUM_ROUNDINGS * found.eps
     reach = RANGE[mode] ** len(in_size)
     weight = _VALUE_SLOPE[mode] * wander + rounding * reach
