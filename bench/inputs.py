@@ -29,6 +29,8 @@ from .grids import (
 
 KINK_BAND = 1e-3
 """In pixels: nearer to a kink or a tie than this, a rounded coordinate may be on its other side."""
+_COARSE = 4 * torch.finfo(torch.float32).eps
+"""The same as a share of the coordinate: four roundings."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,12 @@ def _clear(case: Case, flat: Tensor, samples: int) -> Tensor:
     both = case.padding_mode == "reflection"
     clear = torch.ones((), dtype=torch.bool, device=flat.device)
     for coordinate in source_pixels(case, flat, samples):
+        # Far from the image single precision does not tell a coordinate from its neighbours in the band.
+        band = (_COARSE * coordinate.abs()).clamp(min=KINK_BAND)
         if case.mode != "nearest" or both:
-            clear = clear & ((coordinate - coordinate.round()).abs() > KINK_BAND)
+            clear = clear & ((coordinate - coordinate.round()).abs() > band)
         if case.mode == "nearest" or both:
-            clear = clear & (((coordinate - 0.5) - (coordinate - 0.5).round()).abs() > KINK_BAND)
+            clear = clear & (((coordinate - 0.5) - (coordinate - 0.5).round()).abs() > band)
     for axis in range(-case.ndim, 0):
         clear = clear.unflatten(axis, (-1, samples)).all(axis)
     return clear
