@@ -43,11 +43,17 @@ def load_model(path: str | PathLike[str], *, map_location: str | torch.device = 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: truncated, damaged, not such a checkpoint, weights that do not fit the network or are not finite;
-            the message begins with the path.
+        ValueError: truncated, damaged, not such a checkpoint, weights that do not fit the network or are not finite,
+            a device that is not there; the message begins with the path.
     """
     path = Path(path)
-    return restored_network(read_checkpoint(path), path).to(map_location)
+    network = restored_network(read_checkpoint(path), path)
+    try:
+        return network.to(map_location)
+    except (AssertionError, RuntimeError) as error:  # a build of torch without CUDA asserts
+        raise ValueError(
+            f"{path}: its network cannot be put on map_location={str(map_location)!r}: {first_line(error)}"
+        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

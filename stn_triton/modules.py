@@ -360,8 +360,9 @@ def _ndim(
         return len(out_size)
     if initial is None:
         return 2
-    flat_volume = transform == "affine" and num_transformers is None and initial.shape == (12,)
-    return 3 if flat_volume else theta_ndim(initial, transform)
+    if transform == "affine" and initial.dim() == 1:  # flat: a row of 4 numbers is no theta
+        return 3 if num_transformers is None and len(initial) == 12 else 2
+    return theta_ndim(initial, transform)
 
 
 def _broadcast(

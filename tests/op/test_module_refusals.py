@@ -70,6 +70,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ValueError,
         ["initial_theta", "(2, 16, 2)", "'tps'", "32 numbers or 64", "got shape (2,)"],
     ),
+    "initial_theta, of attention in volumes": (
+        {"initial_theta": [1.0, 0.0, 0.0, 0.0], "out_size": None},
+        ValueError,
+        ["initial_theta", "(2, 3)", "'affine'", "6 numbers", "got shape (4,)"],
+    ),
     "initial_theta, K without the axis": (
         {"initial_theta": torch.zeros(2, 2, 3)},
         ValueError,

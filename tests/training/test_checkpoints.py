@@ -110,6 +110,10 @@ def test_load_model_gives_the_trained_network(of_embedded: Path) -> None:
         assert torch.equal(value, saved[f"network.{name}"])
     assert network(torch.rand(2, 1, 28, 28)).shape == (2, 10)
     assert load_model(str(of_embedded), map_location="meta")[-1].weight.is_meta
+    with pytest.raises(
+        ValueError, match=r"^.*last\.ckpt: its network cannot be put on .*'cuda:99'"
+    ):
+        load_model(of_embedded, map_location="cuda:99")
 
 
 def test_load_model_leaves_the_encoder_out(tmp_path: Path) -> None:
