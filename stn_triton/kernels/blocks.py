@@ -209,13 +209,14 @@ def _cell_registers(g: Geometry, held: int, *, with_theta: bool) -> Registers:
     """Timed on an H100, where a few spilled numbers cost less than warps that are not there; before: the fewest that
     spill nothing, in steps of 16. `held`: channels of a lane.
     """
-    # Border, samples and sums in memory take some more.
+    # Border, samples and sums in memory take some more, and so do theta's sums.
     more = g.several or g.spec.PADDING == "border" or g.spec.ANTIALIAS != "none"
+    sums = 16 if with_theta else 0
     if held > 4:
         return Registers(168 if more else 152, 128)
     if held == 4 or more:
-        return Registers(144 if more else 128, 128 if with_theta else 96)
-    return Registers(112, 96)
+        return Registers((144 if more else 128) + sums, 128 if with_theta else 96)
+    return Registers(112 + sums, 96)
 
 
 def _cell_rows(g: Geometry, cells: int, programs: int) -> int:
