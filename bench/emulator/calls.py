@@ -64,7 +64,7 @@ def emulate(
         with call:
             result = function()
     call.start_recorded()
-    call.check_unwritten()
+    call.check_unwritten(result)
     return result, call.runs
 
 
@@ -85,6 +85,7 @@ class _Call(TorchDispatchMode):
         self.runs: list[Run] = []
         self._found, self._started, self._ulp, self._budget = found, 0, ulp, budget
         self._made: dict[int, _Made] = {}
+        self._read: set[int] = set()  # storages that torch operations computed with
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -92,17 +93,19 @@ class _Call(TorchDispatchMode):
         self.start_recorded()
         kwargs = kwargs or {}
         known = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        schema, empty = func._schema, func.overloadpacket.__name__ in _EMPTY
+        if not empty and not schema.is_mutable and not any(r.alias_info for r in schema.returns):
+            self._read |= known
         result = func(*args, **kwargs)
         for tensor in _tensors(result):
             storage = tensor.untyped_storage()
             place = storage.data_ptr()
             if tensor.is_meta or not storage.nbytes():
                 continue
-            empty = func.overloadpacket.__name__ in _EMPTY
             if place not in known:
                 unwritten = np.ones(storage.nbytes(), np.bool_) if empty else None
                 self._made[place] = _Made(storage, unwritten)
-            elif place in self._made and func._schema.is_mutable:
+            elif place in self._made and schema.is_mutable:
                 self._made[place].unwritten = None
         return result
 
@@ -114,10 +117,20 @@ class _Call(TorchDispatchMode):
             if 0 not in launch.grid:
                 self.runs.append(self._run(launch))
 
-    def check_unwritten(self) -> None:
-        """Complain about bytes that are left unwritten in a tensor that a kernel wrote to."""
-        for made in self._made.values():
-            if made.stored and made.unwritten is not None and made.unwritten.any():
+    def check_unwritten(self, result: Any) -> None:
+        """Complain about bytes that are left unwritten in a tensor that a kernel wrote to, if it is a result.
+
+        Or if a torch operation computed with it. What only kernels read may stay unwritten: each of their reads is
+        checked by itself.
+        """
+        results = {tensor.untyped_storage().data_ptr() for tensor in _tensors(result)} | self._read
+        for place, made in self._made.items():
+            if (
+                place in results
+                and made.stored
+                and made.unwritten is not None
+                and made.unwritten.any()
+            ):
                 count = int(made.unwritten.sum())
                 first = int(np.flatnonzero(made.unwritten)[0])
                 self.runs[-1].counts.complain(
