@@ -9,6 +9,7 @@ from functools import partial
 from inspect import Parameter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from architectures.options import annotated_kinds, check_kinds, check_known, free_keywords
@@ -74,6 +75,16 @@ def create_model(name: str, *, pretrained: bool | str | None = None, **options: 
     if trained is not None:
         trained.load_into(network)
     return network
+
+
+def parameter_count(name: str, **options: Any) -> int:
+    """The number of parameters of a network, which needs no memory for them.
+
+    Raises:
+        TypeError, ValueError: as `create_model`.
+    """
+    with torch.device("meta"):
+        return sum(each.numel() for each in create_model(name, **options).parameters())
 
 
 def model_input(name: str, **options: Any) -> tuple[int, ...]:

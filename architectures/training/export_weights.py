@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from architectures.checkpoint import CheckpointError, restored_network
-from architectures.pretrained import WEIGHTS, weights_bytes, weights_path
+from architectures.pretrained import weights_bytes, weights_path
 
 from .datamodule import make_data
 from .errors import ExportError
@@ -51,7 +51,7 @@ def export_weights(
         raise CheckpointError(
             f"{checkpoint}: wanted a finished run, got {found['global_step']} of {settings['schedule']['steps']} steps"
         )
-    path = weights_path(settings["model"], experiment, folder or WEIGHTS)
+    path = weights_path(settings["model"], experiment, folder)
     tensors = dict(restored_network(found, checkpoint).state_dict())
     about = _about(found, checkpoint, data_dir)
     content = weights_bytes(tensors, about)

@@ -19,12 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from architectures.checkpoint import CheckpointError
 from architectures.data import DataError
 from architectures.errors import first_line, machine_trouble
-from architectures.networks.registry import create_model
+from architectures.networks.registry import parameter_count
 
 from .errors import Diverged, UsageError
 from .evaluate import evaluate, read_run
@@ -83,17 +81,12 @@ def finish(run: Run) -> dict[str, Any]:
     if "data" in found:
         raise CheckpointError(f"{path}: {found['data']}")
     checkpoint = read_run(path)
+    settings = checkpoint["hyper_parameters"]
     return found | {
-        "schedule": checkpoint["hyper_parameters"]["schedule"],
+        "schedule": settings["schedule"],
         "minutes": _minutes(checkpoint),
-        "parameters": _parameters(checkpoint["hyper_parameters"]),
+        "parameters": parameter_count(settings["model"], **settings["model_options"]),
     }
-
-
-def _parameters(settings: Mapping[str, Any]) -> int:
-    with torch.device("meta"):
-        network = create_model(settings["model"], **settings["model_options"])
-    return sum(each.numel() for each in network.parameters())
 
 
 def _has_all_steps(checkpoint: Mapping[str, Any]) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-import torch
-
-from architectures.networks.registry import create_model, list_models, model_input
+from architectures.networks.registry import list_models, model_input, parameter_count
 
 from .experiments import EXPERIMENTS
 
@@ -15,8 +13,7 @@ def listing() -> str:
     """Every network with its experiments, parameters and input, then every experiment with its networks."""
     lines = [f"{'network':36s}{'parameters':>13s}   {'input':20s} experiments"]
     for name in list_models():
-        with torch.device("meta"):
-            parameters = sum(each.numel() for each in create_model(name).parameters())
+        parameters = parameter_count(name)
         where = [
             key
             for key, entry in EXPERIMENTS.items()

@@ -20,7 +20,7 @@ KINDS = ("sampled", "refused", "utility")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call was and what is wrong with it; `decision` is "result" or the error that came."""
+    """What a call was and what is wrong with it; kind: one of `KINDS`, or "crash"."""
 
     number: int
     kind: str
