@@ -172,8 +172,6 @@ def check_all(session: Session, resume: bool) -> bool:
 def _wrong(measurement: Measurement, inputs: Inputs) -> str | None:
     """What is wrong with a provider's results on a case, which are compared before they are timed."""
     provider, case, grads = measurement.provider, measurement.case, measurement.grads
-    if provider.name == "torch_compile":
-        torch._dynamo.reset()
     actual = run(provider.on_theta(case), inputs, grads)
     return verdict(case, actual, expect(case, inputs, grads), provider.rounding)
 

@@ -50,15 +50,19 @@ def leading(case: Case) -> tuple[int, ...]:
     return case.shape[:1] if case.k is None else (case.shape[0], case.k)
 
 
-# A constant of the case: no part of what is compiled.
-@torch.compiler.assume_constant_result
 def make_index(case: Case, device: str | torch.device = "cpu") -> Tensor | None:
     """Which image each ragged crop of a case reads: (M,) int64; None without crops."""
     return None if case.crops is None else _index(case.crops, case.shape[0], torch.device(device))
 
 
-@lru_cache
+# A constant of the case: no part of what is compiled. Dynamo cannot pass on a `Case`, so that it is given numbers.
+@torch.compiler.assume_constant_result
 def _index(crops: int, images: int, device: torch.device) -> Tensor:
+    return _drawn_index(crops, images, device)
+
+
+@lru_cache
+def _drawn_index(crops: int, images: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(crops)
     return torch.randint(images, (crops,), generator=generator).to(device)
 

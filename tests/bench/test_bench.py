@@ -140,6 +140,25 @@ def test_the_reference_of_the_check_is_the_definition(case: Case) -> None:
         torch.testing.assert_close(getattr(found, name), getattr(true, name), rtol=0, atol=1e-10)
 
 
+def test_torch_compile_takes_every_kind_of_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By Dynamo and autograd alone, since Inductor takes seconds for a case; all in one process, as they are timed.
+    from bench.providers import torch_compile
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch_compile._compiled.cache_clear()
+    provider, wrong = providers.named("torch_compile"), {}
+    for number, case in enumerate(TINY):
+        case = replace(case, dtype=(torch.float32, torch.bfloat16)[number % 2])
+        if provider.can(case, case.grads[0]):
+            inputs = make_inputs(case)
+            actual = check.run(provider.on_theta(case), inputs, case.grads[0])
+            expected = check.expect(case, inputs, case.grads[0])
+            wrong[case.key] = check.verdict(case, actual, expected, provider.rounding)
+    torch_compile._compiled.cache_clear()
+    assert len(wrong) == len(TINY) - 1
+    assert not any(wrong.values()), wrong
+
+
 def test_the_check_finds_errors() -> None:
     case = TINY[1]
     inputs = make_inputs(case)
