@@ -1,11 +1,11 @@
 """`python -m bench.device --out DIR`: all that needs a GPU, in one command, the most important
 first.
 
-It checks correctness, then times every case beside every peer, then whole networks. The checks, with
-the compilations that they take, are not timed and run in `--jobs` processes at once. Every few
-seconds the files in DIR are replaced whole, so that little is lost when time runs out; `--resume`
-then measures what is missing. Without a GPU (or with `--device cpu`) it is a dry run: tiny cases go
-through the same code, and the file says `"gpu": null` and does not belong to the committed results.
+It checks correctness, then times every case in float32 beside its peers, then whole networks, then bfloat16.
+The checks, with the compilations that they take, are not timed and run in `--jobs` processes at once. Every few
+seconds the files in DIR are replaced whole, so that little is lost when time runs out; `--resume` then measures what
+is missing. Without a GPU (or with `--device cpu`) it is a dry run: tiny cases go through the same code, and the file
+says `"gpu": null` and does not belong to the committed results.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache, partial
-from itertools import groupby
+from itertools import chain, groupby, product
 from operator import attrgetter
 from pathlib import Path
 
@@ -47,10 +47,13 @@ from .results import (
 from .timing import copy_gb_s, measure, rotating_inputs
 from .workers import DEFAULT_JOBS, device_alive, in_processes
 
-_CORRECTNESS_SHARE = 0.13
-_VERDICTS_SHARE = 0.33
-_CASES_SHARE = 0.9
+_CORRECTNESS_SHARE = 0.2
+_VERDICTS_SHARE = 0.45
+_SINGLES_SHARE = 0.85
 """Parts of the time after which the next stage starts, finished or not."""
+
+_NETWORKS_SHARE = 0.15
+"""The part of the time that networks may take, whenever they start."""
 
 _SAVE_SECONDS = 5.0
 """Between two writings of the files, whose time grows with what is in them."""
@@ -60,7 +63,10 @@ _TINY_NETWORKS = (networks.Setting("mnist_st_cnn_affine", 1, 28, 4),)
 
 
 Known = Mapping[str, str | None]
+"""What is wrong with the results of each measurement, by its name, that there was time to check."""
+
 _UNKNOWN = "not known"
+"""Instead of it: to be checked by the process that times."""
 
 
 class DeviceLost(RuntimeError):
@@ -88,33 +94,32 @@ class Measurement:
 
 def plan(
     device: str, base: tuple[Case, ...], options: tuple[Case, ...] = ()
-) -> Iterator[Measurement]:
-    """What to measure, the most important first and nothing twice: ours and eager PyTorch on every case, in float32
-    first, then the other peers.
+) -> tuple[list[Measurement], list[Measurement]]:
+    """What to measure before whole networks and what after them, the most important first and nothing twice.
+
+    First ours and eager PyTorch in float32, then the other peers on the cases as they stand: float32, contiguous.
     """
-    everyone = present(device)
-    first = tuple(p for p in everyone if p.name in _FIRST)
-    others = tuple(p for p in everyone if p.name not in _FIRST)
-    # bfloat16 with channels last, as most networks train.
-    halves = [replace(c, dtype=torch.bfloat16) for c in base if c.shape[1] > 1]
-    parts = (
-        (first, tuple(expand(base, (torch.float32,)))),
-        (first, options),
-        (first, tuple(expand((*base, *options)))),
-        (others, base),
-        (others, options),
-        (others, tuple(replace(c, memory_format="channels_last") for c in halves)),
-        (others, tuple(expand((*base, *options)))),
+    everyone, every = present(device), (*base, *options)
+    first = [provider for provider in everyone if provider.name in _FIRST]
+    others = [provider for provider in everyone if provider.name not in _FIRST]
+    single, half = (torch.float32,), (torch.bfloat16,)
+    before = (first, expand(base, single)), (first, expand(options, single)), (others, every)
+    after = (
+        (first, expand(every, half)),
+        (others, expand(every, half)),
+        (others, expand(every, single)),
     )
-    planned: set[Key] = set()
-    for providers, cases in parts:
+    early, late = ({each.key: each for each in _passes(stage)} for stage in (before, after))
+    return [*early.values()], [each for key, each in late.items() if key not in early]
+
+
+def _passes(stage: Iterable[tuple[list[Provider], Iterable[Case]]]) -> Iterator[Measurement]:
+    """Every pass of the cases by each of the providers beside them that computes it."""
+    for providers, cases in stage:
         for case in cases:
-            for grads in case.passes:
-                for provider in providers:
-                    measurement = Measurement(provider, case, grads)
-                    if provider.can(case, grads) and measurement.key not in planned:
-                        planned.add(measurement.key)
-                        yield measurement
+            for grads, provider in product(case.passes, providers):
+                if provider.can(case, grads):
+                    yield Measurement(provider, case, grads)
 
 
 @dataclass
@@ -180,7 +185,7 @@ def _wrong(measurement: Measurement, inputs: Inputs) -> str | None:
 def _planned(
     device: str, base: tuple[Case, ...], options: tuple[Case, ...]
 ) -> dict[str, Measurement]:
-    return {measurement.name: measurement for measurement in plan(device, base, options)}
+    return {measurement.name: measurement for measurement in chain(*plan(device, base, options))}
 
 
 def _verdict_of(
@@ -203,14 +208,16 @@ def _verdict_of(
 
 def verdicts(
     session: Session, base: tuple[Case, ...], options: tuple[Case, ...], names: list[str]
-) -> dict[str, str | None]:
-    """What is wrong with the results of each named measurement that there was time to check, in several processes."""
+) -> Known:
+    """Check the named measurements in several processes, if there are to be several, until the time for it is up."""
+    if session.jobs == 1:
+        return dict.fromkeys(names, _UNKNOWN)
     until = session.until(_VERDICTS_SHARE)
     work = partial(_verdict_of, session.device, base, options)
     device, jobs = session.device, session.jobs
     found = dict(in_processes(work, names, jobs=jobs, device=device, until=until))
     print(f"verdicts: {len(found)} of {len(names)}", flush=True)
-    return {name: wrong for name, wrong in found.items() if wrong != _UNKNOWN}
+    return found
 
 
 def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: Known) -> None:
@@ -218,8 +225,9 @@ def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: 
     provider, case, grads = measurement.provider, measurement.case, measurement.grads
     timing = None
     try:
-        name = measurement.name
-        wrong = known[name] if name in known else _wrong(measurement, sets[0])
+        wrong = known.get(measurement.name, _UNKNOWN)
+        if wrong == _UNKNOWN:
+            wrong = _wrong(measurement, sets[0])
         if wrong is None:
             timing = measure(provider, case, grads, sets)
         else:
@@ -236,38 +244,34 @@ def _one(session: Session, measurement: Measurement, sets: list[Inputs], known: 
     print(f"{measurement.name}: {f'{timing.ms:.4f} ms' if timing else 'not timed'}", flush=True)
 
 
-def measure_cases(session: Session, base: tuple[Case, ...], options: tuple[Case, ...] = ()) -> bool:
-    """Every measurement in order, leaving out what has been recorded; whether there was time for all."""
-    done = session.results.keys()
-    missing = [m for m in plan(session.device, base, options) if m.key not in done]
-    names = [measurement.name for measurement in missing]
-    known = verdicts(session, base, options, names) if session.jobs > 1 else {}
+def measure_cases(session: Session, missing: list[Measurement], known: Known, until: float) -> bool:
+    """Measurements in their order; whether there was time for all."""
+    finished = True
     for case, measurements in groupby(missing, key=attrgetter("case")):
-        if time.monotonic() > session.until(_CASES_SHARE):
+        if time.monotonic() > until:
             return False
         sets = rotating_inputs(case, session.device)
         for measurement in measurements:
-            if (
-                measurement.provider.name == "torch_compile"
-                and measurement.name not in known
-                and known
-            ):
-                continue  # its compiler would take the time of many measurements: --resume comes back to it
-            _one(session, measurement, sets, known)
+            if measurement.provider.name == "torch_compile" and measurement.name not in known:
+                finished = False  # its compiler would take the time of many measurements
+            else:
+                _one(session, measurement, sets, known)
         del sets
         if session.device == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
-    return True
+    return finished
 
 
-def measure_networks(session: Session, settings: tuple[networks.Setting, ...]) -> bool:
+def measure_networks(
+    session: Session, settings: tuple[networks.Setting, ...], until: float
+) -> bool:
     """Whole networks, leaving out those recorded; whether there was time for all."""
     done = {(n.name, n.image_size, n.provider) for n in session.results.networks}
     for setting, sampler in networks.runs(settings):
         if (setting.name, setting.image_size, sampler) in done:
             continue
-        if time.monotonic() > session.deadline:
+        if time.monotonic() > until:
             return False
         try:
             session.results.networks.append(
@@ -281,6 +285,23 @@ def measure_networks(session: Session, settings: tuple[networks.Setting, ...]) -
             )
         session.save()
     return True
+
+
+def measure_all(
+    session: Session,
+    base: tuple[Case, ...],
+    options: tuple[Case, ...],
+    settings: tuple[networks.Setting, ...],
+) -> bool:
+    """The plan with the networks in its middle, leaving out what has been recorded; whether there was time for all."""
+    done, planned = session.results.keys(), plan(session.device, base, options)
+    before, after = ([each for each in part if each.key not in done] for part in planned)
+    known = verdicts(session, base, options, [each.name for each in (*before, *after)])
+    finished = measure_cases(session, before, known, session.until(_SINGLES_SHARE))
+    share = session.until(_NETWORKS_SHARE) - session.started
+    until = min(time.monotonic() + share, session.deadline)
+    finished &= measure_networks(session, settings, until)
+    return measure_cases(session, after, known, session.deadline) and finished
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -346,12 +367,9 @@ def main(arguments: list[str] | None = None) -> int:
     right = chosen.skip_correctness or check_all(session, chosen.resume)
     try:
         finished = (
-            measure_cases(session, BASE_CASES, OPTION_CASES)
+            measure_all(session, BASE_CASES, OPTION_CASES, networks.SETTINGS)
             if device == "cuda"
-            else measure_cases(session, TINY_CASES)
-        )
-        finished &= measure_networks(
-            session, networks.SETTINGS if device == "cuda" else _TINY_NETWORKS
+            else measure_all(session, TINY_CASES, (), _TINY_NETWORKS)
         )
     except DeviceLost as error:
         print(error, file=sys.stderr)

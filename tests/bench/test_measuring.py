@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from architectures import create_model
-from bench import cases, correctness, device, networks, results, workers
+from bench import cases, correctness, device, networks, providers, results, workers
 
 
 def _length(name: str) -> int:
@@ -48,12 +48,50 @@ def test_processes_begin_nothing_when_time_is_up() -> None:
 
 
 def test_the_plan_has_everything_once_and_ours_beside_eager_first() -> None:
-    planned = list(device.plan("cpu", cases.BASE_CASES, cases.OPTION_CASES))
+    before, after = device.plan("cpu", cases.BASE_CASES, cases.OPTION_CASES)
+    planned = [*before, *after]
     assert len({each.name for each in planned}) == len(planned)
     every = [*cases.expand((*cases.BASE_CASES, *cases.OPTION_CASES))]
-    ours = [each for each in planned if each.provider.name == "stn_triton"]
-    assert len(ours) == sum(len(case.passes) for case in every)
-    assert {each.provider.name for each in planned[:150]} == {"stn_triton", "torch_eager"}
+    for name in ("stn_triton", "torch_eager"):
+        found = [each for each in planned if each.provider.name == name]
+        assert len(found) == sum(len(case.passes) for case in every)
+    peers = [each.provider.name not in ("stn_triton", "torch_eager") for each in before]
+    first = peers.index(True)
+    assert first > 300
+    assert all(peers[first:])
+    assert {each.case.memory_format for each in before[:first]} == {"contiguous", "channels_last"}
+    assert {each.case.memory_format for each in before[first:]} == {"contiguous"}
+    assert {each.case.dtype for each in before} == {torch.float32}
+    late = [each.case.dtype for each in after if each.provider.name not in device._FIRST]
+    assert late == sorted(late, key=lambda dtype: dtype != torch.bfloat16)
+
+
+def test_networks_have_their_turn_before_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def order(ago: float, left: float, jobs: int = 1) -> tuple[bool, list[str]]:
+        seen: list[str] = []
+        monkeypatch.setattr(device, "_one", lambda _, each, *rest: seen.append(each.name))
+        monkeypatch.setattr(device, "measure_networks", lambda *_: seen.append("networks") or True)
+        now = time.monotonic()
+        session = device.Session("cpu", found, tmp_path, now + left, now - ago, jobs)
+        return device.measure_all(session, cases.TINY_CASES[:2], (), ()), seen
+
+    found = results.environment(1.0)
+    done, seen = order(0, 100)
+    assert done
+    (at,) = (number for number, name in enumerate(seen) if name == "networks")
+    assert all("/float32/" in name for name in seen[:at])
+    assert seen[at + 1].startswith("tiny-4x1x12/bfloat16/contiguous stn_triton")
+    first = cases.TINY_CASES[0]
+    found.records = [results.make_record(first, "stn_triton", None, None, 1.0, "cpu")]
+    assert order(0, 100) == (True, seen[1:])
+    assert order(90, 10) == (False, seen[at:])
+    assert order(100, -1) == (False, ["networks"])
+    # What takes long to compile waits for the next run where there was no time to do so beforehand.
+    monkeypatch.setattr(device, "present", lambda _: (providers.named("torch_compile"),))
+    monkeypatch.setattr(device, "in_processes", lambda *_, **__: ())
+    assert order(50, 50, jobs=2) == (False, ["networks"])
 
 
 def test_a_short_run_of_the_checks_sees_every_pair_of_options() -> None:
