@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,18 @@ def test_memory_of_a_call() -> None:
         return (large + 1).sum()
 
     assert 8 << 20 <= timing.peak_bytes(step, "cpu") < 9 << 20
+
+
+def test_copy_speed_is_that_of_the_fastest_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter((8.0, 2.0))
+
+    def time_cpu(steps: Sequence[timing.Step], repeats: int) -> timing.Timing:
+        (step,) = steps
+        assert isinstance(result := step(), Tensor)
+        assert result.numel() == 1 << 22
+        ms = next(took)
+        return timing.Timing(ms, ms, ms, 0.0, None, None)
+
+    monkeypatch.setattr(timing, "time_cpu", time_cpu)
+    assert timing.copy_gb_s("cpu") == pytest.approx(2 * 4 * (1 << 22) / 2e-3 / 1e9)
+    assert next(took, None) is None
