@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -14,12 +17,17 @@ from .provider import NO_GRADIENTS, Provider, beyond_plain_images, finished, wid
 
 
 class FlagGems(Provider):
-    """Its own `affine_grid_generator` and `grid_sample`. It comes last, since it may read outside its tensors."""
+    """Its own `affine_grid_generator` and `grid_sample`, of 5.3 and later. It comes last, since it may read outside its
+    tensors.
+    """
 
     name = "flaggems"
     devices = ("cuda",)
     modules = ("flag_gems",)
     turn = 9
+
+    def available(self, device: str) -> bool:
+        return super().available(device) and _samples()
 
     def refuses(self, case: Case, grads: Grads | None) -> str | None:
         if grads is not None:
@@ -48,3 +56,10 @@ class FlagGems(Provider):
             return finished(case, found)
 
         return call
+
+
+def _samples() -> bool:
+    """Whether the one installed has a sampler; to import it takes seconds and a GPU."""
+    found = find_spec("flag_gems")
+    folders = (found and found.submodule_search_locations) or []
+    return any(Path(folder, "ops", "grid_sample.py").exists() for folder in folders)

@@ -236,6 +236,20 @@ def test_peers_take_only_their_own_cases() -> None:
     assert not by_name["torchvision_roi_align"].can(cases.BASE_CASES[-1], "theta")
 
 
+def test_flaggems_without_a_sampler_is_no_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operators = tmp_path / "flag_gems" / "ops"
+    operators.mkdir(parents=True)
+    (tmp_path / "flag_gems" / "__init__.py").write_text("raise RuntimeError('needs a GPU')")
+    monkeypatch.syspath_prepend(tmp_path)
+    provider = providers.named("flaggems")
+    assert not provider.available("cuda")
+    (operators / "grid_sample.py").touch()
+    assert provider.available("cuda")
+    assert not provider.available("cpu")
+
+
 def test_cpu_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(cpu.comparisons(TINY[:1], (torch.float32,), seconds=0.0))
     assert [row.grads for row in rows] == [None, "both", "theta"]
