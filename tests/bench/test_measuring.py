@@ -47,8 +47,12 @@ def test_processes_begin_nothing_when_time_is_up() -> None:
     assert not list(workers.in_processes(_slow, [], jobs=2, device="cpu", until=before + 100))
 
 
-def test_the_plan_has_everything_once_and_ours_beside_eager_first() -> None:
-    before, after = device.plan("cpu", cases.BASE_CASES, cases.OPTION_CASES)
+def test_the_plan_has_everything_once_and_ours_beside_eager_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_gpus = [each for each in providers.PROVIDERS if "cuda" in each.devices]
+    monkeypatch.setattr(device, "present", lambda _: on_gpus)
+    before, after = device.plan("cuda", cases.BASE_CASES, cases.OPTION_CASES)
     planned = [*before, *after]
     assert len({each.name for each in planned}) == len(planned)
     every = [*cases.expand((*cases.BASE_CASES, *cases.OPTION_CASES))]
