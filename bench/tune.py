@@ -81,6 +81,12 @@ def _candidate(**changes: int) -> Candidate:
     return Candidate(tuple(changes.items()))
 
 
+def _parsed(text: str) -> Candidate:
+    """A candidate from its name."""
+    changes = dict(word.split("=", 1) for word in text.split())
+    return _candidate(**{name: int(value) for name, value in changes.items()})
+
+
 def _tiles(own: Blocks, *, channels_last: bool) -> Iterator[Candidate]:
     """Other tiles, channel blocks and warps of a kernel over output pixels."""
     blocks = sorted({own.BLOCK_C, max(own.BLOCK_C // 2, 1)})
@@ -106,15 +112,15 @@ def _others(g: Geometry, kind: Kind) -> Iterator[Candidate]:
 
 
 def planned(
-    texts: tuple[str, ...], kinds: tuple[Kind, ...]
+    texts: tuple[str, ...], kinds: tuple[Kind, ...], given: tuple[Candidate, ...] = ()
 ) -> Iterator[tuple[str, Kind, Candidate]]:
-    """What to time; each pass of a case as it is first."""
+    """What to time; each pass of a case as it is first. given: the candidates, instead of those that are usual."""
     for text in texts:
         case = parse_case(text)
         for kind in kinds:
             inputs = without_storage(variant_of(case, kind))
             g = geometry(inputs.input, inputs.theta, inputs.index, case.out_size, options_of(case))
-            for candidate in (Candidate(), *_others(g, kind)):
+            for candidate in (Candidate(), *(given or _others(g, kind))):
                 yield text, kind, candidate
 
 
@@ -155,13 +161,17 @@ def _run(case: Case, kind: Kind, inputs: Inputs) -> dict[str, Tensor]:
 
 
 @cache
-def _plan(texts: tuple[str, ...], kinds: tuple[Kind, ...]) -> list[tuple[str, Kind, Candidate]]:
-    return list(planned(texts, kinds))
+def _plan(
+    texts: tuple[str, ...], kinds: tuple[Kind, ...], given: tuple[Candidate, ...]
+) -> list[tuple[str, Kind, Candidate]]:
+    return list(planned(texts, kinds, given))
 
 
-def _compile(texts: tuple[str, ...], kinds: tuple[Kind, ...], number: str) -> str | None:
+def _compile(
+    texts: tuple[str, ...], kinds: tuple[Kind, ...], given: tuple[Candidate, ...], number: str
+) -> str | None:
     """Run a candidate once; the timing, in another process, then finds its kernels compiled."""
-    text, kind, candidate = _plan(texts, kinds)[int(number)]
+    text, kind, candidate = _plan(texts, kinds, given)[int(number)]
     case = parse_case(text)
     try:
         with applied(candidate):
@@ -185,11 +195,16 @@ def _time(case: Case, kind: Kind, sets: list[Inputs], expected: dict[str, Tensor
 
 
 def tune(
-    texts: tuple[str, ...], kinds: tuple[Kind, ...], jobs: int, seconds: float
+    texts: tuple[str, ...],
+    kinds: tuple[Kind, ...],
+    given: tuple[Candidate, ...],
+    jobs: int,
+    seconds: float,
 ) -> Iterator[Row]:
     """Every candidate that there was time for."""
-    plan, start = _plan(texts, kinds), time.monotonic()
-    work, names = partial(_compile, texts, kinds), [str(number) for number in range(len(plan))]
+    plan, start = _plan(texts, kinds, given), time.monotonic()
+    work = partial(_compile, texts, kinds, given)
+    names = [str(number) for number in range(len(plan))]
     until = start + seconds / 2
     wrong = dict(in_processes(work, names, jobs=jobs, device="cuda", until=until))
     print(f"{len(wrong)} of {len(plan)} compiled", flush=True)
@@ -232,6 +247,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only this pass; repeatable")
+    parser.add_argument(
+        "--with",
+        dest="given",
+        action="append",
+        type=_parsed,
+        default=[],
+        metavar="'NAME=NUMBER ...'",
+        help="only this candidate, written as in the results; repeatable",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--jobs", type=int, default=DEFAULT_JOBS, metavar="N")
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M")
@@ -244,7 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     if not torch.cuda.is_available():
         parser.error("no GPU is visible")
-    rows = list(tune(texts, tuple(chosen.kind or KINDS), chosen.jobs, 60 * chosen.minutes))
+    kinds = tuple(chosen.kind or KINDS)
+    rows = list(tune(texts, kinds, tuple(chosen.given), chosen.jobs, 60 * chosen.minutes))
     about = {"gpu": torch.cuda.get_device_name(), "copy_gb_s": copy_gb_s("cuda")}
     save_rows(chosen.out, about, rows)
     print(_summary(rows))

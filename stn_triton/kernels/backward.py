@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from stn_triton.transforms import TRANSFORMS, Options
@@ -10,6 +13,8 @@ from .backward_boxes import box_backward
 from .backward_cells import cell_backward
 from .backward_pixels import pixel_backward
 from .backward_theta import theta_backward
+from .coordinates import source_coordinates
+from .geometry import Geometry, geometry
 
 _Size = tuple[int, ...]
 
@@ -22,10 +27,16 @@ def sample_backward(
     arguments = grad, input, theta, index, size, options
     input_wanted, theta_wanted = wanted
     if input_wanted and _has_cells(input, options):
-        return cell_backward(*arguments, with_theta=theta_wanted)
+        if not _spreads(geometry(*arguments[1:])):
+            return cell_backward(*arguments, with_theta=theta_wanted)
+        apart = input.new_empty(len(input), dtype=torch.int32)
+        grad_input, _ = cell_backward(*arguments, with_theta=False, apart=apart)
+        grad_theta = theta_backward(*arguments, spread=(apart, grad_input))
+        return grad_input, grad_theta if theta_wanted else None
+    coordinates = source_coordinates(*arguments[1:]) if input_wanted else None
     return (
-        input_backward(*arguments) if input_wanted else None,
-        theta_backward(*arguments) if theta_wanted else None,
+        input_backward(*arguments, coordinates=coordinates) if input_wanted else None,
+        theta_backward(*arguments, coordinates=coordinates) if theta_wanted else None,
     )
 
 
@@ -39,6 +50,14 @@ def _has_cells(input: Tensor, options: Options) -> bool:
     )
 
 
+def _spreads(g: Geometry) -> bool:
+    """Whether outputs of one transformer an image may well lie so far apart that they share no pixel."""
+    spec = g.spec
+    one = not g.several and spec.ANTIALIAS == "none"
+    plain = spec.MODE == "bilinear" and spec.PADDING == "zeros"
+    return one and plain and math.prod(g.size) >= 16 * math.prod(g.out_size)
+
+
 def input_backward(
     grad: Tensor,
     input: Tensor,
@@ -47,11 +66,12 @@ def input_backward(
     size: _Size,
     options: Options,
     tangent: Tensor | None = None,
+    coordinates: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the input, or its change along a tangent; by pixels where the map can be turned round."""
     invertible = TRANSFORMS[options.transform].matrix is not None or (
         # A horizon reflects without end.
         options.transform == "projective" and options.padding_mode != "reflection"
     )
-    gather = pixel_backward if invertible else box_backward
-    return gather(grad, input, theta, index, size, options, tangent)
+    arguments = grad, input, theta, index, size, options, tangent
+    return pixel_backward(*arguments) if invertible else box_backward(*arguments, coordinates)

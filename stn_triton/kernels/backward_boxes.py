@@ -24,7 +24,7 @@ from stn_triton.transforms import Options
 from . import maps
 from .blocks import Blocks, box_blocks, tiles_of
 from .geometry import Call, geometry, parameters, scattered_points
-from .interpolation import landing, pad, product_weight, reach, touch_padded
+from .interpolation import landing, pad, product_weight, reach, touch, touch_padded
 from .launch import UNSPECIALISED, launch, launch_tiles
 from .layout import (
     block_channels,
@@ -37,6 +37,7 @@ from .layout import (
     rows_of,
     store_dense,
 )
+from .maps import lattice
 from .pixels.spec import Tile, load_grid
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
@@ -149,8 +150,13 @@ def _add_output(total, px, py, s, follows, along, chosen, tile, grid, SPEC: tl.c
     """Add what one output, at (px, py), gives to the pixels of the tile."""
     W, H, _ = grid.size
     qx, qy = tile.x.to(SPEC.COMPUTE), tile.y.to(SPEC.COMPUTE)
-    hit, wx, slope_x = _touch_alone(s[0], follows[0], chosen, qx, W, grid.align_corners, SPEC)
-    hit_y, wy, slope_y = _touch_alone(s[1], follows[1], chosen, qy, H, grid.align_corners, SPEC)
+    if SPEC.LOCATED:
+        sx, sy = lattice.located_at(grid.m, px, py, SPEC)
+        hit, wx, slope_x = touch(sx + tl.zeros_like(qx), qx, W, grid.align_corners, SPEC)
+        hit_y, wy, slope_y = touch(sy + tl.zeros_like(qy), qy, H, grid.align_corners, SPEC)
+    else:
+        hit, wx, slope_x = _touch_alone(s[0], follows[0], chosen, qx, W, grid.align_corners, SPEC)
+        hit_y, wy, slope_y = _touch_alone(s[1], follows[1], chosen, qy, H, grid.align_corners, SPEC)
     hit &= hit_y
     slopes = slope_x, slope_y, slope_y
     if SPEC.TANGENT:
@@ -265,25 +271,33 @@ def box_backward(
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
+    coordinates: Tensor | None = None,
 ) -> Tensor:
-    """The gradient of the input, or its change as theta changes along `tangent`."""
+    """The gradient of the input, or its change as theta changes along `tangent`.
+
+    coordinates: what `source_coordinates` found for the call.
+    """
     g = geometry(input, theta, index, out_size, options, tangent)
     boxes = Blocks(BOX_X.value * CHUNK_X.value, BOX_Y.value * CHUNK_Y.value, 1, 4)
     chunks = tiles_of(g.out_size, 1, boxes)
     box_bounds = input.new_empty((g.maps, chunks, 4, CHUNK.value), dtype=torch.int32)
     chunk_bounds = input.new_empty((g.maps, 4, chunks), dtype=torch.int32)
     grad_input = empty_input_gradient(input)
-    map_ = parameters(g, theta, tangent)
+    spec = g.linear_spec
+    if coordinates is None:
+        map_ = parameters(g, theta, tangent)
+    else:
+        map_, spec = coordinates, spec._replace(LOCATED=True)
     points = scattered_points(g, map_)
     rows = (map_, map_) if index is None else rows_of_images(index, g.n)
     launch(
         _bounds_kernel, (g.maps * chunks,), map_, points, box_bounds, chunk_bounds, *g.sizes, *g.ratios,
-        num_warps=8, SPEC=g.linear_spec,
+        num_warps=8, SPEC=spec,
     )  # fmt: skip
     launch_tiles(
         _box_backward_kernel,
         g.n, g.size, g.channels, box_blocks(g),
         map_, points, *rows, box_bounds, chunk_bounds, like_output(grad_output, input), grad_input, *g.sizes,
-        *g.ratios, SPEC=g.linear_spec,
+        *g.ratios, SPEC=spec,
     )  # fmt: skip
     return grad_input

@@ -12,6 +12,9 @@ cells outside the tile: the column on its left, with lanes along it, and the row
 the tile is kept. Theta's sums of a cell belong to the tile of its upper left pixel; cells at -1 have none, and belong
 to the tile beside them.
 
+Where an output is much smaller than its input, most images' outputs share no pixel. Their tiles are filled with zeros
+here, which is noted in `apart`, and `backward_theta`, which visits every output anyway, stores what each gives.
+
 Several transformers take turns at a tile. Their sums are kept in memory meanwhile: in the gradient itself, or where it
 is in half precision in a float32 buffer, rounded once at the end.
 """
@@ -103,7 +106,7 @@ def _reaches(tile, m, size, out, SPEC: tl.constexpr):
 def _cell_backward_kernel(
     input_ptr, map_ptr, grad_output_ptr,        # (N, C, H, W), (N * K, PARAMETERS), (N * K, C, OH, OW)
     grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
-    order_ptr, starts_ptr,                      # indexed: `ragged.rows_of_images`
+    order_ptr, starts_ptr, apart_ptr,           # indexed: `ragged.rows_of_images`; SPREAD: (N)
     K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # C in vectors; align_corners 0 or 1
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     padding_value,
@@ -143,6 +146,11 @@ def _cell_backward_kernel(
         samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)
         sums = affine.sums(zero_row(SPEC.COMPUTE, SPEC))
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
+        if SPEC.SPREAD:
+            apart = plan_cells(m, size, finer, SPEC).apart & finite_map(m)
+            if part == 0:
+                tl.store(apart_ptr + n, apart.to(tl.int32))
+            reached &= apart == 0
         if reached:
             plan = plan_cells(m, size, finer, SPEC)
             out = _output(grad_output_ptr, nk, block, C, call.out, samples, finer, SPEC)
@@ -172,11 +180,16 @@ def cell_backward(
     options: Options,
     *,
     with_theta: bool,
+    apart: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradient of the input and, `with_theta`, that of theta (None else)."""
+    """The gradient of the input and, `with_theta`, that of theta (None else).
+
+    apart: (N,) int32, into which goes which images are zeros still.
+    """
     g = geometry(input, theta, index, out_size, options)
     smooth = with_theta and options.mode != "nearest"
     spec, blocks = cell_blocks(g, with_theta=smooth)
+    spec = spec._replace(SPREAD=apart is not None)
     _, height, width = g.size
     strips, bands = -(-width // spec.CELLS), -(-height // blocks.rows)
     grad_input = empty_input_gradient(input)
@@ -198,6 +211,7 @@ def cell_backward(
                     min(bands - first_band, MOST_PROGRAMS),
                 ),
                 input, map_, grad_output, grad_input, total, partial, *rows,
+                map_ if apart is None else apart,
                 g.k, g.vectors, blocks.channels, g.parameters, *g.size[1:], *g.out_size[1:],
                 g.align_corners, g.samples, *g.ratios, g.padding, blocks.rows, strips, bands, first_strip, first_band,
                 stride_n, stride_c, stride_h, stride_w,

@@ -1,5 +1,7 @@
 """Backward for theta alone: the transformer on the image itself, whose input wants no gradient (equations 3 and 4).
 
+And for the input where no two outputs share a pixel, which is filled with zeros before: plain stores then.
+
 Tiling: as in the forward kernel. A program sums, over its output pixels and channels, the derivatives by the numbers of
 the map; `theta_sum` adds up what the programs of one transformer found.
 """
@@ -29,6 +31,7 @@ from .layout import (
     per_pixel,
     program_image,
     program_tile,
+    store_dense,
     sum_channels,
     tile_count,
 )
@@ -117,17 +120,33 @@ def _slopes(
     )
 
 
+@triton.jit
+def _scatter(image, grad, s, wanted, call, channels, C, SPEC: tl.constexpr):
+    """Store what outputs at source coordinates s give to their taps, which no other output has."""
+    W, H, _ = call.size
+    (sx, sy, sz), _ = pad_all(s, call.size, call.align_corners, SPEC)
+    for ty in tl.static_range(2):
+        iy, wy, _slope = tap(sy, H, call.align_corners, ty, SPEC)
+        for tx in tl.static_range(2):
+            ix, wx, _slope = tap(sx, W, call.align_corners, tx, SPEC)
+            there = wanted & inside(ix, W) & inside(iy, H)
+            at = ix.to(tl.int32), iy.to(tl.int32), 0 * ix.to(tl.int32)
+            given = per_pixel(wx * wy, SPEC) * grad
+            store_dense(image, at, call.size, C, channels, there, given, SPEC)
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def _theta_backward_kernel(
     input_ptr, map_ptr, points_ptr, index_ptr,  # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2), (N * K)
     grad_output_ptr,                            # (N * K, C, OD, OH, OW)
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
+    apart_ptr, grad_input_ptr,                  # SPREAD: (N), (N, C, H, W)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,         # C in vectors; align_corners 0 or 1
     stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
     x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
     padding_value,
     first_row, first_image,                                         # of tiles, of programs for the channels of an image
-    SPEC: tl.constexpr, TILING: tl.constexpr,
+    SPEC: tl.constexpr, SPREAD: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
     call = Call(
@@ -156,6 +175,10 @@ def _theta_backward_kernel(
         d = sample_position((px, py, pz), sample, samples, finer, SPEC)
         s = maps.locate(m, d, SPEC)
         along = maps.along(m, t, d, SPEC) if SPEC.TANGENT else s
+        if SPREAD:
+            if tl.load(apart_ptr + nk) != 0:
+                given = dense_image(grad_input_ptr, nk, call.size, C, SPEC)
+                _scatter(given, grad, s, in_output, call, channels, C, SPEC)
         by = _slopes(image, grad, s, along, in_output, call, channels, TANGENT, SPEC)
         if SPEC.TANGENT and SPEC.TRANSFORM == "projective":
             first = _slopes(image, grad, s, s, in_output, call, channels, False, SPEC)
@@ -177,8 +200,14 @@ def theta_backward(
     out_size: tuple[int, ...],
     options: Options,
     tangent: Tensor | None = None,
+    coordinates: Tensor | None = None,
+    spread: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """The gradient of theta, or its change as theta changes along `tangent`."""
+    """The gradient of theta, or its change as theta changes along `tangent`.
+
+    coordinates: what `source_coordinates` found for the call. spread: `apart` of `backward_cells.cell_backward`, and
+    the gradient of the input, to be completed.
+    """
     if options.mode == "nearest":
         return torch.zeros_like(theta, memory_format=torch.contiguous_format)
     g = geometry(input, theta, index, out_size, options, tangent)
@@ -186,12 +215,16 @@ def theta_backward(
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
-    partial, map_ = new_partial(g, theta, parts), parameters(g, theta, tangent)
+    partial, spec = new_partial(g, theta, parts), g.spec
+    if coordinates is None:
+        map_ = parameters(g, theta, tangent)
+    else:
+        map_, spec = coordinates, spec._replace(LOCATED=True)
     launch_tiles(
         _theta_backward_kernel,
         g.maps, g.out_size, g.channels, blocks,
         input, map_, scattered_points(g, map_), map_ if index is None else index,
-        like_output(grad_output, input), partial, *g.sizes, *g.strides, *g.ratios, g.padding,
-        SPEC=g.spec,
+        like_output(grad_output, input), partial, *(spread or (partial, partial)), *g.sizes, *g.strides, *g.ratios, g.padding,
+        SPEC=spec, SPREAD=spread is not None,
     )  # fmt: skip
     return sum_partial(g, partial, theta)

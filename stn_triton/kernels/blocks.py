@@ -6,6 +6,7 @@ so, by timing them on an H100 (`bench.tune`). Every number has its reason beside
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,13 +25,17 @@ _ENOUGH_PROGRAMS = 1024
 
 
 class Blocks(NamedTuple):
-    """Pixels and channels of one program, its warps, and the registers of a lane at most."""
+    """Pixels and channels of one program, its warps, and the registers of a lane at most.
+
+    LINE: pixels of a row in neighbouring lanes of a warp, before the next row; 32: a whole row of the tile.
+    """
 
     TILE_X: int
     TILE_Y: int
     BLOCK_C: int
     num_warps: int
     maxnreg: Registers | None = None
+    LINE: int = 32
 
 
 def tiles_of(size: tuple[int, ...], channels: int, blocks: Blocks) -> int:
@@ -63,6 +68,9 @@ def theta_blocks(g: Geometry) -> Blocks:
     cubic = spec.MODE == "bicubic"
     few = short or cubic or spec.TANGENT
     blocks = _output_blocks(g, 4 if cubic and spec.TANGENT else 2 if few else 1)
+    if _many_instructions(g):
+        # Each number of a lattice is a sum over the tile: inside a warp, of four pixels a lane, these cost least.
+        return blocks._replace(TILE_X=16, TILE_Y=8, num_warps=1)
     if not spec.CHANNEL_LANES and blocks.BLOCK_C == 8 and _has_room(g):
         # On sm_80 the compiler spills to reach 96. Any explicit limit stops that, and from sm_90 on it asks for less.
         return blocks._replace(maxnreg=Registers(128, 128))
@@ -110,13 +118,35 @@ def _first_blocks(g: Geometry) -> Blocks:
     block = _channel_block(g.channels, 8)
     square, strip = Blocks(16, 16, block, 4), Blocks(32, 8, block, 4)
     tiles = [tiles_of(size, 1, each) for each in (square, strip)]
-    blocks = square if size[-1] <= 16 or (turns and tiles[0] <= tiles[1]) else strip
+    blocks = square if size[-1] <= 16 or (turns and tiles[0] <= 1.2 * tiles[1]) else strip
+    if turns:  # and a warp reads one with fewer lines, too
+        blocks = blocks._replace(LINE=8)
+    if math.prod(g.size) >= 16 * math.prod(size):
+        # No two pixels share a line of memory, and an L1 holds two thousand of them. (H100, 512x3x256² to 32²: with
+        # four pixels a lane 118 us, since the right taps no longer find what the left ones fetched.)
+        blocks = Blocks(16, 8, block, 4)
     # Several programs share the channels where one for all would leave multiprocessors idle.
     while blocks.BLOCK_C > 1 and g.maps * tiles_of(size, g.channels, blocks) < _ENOUGH_PROGRAMS:
         blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
     if _has_room(g) and blocks.BLOCK_C <= 4:
         blocks = blocks._replace(num_warps=1 if g.channels == 1 else 2)
+    if _many_instructions(g) and blocks.BLOCK_C <= 4:
+        blocks = blocks._replace(num_warps=2)
     return blocks
+
+
+def _many_instructions(g: Geometry) -> bool:
+    """Whether the map costs so many instructions that four pixels a lane, which share some, are worth their registers."""
+    spec = g.spec
+    return (
+        TRANSFORMS[spec.TRANSFORM].lattice is not None
+        and not spec.CHANNEL_LANES
+        and not spec.TANGENT
+        and spec.MODE != "bicubic"
+        and spec.PADDING != "reflection"
+        and spec.ANTIALIAS == "none"
+        and spec.COMPUTE is tl.float32
+    )
 
 
 def _has_room(g: Geometry) -> bool:
@@ -149,7 +179,11 @@ def box_blocks(g: Geometry) -> Blocks:
     # It waits for memory: more warps that are resident are worth more than registers.
     spec = g.spec
     small = spec.MODE != "bicubic" and not spec.CHANNEL_LANES and not spec.TANGENT
-    return _one_warp(g, 80 if small else 168, 4)
+    blocks = _one_warp(g, 80 if small else 168, 4)
+    # Two pixels a lane share what is found out about an output, where that leaves enough programs.
+    high = blocks._replace(TILE_Y=2 * blocks.TILE_Y)
+    enough = g.n * tiles_of(g.size, g.channels, high) >= _ENOUGH_WARPS
+    return high if small and enough else blocks
 
 
 @lru_cache(maxsize=1024)
@@ -198,6 +232,7 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
         CHUNKS=chunks,
         FOURFOLD=held <= 4 or not g.several,
         MASKED=programs * chunks != number,
+        SPREAD=False,
     )
     maxnreg = (
         _cell_registers(g, held, with_theta=with_theta) if spec.COMPUTE is tl.float32 else None

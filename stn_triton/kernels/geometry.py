@@ -38,6 +38,7 @@ class Spec(NamedTuple):
     CHANNEL_LANES: bool  # whether neighbouring lanes hold channels; pixels else
     VECTOR: int  # channels that are loaded together; 1 unless CHANNELS_LAST
     SCATTERED: bool  # control points lie anywhere; else on a regular lattice
+    LOCATED: bool  # the map's numbers are the source coordinates themselves (`coordinates`)
 
 
 class Call(NamedTuple):
@@ -214,7 +215,7 @@ def _geometry(
         options.transform, ndim, options.mode, options.padding_mode, options.padding_value != 0,
         {1: "none", AUTO: "auto"}.get(options.samples, "fixed"), tangent, indexed,
         _TRITON_DTYPES[dtype], tl.int64 if needs_int64(largest) else tl.int32, channels_last, channel_lanes, vector,
-        len(points) > 2,
+        len(points) > 2, False,
     )  # fmt: skip
     return Geometry(
         outer, n, 1 if indexed else math.prod(outer[1:]), channels, tuple(size), out_size,

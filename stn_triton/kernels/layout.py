@@ -22,6 +22,7 @@ class Tiling(NamedTuple):
 
     TILE_X: int
     TILE_Y: int
+    LINE: int  # pixels of a row in neighbouring lanes, before the next row
     BLOCK_C: int
     EXISTING: int  # channels of a block that exist, where it is the same for all; else 0
     ONE_BLOCK: bool  # one block holds all channels
@@ -68,7 +69,7 @@ def tile_count(size, TILING: tl.constexpr):
 def program_tile(size, first_row, SPEC: tl.constexpr, TILING: tl.constexpr):
     """The tile of a program of `launch.launch_tiles`: (px, py, pz) of its lanes, and its number.
 
-    Pixels may lie past the image's end. pz is one number.
+    A warp holds a patch of LINE pixels across. Pixels may lie past the image's end. pz is one number.
     """
     size_x, size_y, _ = size
     across, row = tl.program_id(0), first_row + tl.program_id(1)
@@ -78,7 +79,10 @@ def program_tile(size, first_row, SPEC: tl.constexpr, TILING: tl.constexpr):
         tiles_y = tl.cdiv(size_y, TILING.TILE_Y)
         pz, row = row // tiles_y, row % tiles_y
     lane = tl.arange(0, TILING.TILE_X * TILING.TILE_Y)
-    px, py = lane % TILING.TILE_X, lane // TILING.TILE_X
+    patch, lane = lane // 32, lane % 32
+    patches = TILING.TILE_X // TILING.LINE
+    px = patch % patches * TILING.LINE + lane % TILING.LINE
+    py = patch // patches * (32 // TILING.LINE) + lane // TILING.LINE
     return across * TILING.TILE_X + px, row * TILING.TILE_Y + py, pz, tile
 
 

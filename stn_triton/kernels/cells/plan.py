@@ -35,6 +35,7 @@ class CellSpec(NamedTuple):
     CHANNEL_LANES: bool
     VECTOR: int
     SCATTERED: bool  # False
+    LOCATED: bool  # False
     DENSE: bool  # neighbours along x lie together (else, or channels_last: a stride apart)
     WITH_THETA: bool
     SEVERAL: bool  # transformations of an image
@@ -43,12 +44,14 @@ class CellSpec(NamedTuple):
     CHUNKS: int  # times that many channels: what a program holds
     FOURFOLD: bool  # registers suffice for the path that gives four outputs at a time
     MASKED: bool  # the last program of a pixel holds channels that do not exist
+    SPREAD: bool  # images whose outputs share no pixel are left to `backward_theta`
 
 
 class Plan(NamedTuple):
     """How the cells of an image find their outputs."""
 
     path: Any  # one of the constants below
+    apart: Any  # no two outputs share a tap
     columns: Any  # candidates of a cell
     rows: Any
     last_x: Any  # where the window of candidates may begin at the latest
@@ -130,6 +133,9 @@ def plan_cells(m, size, out, SPEC: tl.constexpr):
     columns = tl.where(usable, tl.minimum(tl.floor(wide_x) + 1, most_x), most_x)
     rows = tl.where(usable, tl.minimum(tl.floor(wide_y) + 1, most_y), most_y)
     path = tl.full((), LISTED, tl.int32)
+    # Two outputs lie 1 / widest pixels apart, or more, on the axis where they do so most, and 2 are enough.
+    widest = tl.maximum(wide_x, wide_y)
+    apart = usable & (slack < FAST_SLACK) & (widest * (2 + 4 * slack) <= 1)
     if SPEC.COMPUTE == tl.float32:
         fast = usable & (slack < FAST_SLACK)
         path = _fast_path(m, columns, rows, out, fast, 1 + 2 * slack, SPEC)
@@ -143,7 +149,7 @@ def plan_cells(m, size, out, SPEC: tl.constexpr):
         columns = tl.where(finite_map(m), columns, 0.0).to(SPEC.COMPUTE)
     zero = tl.zeros_like(i00)
     return Plan(
-        path, columns.to(tl.int32), rows.to(tl.int32), most_x - columns, most_y - rows,
+        path, apart, columns.to(tl.int32), rows.to(tl.int32), most_x - columns, most_y - rows,
         tl.where(usable, from_x, zero), tl.where(usable, from_y, zero),
         tl.where(usable, i00, zero), tl.where(usable, i01, zero),
         tl.where(usable, i10, zero), tl.where(usable, i11, zero),

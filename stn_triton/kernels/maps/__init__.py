@@ -25,9 +25,18 @@ def is_lattice(TRANSFORM):
 
 
 @triton.jit
+def _numbers(call, SPEC: tl.constexpr):
+    """By how many numbers the kernel knows a map."""
+    numbers = call.PARAMETERS
+    if SPEC.LOCATED:
+        numbers = call.out[0].to(tl.int64) * call.out[1] * 2
+    return numbers
+
+
+@triton.jit
 def load(call, number, out, ORIGIN: tl.constexpr, SPEC: tl.constexpr):
     """Map number `number` for an output of size `out`; ORIGIN 0.0: that of a tangent, the change of a map."""
-    row = call.map_ptr + number.to(tl.int64) * call.PARAMETERS
+    row = call.map_ptr + number.to(tl.int64) * _numbers(call, SPEC)
     if SPEC.TRANSFORM == "projective":
         m = projective.load(row, call, out, ORIGIN, SPEC)
     elif is_lattice(SPEC.TRANSFORM):

@@ -20,7 +20,8 @@ from .units import divide, half, middle, pixels_per_unit, units_per_pixel
 class LatticeMap(NamedTuple):
     """Where the coefficients lie, and the control points; the identity that the coefficients are added to."""
 
-    row: Any
+    row: Any  # LOCATED: where the source coordinates lie
+    out: Any  # (x, y, z)
     points: Any
     G: Any  # control points in a row
     ROWS: Any
@@ -41,7 +42,7 @@ def load(row, call, out, ORIGIN: tl.constexpr, SPEC: tl.constexpr):
     OW, OH, _ = out
     align = call.align_corners
     return LatticeMap(
-        row, call.points_ptr, call.G, call.ROWS,
+        row, out, call.points_ptr, call.G, call.ROWS,
         units_per_pixel(OW, align, SPEC), units_per_pixel(OH, align, SPEC),
         half(W, align, SPEC), half(H, align, SPEC),
         ORIGIN * pixels_per_unit(W, OW, align, SPEC), ORIGIN * middle(W, SPEC),
@@ -95,6 +96,33 @@ def _basis(m, i, j, dx, dy, steps, SPEC: tl.constexpr):
 @triton.jit
 def locate(m, dx, dy, SPEC: tl.constexpr):
     """Source coordinates of output pixels."""
+    if SPEC.LOCATED:
+        sx, sy = _located(m, dx, dy, SPEC)
+    else:
+        sx, sy = _evaluated(m, dx, dy, SPEC)
+    return sx, sy
+
+
+@triton.jit
+def _located(m, dx, dy, SPEC: tl.constexpr):
+    """Source coordinates from memory."""
+    OW, OH, _ = m.out
+    px, py = dx + middle(OW, SPEC), dy + middle(OH, SPEC)
+    # Lanes past the end read some pixel that is there.
+    px, py = tl.minimum(px.to(tl.int32), OW - 1), tl.minimum(py.to(tl.int32), OH - 1)
+    return located_at(m, px, py, SPEC)
+
+
+@triton.jit
+def located_at(m, px, py, SPEC: tl.constexpr):
+    """Source coordinates of output pixels (px, py), from memory."""
+    OW, OH, _ = m.out
+    at = m.row + (py.to(SPEC.OFFSET) * OW + px)
+    return tl.load(at), tl.load(at + OW.to(tl.int64) * OH)
+
+
+@triton.jit
+def _evaluated(m, dx, dy, SPEC: tl.constexpr):
     x, y = dx * m.unit_x, dy * m.unit_y
     by_x, by_y = x * 0, x * 0
     row, steps = m.row, _steps(m, SPEC)

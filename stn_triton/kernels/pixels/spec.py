@@ -26,6 +26,7 @@ class PixelSpec(NamedTuple):
     CHANNEL_LANES: bool
     VECTOR: int
     SCATTERED: bool  # False
+    LOCATED: bool  # False
     SEVERAL: bool  # transformations of an image
     LANES_Y: int  # rows of a tile that are in lanes together
 
