@@ -124,7 +124,8 @@ def _slopes(
 def _scatter(image, grad, s, wanted, call, channels, C, SPEC: tl.constexpr):
     """Store what outputs at source coordinates s give to their taps, which no other output has."""
     W, H, _ = call.size
-    (sx, sy, sz), _ = pad_all(s, call.size, call.align_corners, SPEC)
+    padded, _follows = pad_all(s, call.size, call.align_corners, SPEC)
+    sx, sy, _sz = padded
     for ty in tl.static_range(2):
         iy, wy, _slope = tap(sy, H, call.align_corners, ty, SPEC)
         for tx in tl.static_range(2):
