@@ -225,7 +225,8 @@ def theta_backward(
         _theta_backward_kernel,
         g.maps, g.out_size, g.channels, blocks,
         input, map_, scattered_points(g, map_), map_ if index is None else index,
-        like_output(grad_output, input), partial, *(spread or (partial, partial)), *g.sizes, *g.strides, *g.ratios, g.padding,
+        like_output(grad_output, input), partial, *(spread or (partial, partial)),
+        *g.sizes, *g.strides, *g.ratios, g.padding,
         SPEC=spec, SPREAD=spread is not None,
     )  # fmt: skip
     return sum_partial(g, partial, theta)

@@ -136,7 +136,7 @@ def _first_blocks(g: Geometry) -> Blocks:
 
 
 def _many_instructions(g: Geometry) -> bool:
-    """Whether the map costs so many instructions that four pixels a lane, which share some, are worth their registers."""
+    """Whether the map costs so much that four pixels a lane, which share some of it, are worth their registers."""
     spec = g.spec
     return (
         TRANSFORMS[spec.TRANSFORM].lattice is not None

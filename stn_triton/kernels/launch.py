@@ -176,8 +176,12 @@ def launch_tiles(
     else:
         existing = 0 if channels % blocks.BLOCK_C else blocks.BLOCK_C
     tiling = Tiling(
-        blocks.TILE_X, blocks.TILE_Y, min(blocks.LINE, blocks.TILE_X, 32),
-        blocks.BLOCK_C, existing, channels <= blocks.BLOCK_C,
+        blocks.TILE_X,
+        blocks.TILE_Y,
+        min(blocks.LINE, blocks.TILE_X, 32),
+        blocks.BLOCK_C,
+        existing,
+        channels <= blocks.BLOCK_C,
     )
     for first_plane in range(0, planes, MOST_PROGRAMS):
         for first_row in range(0, rows, MOST_PROGRAMS):

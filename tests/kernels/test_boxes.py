@@ -15,6 +15,7 @@ from torch import Tensor
 from stn_triton import identity_theta, st_sample
 from stn_triton.kernels import backward_boxes
 from stn_triton.kernels.backward_boxes import box_backward
+from stn_triton.kernels.coordinates import source_coordinates
 from stn_triton.kernels.launch import INTERPRET
 from stn_triton.transforms import Options
 from support.checks import with_gradients
@@ -33,7 +34,10 @@ def small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Options) -> None:
-    """Compares the gradient of the input with the torch backend's, both in double precision."""
+    """Compares the gradient of the input with the torch backend's, both in double precision.
+
+    Of a lattice once with the coordinates found by the kernels themselves, and once with those in memory.
+    """
     k = theta.shape[1:2] if theta.dim() == 4 else ()
     g = torch.randn(u.shape[0], *k, u.shape[1], *out_size, dtype=u.dtype, device=u.device)
     sampling = {
@@ -41,9 +45,11 @@ def compare(u: Tensor, theta: Tensor, out_size: tuple[int, ...], options: Option
         "align_corners": options.align_corners, "backend": "torch",
     }  # fmt: skip
     expected = with_gradients(st_sample, u, theta, g, out_size, **sampling)["input gradient"]
-    found = box_backward(g, u, theta, None, out_size, options)
-    assert found.shape == u.shape
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * g.abs().sum().item())
+    arguments = u, theta, None, out_size, options
+    for coordinates in {None, source_coordinates(*arguments)}:
+        found = box_backward(g, *arguments, coordinates=coordinates)
+        assert found.shape == u.shape
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * g.abs().sum().item())
 
 
 def lattice(theta: list[list[float]], transform: str, device: torch.device) -> Tensor:
