@@ -130,7 +130,7 @@ def applied(candidate: Candidate) -> Iterator[None]:
     changes: dict[str, Any] = dict(candidate.changes)
     if "maxnreg" in changes:
         changes["maxnreg"] = Registers(changes["maxnreg"], changes["maxnreg"])
-    high = changes.pop("high", None)
+    high, ahead = changes.pop("high", None), changes.pop("AHEAD", None)
 
     def tiles(own: Any, g: Geometry) -> Blocks:
         blocks: Blocks = own(g)._replace(**changes)
@@ -138,6 +138,8 @@ def applied(candidate: Candidate) -> Iterator[None]:
 
     def cells(g: Geometry, *, with_theta: bool) -> Any:
         spec, blocks = cell_blocks(g, with_theta=with_theta)
+        if ahead is not None:
+            spec = spec._replace(AHEAD=bool(ahead))
         return spec, blocks._replace(**changes)
 
     def pixels(g: Geometry) -> tuple[Blocks, int]:

@@ -24,7 +24,7 @@ from stn_triton.transforms import Options
 from . import maps
 from .blocks import Blocks, box_blocks, tiles_of
 from .geometry import Call, geometry, parameters, scattered_points
-from .interpolation import landing, pad, product_weight, reach, touch, touch_padded
+from .interpolation import landing, pad, product_weight, reach, touch, touch_padded, touches
 from .launch import UNSPECIALISED, launch, launch_tiles
 from .layout import (
     block_channels,
@@ -152,8 +152,13 @@ def _add_output(total, px, py, s, follows, along, chosen, tile, grid, SPEC: tl.c
     qx, qy = tile.x.to(SPEC.COMPUTE), tile.y.to(SPEC.COMPUTE)
     if SPEC.LOCATED:
         sx, sy = lattice.located_at(grid.m, px, py, SPEC)
-        hit, wx, slope_x = touch(sx + tl.zeros_like(qx), qx, W, grid.align_corners, SPEC)
-        hit_y, wy, slope_y = touch(sy + tl.zeros_like(qy), qy, H, grid.align_corners, SPEC)
+        if SPEC.MODE == "bilinear" and SPEC.PADDING == "zeros":
+            # What is no tap has a gradient of 0 below, and its weight is some finite number.
+            hit, wx, slope_x = touches(sx, qx, SPEC), 1 - tl.abs(sx - qx), qx
+            hit_y, wy, slope_y = touches(sy, qy, SPEC), 1 - tl.abs(sy - qy), qy
+        else:
+            hit, wx, slope_x = touch(sx + tl.zeros_like(qx), qx, W, grid.align_corners, SPEC)
+            hit_y, wy, slope_y = touch(sy + tl.zeros_like(qy), qy, H, grid.align_corners, SPEC)
     else:
         hit, wx, slope_x = _touch_alone(s[0], follows[0], chosen, qx, W, grid.align_corners, SPEC)
         hit_y, wy, slope_y = _touch_alone(s[1], follows[1], chosen, qy, H, grid.align_corners, SPEC)

@@ -12,8 +12,8 @@ cells outside the tile: the column on its left, with lanes along it, and the row
 the tile is kept. Theta's sums of a cell belong to the tile of its upper left pixel; cells at -1 have none, and belong
 to the tile beside them.
 
-Where an output is much smaller than its input, most images' outputs share no pixel. Their tiles are filled with zeros
-here, which is noted in `apart`, and `backward_theta`, which visits every output anyway, stores what each gives.
+Where an output is much smaller than its input, most images' outputs share no pixel. Such an image stays as it was, all
+zeros, which is noted in `apart`, and `backward_theta`, which visits every output anyway, stores what each gives.
 
 Several transformers take turns at a tile. Their sums are kept in memory meanwhile: in the gradient itself, or where it
 is in half precision in a float32 buffer, rounded once at the end.
@@ -134,7 +134,7 @@ def _cell_backward_kernel(
     if SPEC.DENSE:
         stride_w = 1
 
-    stored = n < 0
+    stored, left_out = n < 0, n < 0
     before, after = 0, K
     if SPEC.INDEXED:
         before, after = rows_of(n, starts_ptr)
@@ -151,6 +151,7 @@ def _cell_backward_kernel(
             if part == 0:
                 tl.store(apart_ptr + n, apart.to(tl.int32))
             reached &= apart == 0
+            left_out = apart != 0
         if reached:
             plan = plan_cells(m, size, finer, SPEC)
             out = _output(grad_output_ptr, nk, block, C, call.out, samples, finer, SPEC)
@@ -167,7 +168,7 @@ def _cell_backward_kernel(
             slot = nk * (STRIPS * BANDS * BLOCKS * PARAMETERS) + part * PARAMETERS
             maps.store_gradient(partial_ptr + slot, sums, call, finer, SPEC)
     ROUNDED: tl.constexpr = sum_ptr.dtype.element_ty != grad_input_ptr.dtype.element_ty
-    if ROUNDED | (stored == 0):
+    if (ROUNDED | (stored == 0)) & (left_out == 0):
         finish_tile(tile, total, grad_input, stored, C, W, SPEC)
 
 
@@ -184,7 +185,7 @@ def cell_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of the input and, `with_theta`, that of theta (None else).
 
-    apart: (N,) int32, into which goes which images are zeros still.
+    apart: (N,) int32, into which goes which images are left as zeros.
     """
     g = geometry(input, theta, index, out_size, options)
     smooth = with_theta and options.mode != "nearest"
@@ -193,6 +194,8 @@ def cell_backward(
     _, height, width = g.size
     strips, bands = -(-width // spec.CELLS), -(-height // blocks.rows)
     grad_input = empty_input_gradient(input)
+    if apart is not None:
+        grad_input.zero_()
     rounded = spec.SEVERAL and input.dtype != g.dtype
     total = empty_input_gradient(input, g.dtype) if rounded else grad_input
     partial = new_partial(g, theta, strips * bands * blocks.channels if smooth else 0)

@@ -20,6 +20,8 @@ from .launch import Registers
 
 _ENOUGH_WARPS = 2048
 """About sixteen for each multiprocessor of a large GPU: fewer leave it waiting for memory."""
+_STREAMED = 2**16
+"""Pixels of an image that does not stay in the L1s until all who read it have."""
 _ENOUGH_PROGRAMS = 1024
 """The same in programs of two warps."""
 
@@ -56,7 +58,15 @@ def _channel_block(channels: int, most: int) -> int:
 def forward_blocks(g: Geometry) -> Blocks:
     """Blocks of the forward kernel, whose tiles are output pixels."""
     # A second source coordinate and its slopes leave room for half as many pixels.
-    return _output_blocks(g, 2 if g.spec.TANGENT else 1)
+    blocks = _output_blocks(g, 2 if g.spec.TANGENT else 1)
+    if _has_room(g) and not g.spec.CHANNEL_LANES and g.spec.TRANSFORM != "attention":
+        # One pixel a lane leaves registers for twice as many warps, and a map that turns waits for memory. (H100:
+        # 8x3x1234x1345 164 us for 177, 32x256x56² 89 for 97. Strips of maps that do not turn lose by it.)
+        if blocks.BLOCK_C == 8:
+            return blocks._replace(num_warps=8)
+        if blocks.BLOCK_C == 4:
+            return blocks._replace(TILE_X=16, TILE_Y=8, num_warps=4)
+    return blocks
 
 
 @lru_cache(maxsize=1024)
@@ -113,18 +123,20 @@ def _first_blocks(g: Geometry) -> Blocks:
         # Rows of a turned volume share nothing: 256 pixels of 8 channels touch 64 KB at each tap, which pushes out of
         # the L1 what the next tap would find there. (H200, 2x32x64³: 470 us, three times what is counted.)
         return Blocks(8, 8, 2, 2)
+    block = _channel_block(g.channels, 8)
+    if math.prod(g.size) >= 16 * math.prod(size):
+        # No two pixels share a line of memory, and an L1 holds two thousand of them: the right taps find what the left
+        # ones fetched only if they follow at once. (H100, 512x3x256² to 32²: 60 us; four pixels a lane of three
+        # channels: 97 us.)
+        return Blocks(16, 8, 1, 4, LINE=8)
     # A map that turns reads a square with fewer lines of memory than a strip. One that does not reads strips, and so
     # does one whose output they cover with fewer tiles.
-    block = _channel_block(g.channels, 8)
     square, strip = Blocks(16, 16, block, 4), Blocks(32, 8, block, 4)
     tiles = [tiles_of(size, 1, each) for each in (square, strip)]
     blocks = square if size[-1] <= 16 or (turns and tiles[0] <= 1.2 * tiles[1]) else strip
-    if turns:  # and a warp reads one with fewer lines, too
-        blocks = blocks._replace(LINE=8)
-    if math.prod(g.size) >= 16 * math.prod(size):
-        # No two pixels share a line of memory, and an L1 holds two thousand of them. (H100, 512x3x256² to 32²: with
-        # four pixels a lane 118 us, since the right taps no longer find what the left ones fetched.)
-        blocks = Blocks(16, 8, block, 4)
+    if turns:
+        # So does a warp. Images that stream from DRAM come in bursts of 64 bytes.
+        blocks = blocks._replace(LINE=16 if math.prod(g.size) > _STREAMED else 8)
     # Several programs share the channels where one for all would leave multiprocessors idle.
     while blocks.BLOCK_C > 1 and g.maps * tiles_of(size, g.channels, blocks) < _ENOUGH_PROGRAMS:
         blocks = blocks._replace(BLOCK_C=blocks.BLOCK_C // 2)
@@ -222,6 +234,8 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
     chunks = -(-number // programs) if programs else 1
     cells = 32 // vectors
     held = chunks * vector
+    # (H100: 8x3x1234x1345 380 us for 420. Crops, and eight channels a lane, lose by it.)
+    ahead = spec.TRANSFORM == "affine" and held <= 4
     cell_spec = CellSpec(
         *(spec if with_theta else g.linear_spec),
         DENSE=not spec.CHANNELS_LAST and g.strides[-1] == 1,
@@ -232,15 +246,18 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
         CHUNKS=chunks,
         FOURFOLD=held <= 4 or not g.several,
         MASKED=programs * chunks != number,
+        AHEAD=ahead,
         SPREAD=False,
     )
     maxnreg = (
-        _cell_registers(g, held, with_theta=with_theta) if spec.COMPUTE is tl.float32 else None
+        _cell_registers(g, held, with_theta=with_theta, ahead=ahead)
+        if spec.COMPUTE is tl.float32
+        else None
     )
     return cell_spec, CellBlocks(programs, _cell_rows(g, cells, programs), maxnreg)
 
 
-def _cell_registers(g: Geometry, held: int, *, with_theta: bool) -> Registers:
+def _cell_registers(g: Geometry, held: int, *, with_theta: bool, ahead: bool) -> Registers:
     """Timed on an H100, where a few spilled numbers cost less than warps that are not there; before: the fewest that
     spill nothing, in steps of 16. `held`: channels of a lane.
     """
@@ -251,7 +268,7 @@ def _cell_registers(g: Geometry, held: int, *, with_theta: bool) -> Registers:
         return Registers(168 if more else 152, 128)
     if held == 4 or more:
         return Registers((144 if more else 128) + sums, 128 if with_theta else 96)
-    return Registers(112 + sums, 96)
+    return Registers(112 + sums, 112 if with_theta and ahead else 96)
 
 
 def _cell_rows(g: Geometry, cells: int, programs: int) -> int:

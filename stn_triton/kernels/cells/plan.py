@@ -44,6 +44,7 @@ class CellSpec(NamedTuple):
     CHUNKS: int  # times that many channels: what a program holds
     FOURFOLD: bool  # registers suffice for the path that gives four outputs at a time
     MASKED: bool  # the last program of a pixel holds channels that do not exist
+    AHEAD: bool  # the outputs of a row of cells are found while the row before is worked on
     SPREAD: bool  # images whose outputs share no pixel are left to `backward_theta`
 
 

@@ -33,10 +33,8 @@ COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
-def _give_row(
-    sums, pixels, row, at_x, at_y, plan, m, out, SPEC: tl.constexpr
-):  # fmt: skip
-    """What the outputs in a row of cells give: (theta's sums, the corners').
+def _window(at_x, at_y, plan, out, SPEC: tl.constexpr):
+    """The first candidate of each cell of a row: (dx, dy, offset).
 
     at_x, at_y: where the window of a cell's candidates begins, before it is moved into the output.
     """
@@ -44,29 +42,51 @@ def _give_row(
     px = tl.minimum(tl.maximum(at_x, zero), plan.last_x).to(tl.int32)
     py = tl.minimum(tl.maximum(at_y, zero), plan.last_y).to(tl.int32)
     dx, dy = px.to(SPEC.COMPUTE) - out.centre_x, py.to(SPEC.COMPUTE) - out.centre_y
-    offset = py * out.width + px
+    return dx, dy, py * out.width + px
+
+
+@triton.jit
+def _find_row(x, qy, lane, there, from_x, from_y, plan, m, H, out, SPEC: tl.constexpr):
+    """The outputs of a row of cells on paths that find one a cell; on others none."""
+    row = Row(x, axis_of(qy, there, H - 1, SPEC), lane)
+    at_x, at_y = tl.fma(plan.x_by_y, qy, from_x), tl.fma(plan.y_by_y, qy, from_y)
+    dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
+    zero = tl.zeros_like(at_x)
+    last = Found(offset < 0, zero, zero, zero, zero, offset), zero_blocks(SPEC)
+    if SPEC.COMPUTE == tl.float32:
+        if plan.path == SEPARABLE:
+            last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
+        if SPEC.TRANSFORM == "affine":
+            if plan.path == SINGLE:
+                last = find_single(row, dx, dy, offset, m, out, SPEC)
+    return last
+
+
+@triton.jit
+def _give_row(
+    sums, pixels, row, at_x, at_y, last, plan, m, out, SPEC: tl.constexpr
+):  # fmt: skip
+    """What the outputs in a row of cells give: (theta's sums, the corners').
+
+    last: those found before, by `_find_row`.
+    """
     none = zero_blocks(SPEC)
     corners = Corners(none, none, none, none)
     # Fast paths leave the last output to be given below, and the compiler less to look at.
-    last = Found(row.lane < 0, zero, zero, zero, zero, offset), none
     if (SPEC.COMPUTE == tl.float32) & (SPEC.TRANSFORM == "affine"):
-        if plan.path == SINGLE:
-            last = find_single(row, dx, dy, offset, m, out, SPEC)
-        elif plan.path == DIAGONAL:
+        if plan.path == DIAGONAL:
+            dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
             sums, corners, last = give_diagonal(
                 sums, corners, pixels, row, dx, dy, offset, m, out, SPEC
             )  # fmt: skip
-        elif plan.path == SEPARABLE:
-            last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
-    elif SPEC.COMPUTE == tl.float32:
-        if plan.path == SEPARABLE:
-            last = find_separable(row, dx, dy, offset, plan, m, out, SPEC)
     if (SPEC.COMPUTE == tl.float32) & SPEC.FOURFOLD:
         if plan.path == PARITY:
+            dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
             sums, corners, last = give_parity(
                 sums, corners, pixels, row, dx, dy, offset, m, out, SPEC
             )  # fmt: skip
     if plan.path == LISTED:
+        dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
         sums, corners = give_listed(
             sums, corners, pixels, row, dx, dy, offset, plan, m, out, SPEC
         )  # fmt: skip
@@ -148,12 +168,21 @@ def give_tile(
         if not READ_TWICE:
             top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
         count = tl.where(phase == ROWS_BELOW, tile.rows, 1)
+        found_ahead = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
         for step in range(count):
+            last = found_ahead
+            if SPEC.AHEAD:  # a row ahead: memory answers while this one is worked on
+                more = there & (step + 1 < count)
+                found_ahead = _find_row(
+                    x, qy + 1, tile.lane, more, from_x, from_y, plan, m, H, out, SPEC
+                )
+            elif step > 0:
+                last = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
             if READ_TWICE:
                 top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
             pixel, iy = pixel + stride_h, iy + 1
             ahead = bottom
-            if not READ_TWICE:  # a row ahead: memory answers while this one is worked on
+            if not READ_TWICE:  # these, too
                 more = (iy + 1 < H) & (step + 1 < count)
                 next_row = pixel + stride_h
                 ahead = _corner_pixels(u, next_row, left & more, right & more, stride_w, SPEC)
@@ -164,7 +193,7 @@ def give_tile(
             row = Row(x, axis_of(qy, there, H - 1, SPEC), tile.lane)
             at_x, at_y = tl.fma(plan.x_by_y, qy, from_x), tl.fma(plan.y_by_y, qy, from_y)
             sums, corners = _give_row(
-                sums, Pixels(*top, *bottom), row, at_x, at_y, plan, m, out, SPEC
+                sums, Pixels(*top, *bottom), row, at_x, at_y, last, plan, m, out, SPEC
             )
             if phase == ROWS_BELOW:
                 found = _with_neighbours(
