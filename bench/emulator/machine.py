@@ -40,6 +40,7 @@ class Batch:
     ):
         threads = machine.kernel.threads
         self.blur, self.counts, self.kernel = machine.blur, counts, machine.kernel
+        self.ctas = ctas
         self.where = Where(ctas, threads)
         self.thread = np.tile(np.arange(threads, dtype=np.uint32), len(ctas))
         self.threads = np.full_like(self.thread, threads)
@@ -114,6 +115,7 @@ class Machine:
             spent += self._run_batch(batch)
             counts.ctas += len(ctas)
         counts.read_sectors = int(arena.read_sectors.sum())
+        counts.read_pairs = int(arena.read_sectors.reshape(-1, 2).any(1).sum())
         counts.written_bytes = int(np.count_nonzero(arena.writer)) * arena.grain
         return counts
 
@@ -148,7 +150,7 @@ class Machine:
         else:
             batch.counts.complain(f"{self.kernel.name} does not end")
         batch.global_memory.finish()
-        batch.counts.issued.append(issued)
+        batch.counts.issued.append((batch.ctas, issued))
         return work * lanes / 32
 
     @staticmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .arithmetic import Array, fit
+from .l1 import Stream
 from .ptx import Instruction, Kernel
 
 BASE = 0x7000_0000_0000
@@ -14,6 +15,7 @@ BASE = 0x7000_0000_0000
 _GUARD = 4096  # unused bytes before and after each buffer
 _SECTOR_BITS = 5  # a sector has 32 bytes, four of them are a line
 _MOST_ERRORS = 50
+_SAMPLED = 16  # of so many CTAs, the loads of one are kept for the simulation of the L1
 
 
 @dataclass
@@ -43,12 +45,21 @@ class Counts:
     block_lanes: Array  # how many of their lanes took part
     accesses: dict[int, Access] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    issued: list[Array] = field(default_factory=list)  # PTX instructions of each CTA
+    issued: list[tuple[Array, Array]] = field(
+        default_factory=list
+    )  # CTAs, PTX instructions of each
     read_sectors_of_ctas: int = 0  # distinct sectors of each CTA, summed
     write_sectors_of_ctas: int = 0
     read_sectors: int = 0  # distinct sectors of the launch
     written_bytes: int = 0
     shared_passes: int = 0
+    read_pairs: int = 0  # distinct pairs of sectors of the launch, which DRAM reads together
+    streams: list[Stream] = field(default_factory=list)
+
+    def lengths(self) -> Array:
+        """The PTX instructions of each CTA that ran, in the order of the grid."""
+        ctas, issued = (np.concatenate(each) for each in zip(*self.issued, strict=True))
+        return issued[np.argsort(ctas)].astype(float)
 
     def complain(self, text: str) -> None:
         """Keep an error: each text once, and at most fifty of them."""
@@ -74,7 +85,7 @@ class Arena:
         self.writer = np.zeros(total // grain, np.int32)
         self.read_back = np.zeros(total // grain, np.bool_)
         self.views = {n: self.bytes.view(f"u{n}") for n in (1, 2, 4, 8)}
-        self.read_sectors = np.zeros((total >> _SECTOR_BITS) + 1, np.bool_)
+        self.read_sectors = np.zeros((total >> _SECTOR_BITS) + 2 & ~1, np.bool_)
         self.buffers: list[tuple[str, int, int]] = []
         self._end = _GUARD
 
@@ -125,6 +136,7 @@ class GlobalMemory:
     def __init__(self, arena: Arena, where: Where, kernel: Kernel, counts: Counts):
         self.arena, self.where, self.kernel, self.counts = arena, where, kernel, counts
         self._sectors: dict[bool, list[Array]] = {True: [], False: []}
+        self._stream: Stream = []
 
     def load(
         self, index: int, at: Array, size: int, count: int, active: Array | None, lanes: int
@@ -155,6 +167,7 @@ class GlobalMemory:
 
     def finish(self) -> None:
         """Count distinct sectors, after the batch has ended."""
+        self.counts.streams.append(self._stream)
         for load, pieces in self._sectors.items():
             if not pieces:
                 continue
@@ -244,6 +257,8 @@ class GlobalMemory:
         access.passes += _bank_passes(np.flatnonzero(use), place, span)
         cta = (key >> 40) // (self.where.threads // 32)
         self._sectors[load].append(cta << 40 | key & ((1 << 40) - 1))
+        if load and (sampled := cta % _SAMPLED == 0).any():
+            self._stream.append((index, key[sampled]))
 
 
 class SharedMemory:
