@@ -30,7 +30,7 @@ from .calls import Run
 from .l1 import Fetched, simulate
 
 SMS, CLOCK = 132, 1.98e9  # the highest clock, which was counted
-SCHEDULERS = 4  # in an SM; each issues one warp instruction per clock
+SCHEDULERS, REGISTERS = 4, 65536  # in an SM; each issues one warp instruction per clock
 
 LINE, LINES = 128, 4  # bytes of a line; how many of them L1 looks up per clock
 L1_BYTES = 256 * 1024  # with shared memory
@@ -100,9 +100,11 @@ class Cost:
     @property
     def resident(self) -> int:
         """How many CTAs one SM holds at a time."""
-        registers = math.ceil(self.code.facts.registers * 32 / 256) * 256 * self.warps_of_cta
+        of_warp = math.ceil(self.code.facts.registers * 32 / 256) * 256
+        warps = REGISTERS // SCHEDULERS // of_warp * SCHEDULERS  # each scheduler has a part of them
         by_shared = SHARED_BYTES[-1] // self._shared_of_cta
-        return max(1, min(65536 // registers, 64 // self.warps_of_cta, 32, by_shared))
+        most = min(warps // self.warps_of_cta, 64 // self.warps_of_cta, 32, by_shared)
+        return max(1, most)
 
     @property
     def _shared_of_cta(self) -> int:

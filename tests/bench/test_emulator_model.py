@@ -167,6 +167,14 @@ def test_few_warps_wait_and_many_instructions_bind() -> None:
     assert busy.seconds() > busy.times()["issue"]
 
 
+@pytest.mark.parametrize(
+    ("registers", "ctas"), [(32, 32), (60, 16), (64, 16), (96, 10), (98, 8), (128, 8), (163, 6)]
+)
+def test_registers_limit_the_warps_of_each_scheduler(registers: int, ctas: int) -> None:
+    # Of CTAs with two warps; Nsight Compute says so of these numbers of registers.
+    assert cost(registers).resident == ctas
+
+
 def test_copies_of_an_unrolled_loop_are_told_by_its_products() -> None:
     body = """
     $L__again:
