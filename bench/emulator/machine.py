@@ -114,8 +114,7 @@ class Machine:
             batch = Batch(self, arena, named, ctas, grid, counts)
             spent += self._run_batch(batch)
             counts.ctas += len(ctas)
-        counts.read_sectors = int(arena.read_sectors.sum())
-        counts.read_pairs = int(arena.read_sectors.reshape(-1, 2).any(1).sum())
+        counts.read_pairs = int(arena.read_pairs.sum())
         counts.written_bytes = int(np.count_nonzero(arena.writer)) * arena.grain
         return counts
 
@@ -149,7 +148,6 @@ class Machine:
                 place = self._advance(pc, mask, np.where(taken, goto, fall).astype(np.int32))
         else:
             batch.counts.complain(f"{self.kernel.name} does not end")
-        batch.global_memory.finish()
         batch.counts.issued.append((batch.ctas, issued))
         return work * lanes / 32
 
