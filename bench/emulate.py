@@ -106,7 +106,7 @@ def _save(rows: list[Row]) -> Path:
     from .results import RESULTS, save_rows
 
     about = {
-        "predicted": "from counts of the compiled code (bench/emulator), never measured: lower bounds",
+        "predicted": "from counts of the compiled code (bench/emulator), never measured",
         "arch": ARCH,
         "triton": version("triton"),
     }

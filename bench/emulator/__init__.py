@@ -6,8 +6,9 @@ the same launcher, launch grid, constants and warps as on a GPU. Reading order: 
 `arithmetic` says what single instructions compute, `expressions` and `translate` turn a basic block
 into a Python function, `memory` holds the buffers and checks every access, `machine` runs blocks
 under masks and counts, `calls` makes the launchers of `stn_triton` run in it. On the side of costs,
-`sass` maps machine code to PTX and `model` predicts times; `counting` does so for the cases of
-`bench.cases`, and `verify` compares values with float64.
+`sass` maps machine code to PTX, `l1` simulates a cache, `waiting` says how long warps take, and `model`
+predicts times; `counting` does so for the cases of `bench.cases`, and `verify` compares values with
+float64.
 
 What is checked:
 
@@ -32,8 +33,8 @@ What it cannot do: atomics, asynchronous copies, matrix products other than floa
 memory that is really used, half-precision arithmetic. Each of these raises `NotImplementedError`.
 
 Of a launch that would take too long only a part of the CTAs runs, spread evenly. Its counts are
-scaled up, its values are not seen, and its memory traffic is counted a little too high, since CTAs
-that lie side by side share sectors.
+scaled up, its values are not seen, and its memory traffic is counted too high (up to four times as high
+for volumes), since CTAs that lie side by side share sectors.
 
 Times are **predicted**, by a model whose figures are in `model`; nothing here was measured on a GPU.
 """

@@ -119,7 +119,7 @@ def _count(case: Case, kind: Kind, part: Case, inputs: Inputs, expected: Expecta
     costs = [
         cost(run, ctas_of(each) / run.counts.ctas) for run, each in zip(runs, whole, strict=True)
     ]
-    total = {gpu: sum(each.slowest(gpu)[1] for each in costs) for gpu in ("H100", "H200")}
+    total = {gpu: sum(each.seconds(gpu) for each in costs) for gpu in ("H100", "H200")}
     floor = sum(each.floor() for each in costs)
     rows = [
         Row(
@@ -130,7 +130,7 @@ def _count(case: Case, kind: Kind, part: Case, inputs: Inputs, expected: Expecta
             kernel=each.run.kernel.name,
             us=round(total["H100"] * 1e6, 3),
             floor_us=round(floor * 1e6, 3),
-            binds=each.slowest()[0],
+            binds=each.binds(),
             h200_us=round(total["H200"] * 1e6, 3),
             sass_per_warp=round(each.sass_per_warp, 1),
             registers=each.code.facts.registers,

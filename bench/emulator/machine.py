@@ -40,6 +40,7 @@ class Batch:
     ):
         threads = machine.kernel.threads
         self.blur, self.counts, self.kernel = machine.blur, counts, machine.kernel
+        self.ctas = ctas
         self.where = Where(ctas, threads)
         self.thread = np.tile(np.arange(threads, dtype=np.uint32), len(ctas))
         self.threads = np.full_like(self.thread, threads)
@@ -113,7 +114,7 @@ class Machine:
             batch = Batch(self, arena, named, ctas, grid, counts)
             spent += self._run_batch(batch)
             counts.ctas += len(ctas)
-        counts.read_sectors = int(arena.read_sectors.sum())
+        counts.read_pairs = int(arena.read_pairs.sum())
         counts.written_bytes = int(np.count_nonzero(arena.writer)) * arena.grain
         return counts
 
@@ -147,8 +148,7 @@ class Machine:
                 place = self._advance(pc, mask, np.where(taken, goto, fall).astype(np.int32))
         else:
             batch.counts.complain(f"{self.kernel.name} does not end")
-        batch.global_memory.finish()
-        batch.counts.issued.append(issued)
+        batch.counts.issued.append((batch.ctas, issued))
         return work * lanes / 32
 
     @staticmethod

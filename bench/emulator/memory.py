@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .arithmetic import Array, fit
+from .l1 import Stream
 from .ptx import Instruction, Kernel
 
 BASE = 0x7000_0000_0000
@@ -14,6 +15,7 @@ BASE = 0x7000_0000_0000
 _GUARD = 4096  # unused bytes before and after each buffer
 _SECTOR_BITS = 5  # a sector has 32 bytes, four of them are a line
 _MOST_ERRORS = 50
+_SAMPLED = 16  # of so many CTAs, the loads of one are kept for the simulation of the L1
 
 
 @dataclass
@@ -43,12 +45,18 @@ class Counts:
     block_lanes: Array  # how many of their lanes took part
     accesses: dict[int, Access] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    issued: list[Array] = field(default_factory=list)  # PTX instructions of each CTA
-    read_sectors_of_ctas: int = 0  # distinct sectors of each CTA, summed
-    write_sectors_of_ctas: int = 0
-    read_sectors: int = 0  # distinct sectors of the launch
+    issued: list[tuple[Array, Array]] = field(
+        default_factory=list
+    )  # CTAs, PTX instructions of each
     written_bytes: int = 0
     shared_passes: int = 0
+    read_pairs: int = 0  # distinct pairs of sectors of the launch, which DRAM reads together
+    streams: list[Stream] = field(default_factory=list)
+
+    def lengths(self) -> Array:
+        """The PTX instructions of each CTA that ran, in the order of the grid."""
+        ctas, issued = (np.concatenate(each) for each in zip(*self.issued, strict=True))
+        return issued[np.argsort(ctas)].astype(float)
 
     def complain(self, text: str) -> None:
         """Keep an error: each text once, and at most fifty of them."""
@@ -74,7 +82,7 @@ class Arena:
         self.writer = np.zeros(total // grain, np.int32)
         self.read_back = np.zeros(total // grain, np.bool_)
         self.views = {n: self.bytes.view(f"u{n}") for n in (1, 2, 4, 8)}
-        self.read_sectors = np.zeros((total >> _SECTOR_BITS) + 1, np.bool_)
+        self.read_pairs = np.zeros((total >> _SECTOR_BITS + 1) + 1, np.bool_)
         self.buffers: list[tuple[str, int, int]] = []
         self._end = _GUARD
 
@@ -124,7 +132,8 @@ class GlobalMemory:
 
     def __init__(self, arena: Arena, where: Where, kernel: Kernel, counts: Counts):
         self.arena, self.where, self.kernel, self.counts = arena, where, kernel, counts
-        self._sectors: dict[bool, list[Array]] = {True: [], False: []}
+        self._stream: Stream = []
+        counts.streams.append(self._stream)
 
     def load(
         self, index: int, at: Array, size: int, count: int, active: Array | None, lanes: int
@@ -152,18 +161,6 @@ class GlobalMemory:
         view, first = self.arena.views[size], place[use] // size
         for k, value in enumerate(values):
             view[first + k] = value[use]
-
-    def finish(self) -> None:
-        """Count distinct sectors, after the batch has ended."""
-        for load, pieces in self._sectors.items():
-            if not pieces:
-                continue
-            distinct = np.unique(np.concatenate(pieces))
-            if load:
-                self.counts.read_sectors_of_ctas += len(distinct)
-                self.arena.read_sectors[distinct & ((1 << 40) - 1)] = True
-            else:
-                self.counts.write_sectors_of_ctas += len(distinct)
 
     def _complain(self, index: int, what: str, lane: int) -> None:
         i = self.kernel.instructions[index]
@@ -242,8 +239,11 @@ class GlobalMemory:
         access.sectors += len(key)
         access.lines += int((line[1:] != line[:-1]).sum()) + 1
         access.passes += _bank_passes(np.flatnonzero(use), place, span)
-        cta = (key >> 40) // (self.where.threads // 32)
-        self._sectors[load].append(cta << 40 | key & ((1 << 40) - 1))
+        if load:
+            self.arena.read_pairs[(key & ((1 << 40) - 1)) >> 1] = True
+            sampled = (key >> 40) // (self.where.threads // 32) % _SAMPLED == 0
+            if sampled.any():
+                self._stream.append((index, key[sampled]))
 
 
 class SharedMemory:

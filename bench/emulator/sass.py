@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,16 @@ from .arithmetic import Array
 from .ptx import Block, Kernel
 
 _ORIGIN = re.compile(r'//## File ".*?", line (\d+)')
+_CONTROL = re.compile(
+    r"^\s*/\* 0x([0-9a-f]{16}) \*/"
+)  # the upper half of an instruction, on a line of its own
 
 _PIPES = {
     "fma": "FFMA FADD FMUL FFMA32I FADD32I FMUL32I HFMA2 HADD2 HMUL2",
     "imad": "IMAD IDP XMAD",
     "xu": "MUFU F2I I2F FRND F2F POPC FLO BREV",
-    "global": "LDG STG LD ST ATOMG RED LDGSTS LDL STL REDG ATOM",
+    "global": "LDG STG LD ST ATOMG RED LDGSTS REDG ATOM",
+    "spill": "LDL STL",
     "shared": "LDS STS LDSM STSM SHFL REDUX ATOMS",
     "control": "BRA BSSY BSYNC EXIT RET CALL BREAK WARPSYNC YIELD BMOV NANOSLEEP JMP BRX",
     "barrier": "BAR DEPBAR MEMBAR CCTL ERRBAR ACQBULK",
@@ -47,14 +52,34 @@ def pipe(opcode: str) -> str:
     return "uniform" if opcode.startswith("U") or opcode in ("R2UR", "VOTEU") else "alu"
 
 
+@dataclass(frozen=True)
+class MachineInstruction:
+    """A machine instruction, and what `ptxas` wrote into it about waiting."""
+
+    origin: int  # the PTX instruction that it comes from; -1: none
+    opcode: str
+    stall: int  # clocks before the next one
+    result: int  # the barrier that its result opens; 7: none
+    operands: int  # the barrier that opens when its operands were read; 7: none
+    waits: int  # bits of the barriers at which it waits
+
+
 @dataclass
 class Code:
-    """The machine code of one kernel: opcodes by the PTX instruction that they come from."""
+    """The machine code of one kernel."""
 
     facts: CodeFacts
-    by_ptx: dict[int, Counter[str]]
+    instructions: list[MachineInstruction]
     differing: int
     """Instructions by which the code compiled for counting differs from the code that would run."""
+
+    @cached_property
+    def by_ptx(self) -> dict[int, Counter[str]]:
+        """The opcodes of each PTX instruction; -1 has those of none."""
+        found: dict[int, Counter[str]] = {}
+        for each in self.instructions:
+            found.setdefault(each.origin, Counter())[each.opcode] += 1
+        return found
 
 
 def machine_code(kernel: Kernel, compiled: Any) -> Code:
@@ -69,9 +94,9 @@ def machine_code(kernel: Kernel, compiled: Any) -> Code:
         sass = output_of(tool("nvdisasm"), "-c", str(path))
         facts = nvidia_facts(sass, output_of(tool("cuobjdump"), "-res-usage", str(path)))
         path.write_bytes(again)
-        numbered = output_of(tool("nvdisasm"), "-g", "-c", str(path))
+        numbered = output_of(tool("nvdisasm"), "-g", "-hex", "-c", str(path))
     would_run, counted = _histogram(sass), _histogram(numbered)
-    return Code(facts, _by_origin(numbered), (would_run - counted).total())
+    return Code(facts, _instructions(numbered), (would_run - counted).total())
 
 
 def _histogram(sass: str) -> Counter[str]:
@@ -94,19 +119,23 @@ def _annotated(kernel: Kernel) -> str:
     return "\n".join([*lines, '.file 1 "kernel.ptx"', ""])
 
 
-def _by_origin(sass: str) -> dict[int, Counter[str]]:
-    """The opcodes of each PTX instruction; -1 has those of none. Slow paths of divisions are left out."""
-    found: dict[int, Counter[str]] = {}
-    origin, slow = -1, False
+def _instructions(sass: str) -> list[MachineInstruction]:
+    """From `nvdisasm -g -hex`. Slow paths of divisions and the padding at the end are left out."""
+    found: list[MachineInstruction] = []
+    origin, slow, opcode = -1, False, None
     for line in sass.splitlines():
         slow = slow or ("$__internal" in line and line.rstrip().endswith(":"))
         if match := _ORIGIN.search(line):
             origin = int(match[1]) - 1
-            continue
-        for opcode, _ in sass_opcodes(line):
+        elif (match := _CONTROL.match(line)) and opcode is not None:
+            bits = int(match[1], 16) >> 41
             padding = opcode == "NOP" or (opcode == "BRA" and origin == -1)
             if not slow and not padding:
-                found.setdefault(origin, Counter())[opcode] += 1
+                fields = bits & 15, bits >> 5 & 7, bits >> 8 & 7, bits >> 11 & 63
+                found.append(MachineInstruction(origin, opcode, *fields))
+            opcode = None
+        else:
+            opcode = next((name for name, _ in sass_opcodes(line)), opcode)
     return found
 
 
@@ -129,21 +158,16 @@ def copies(kernel: Kernel, code: Code) -> list[float]:
         return counts[len(counts) // 2] if counts else 0
 
     found = []
-    for number, block in enumerate(kernel.blocks):
+    for block in kernel.blocks:
         times = of(block, accesses, "global")
         times = times or of(block, dict.fromkeys(("bar", "shfl", "redux"), exchanges))
-        if not times and block.target == number:
-            times = of(block, {"fma": ("FFMA",)})
+        times = times or of(block, {"fma": ("FFMA",)})
         found.append(times or 1)
     return found
 
 
-def issued(kernel: Kernel, code: Code, block_warps: Array) -> list[dict[str, float]]:
-    """How many warp instructions of each pipe were issued in each PTX block, given how many warps ran it."""
+def issues(kernel: Kernel, code: Code, block_warps: Array) -> list[float]:
+    """How many warps issued each machine instruction, given how many ran each PTX block."""
     block_of, times = kernel.block_of(), copies(kernel, code)
-    total = [dict.fromkeys(PIPES, 0.0) for _ in kernel.blocks]
-    for index, opcodes in code.by_ptx.items():
-        block = block_of.get(index, 0)
-        for opcode, count in opcodes.items():
-            total[block][pipe(opcode)] += count * float(block_warps[block]) / times[block]
-    return total
+    blocks = (block_of.get(each.origin, 0) for each in code.instructions)
+    return [float(block_warps[block]) / times[block] for block in blocks]

@@ -64,7 +64,7 @@ def test_a_copy_is_counted() -> None:
     for access in (load, store):
         assert (access.requests, access.lanes, access.sectors, access.lines) == (4, 128, 16, 4)
         assert access.passes == 4
-    assert counts.read_sectors == counts.read_sectors_of_ctas == 16
+    assert counts.read_pairs == 8
     assert counts.written_bytes == 512
     assert counts.block_warps.tolist()[0] == 4
 
