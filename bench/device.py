@@ -267,9 +267,9 @@ def measure_networks(
     session: Session, settings: tuple[networks.Setting, ...], until: float
 ) -> bool:
     """Whole networks, leaving out those recorded; whether there was time for all."""
-    done = {(n.name, n.image_size, n.provider) for n in session.results.networks}
+    done = {(n.name, n.image_size, n.dtype, n.provider) for n in session.results.networks}
     for setting, sampler in networks.runs(settings):
-        if (setting.name, setting.image_size, sampler) in done:
+        if (setting.name, setting.image_size, setting.dtype, sampler) in done:
             continue
         if time.monotonic() > until:
             return False

@@ -28,23 +28,29 @@ Sampler = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Setting:
-    """One network to train a step of."""
+    """One network to train a step of; in bfloat16 by autocast, and with channels last."""
 
     name: str
     channels: int
     image_size: int
     batch: int
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("svhn_cnn", 3, 64, 128),
-    Setting("svhn_st_cnn_single", 3, 64, 128),
     Setting("svhn_st_cnn_multi", 3, 64, 128),
-    Setting("mnist_st_cnn_affine", 1, 60, 256),
-    Setting("mnist_st_cnn_projective", 1, 60, 256),
-    Setting("mnist_st_cnn_tps", 1, 60, 256),
+    Setting("svhn_cnn", 3, 64, 128, "bfloat16"),
+    Setting("svhn_st_cnn_multi", 3, 64, 128, "bfloat16"),
+    Setting("svhn_st_cnn_multi", 3, 128, 128),
+    Setting("svhn_st_cnn_multi", 3, 128, 128, "bfloat16"),
     Setting("cub_2st_cnn", 3, 448, 16),
-    Setting("cub_4st_cnn", 3, 448, 16),
+    Setting("cub_4st_cnn", 3, 448, 16, "bfloat16"),
+    Setting("mnist_st_cnn_affine", 1, 60, 256),
+    Setting("mnist_st_cnn_tps", 1, 60, 256),
+    Setting("mnist_addition_2st_fcn_affine", 2, 42, 256),
+    Setting("svhn_st_cnn_single", 3, 64, 128),
+    Setting("mnist_st_cnn_projective", 1, 60, 256),
 )
 _SAMPLERS = ("stn_triton", "torch_eager")
 
@@ -112,8 +118,9 @@ def sampler_replaced(replacement: Sampler) -> Iterator[None]:
 def _as_sampler(name: str, calls: list[Case], original: Sampler) -> Sampler:
     """`st_sample` by the named provider, noting what it is called on."""
 
-    def call(x: Tensor, theta: Tensor, out_size: Any, **options: Any) -> Tensor:
-        case = _case_of_call(x, theta, tuple(out_size), options)
+    def call(x: Tensor, theta: Tensor, out_size: Any = None, **options: Any) -> Tensor:
+        size = tuple(x.shape[2:] if out_size is None else out_size)
+        case = _case_of_call(x, theta, size, options)
         calls.append(case)
         if name == "stn_triton":
             return original(x, theta, out_size, **options)
@@ -122,14 +129,18 @@ def _as_sampler(name: str, calls: list[Case], original: Sampler) -> Sampler:
     return call
 
 
-def _training_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
+def _training_step(model: nn.Module, x: Tensor, dtype: str) -> Callable[[], object]:
     """Forward, cross entropy against fixed labels, backward, SGD."""
+    half = dtype == "bfloat16"
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> object:
         optimiser.zero_grad(set_to_none=True)
-        scores = model(x).flatten(0, -2)
-        loss = F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=x.device))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            scores = model(x).flatten(0, -2)
+        loss = F.cross_entropy(
+            scores.float(), torch.zeros(len(scores), dtype=torch.long, device=x.device)
+        )
         loss.backward()
         optimiser.step()
         return loss
@@ -142,7 +153,7 @@ def _time(steps: list[Callable[[], object]], device: str) -> float:
 
 
 def measure_network(setting: Setting, sampler: str, device: str) -> Network:
-    """One training step in float32; the share is that of its sampler calls timed by themselves."""
+    """One training step; the share is that of its sampler calls timed by themselves."""
     create = importlib.import_module("architectures").create_model
     torch.manual_seed(0)
     calls: list[Case] = []
@@ -151,7 +162,9 @@ def measure_network(setting: Setting, sampler: str, device: str) -> Network:
         x = torch.randn(
             setting.batch, setting.channels, setting.image_size, setting.image_size, device=device
         )
-        step = _training_step(model, x)
+        if setting.dtype == "bfloat16":
+            model, x = (each.to(memory_format=torch.channels_last) for each in (model, x))
+        step = _training_step(model, x, setting.dtype)
         step()
         own = list(calls)
         ms = _time([step], device)
@@ -165,7 +178,7 @@ def measure_network(setting: Setting, sampler: str, device: str) -> Network:
         name=setting.name,
         image_size=setting.image_size,
         batch=setting.batch,
-        dtype="float32",
+        dtype=setting.dtype,
         provider=sampler,
         ms=ms,
         images_s=setting.batch / ms * 1e3,

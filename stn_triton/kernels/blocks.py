@@ -235,7 +235,7 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
     cells = 32 // vectors
     held = chunks * vector
     # (H100: 8x3x1234x1345 380 us for 420. Crops, and eight channels a lane, lose by it.)
-    ahead = spec.TRANSFORM == "affine" and held <= 4
+    ahead = with_theta and spec.TRANSFORM == "affine" and held <= 4
     cell_spec = CellSpec(
         *(spec if with_theta else g.linear_spec),
         DENSE=not spec.CHANNELS_LAST and g.strides[-1] == 1,
@@ -268,7 +268,7 @@ def _cell_registers(g: Geometry, held: int, *, with_theta: bool, ahead: bool) ->
         return Registers(168 if more else 152, 128)
     if held == 4 or more:
         return Registers((144 if more else 128) + sums, 128 if with_theta else 96)
-    return Registers(112 + sums, 112 if with_theta and ahead else 96)
+    return Registers(112 + sums, 112 if ahead else 96)
 
 
 def _cell_rows(g: Geometry, cells: int, programs: int) -> int:

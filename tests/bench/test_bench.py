@@ -280,13 +280,14 @@ def test_interleaving_takes_both_in_turn() -> None:
     assert pair.ratio > 0
 
 
-def test_networks_use_the_sampler_that_is_asked_for() -> None:
+@pytest.mark.parametrize("size", [((6, 6),), ()], ids=["a size", "the input's size"])
+def test_networks_use_the_sampler_that_is_asked_for(size: tuple[tuple[int, int], ...]) -> None:
     x, theta = torch.randn(2, 3, 6, 6), torch.eye(2, 3).repeat(2, 1, 1)
     seen: list[Case] = []
     original = stn_triton.st_sample
     with networks.sampler_replaced(networks._as_sampler("torch_eager", seen, original)):
         assert stn_triton.st_sample is not original
-        got = stn_triton.st_sample(x.requires_grad_(), theta, (6, 6))
+        got = stn_triton.st_sample(x.requires_grad_(), theta, *size)
     assert stn_triton.st_sample is original
     torch.testing.assert_close(got, x, atol=1e-5, rtol=0)
     assert [(case.shape, case.k, case.grads) for case in seen] == [((2, 3, 6, 6), None, ("input",))]
