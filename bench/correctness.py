@@ -18,7 +18,7 @@ from stn_triton.checks import MODES, PADDING_MODES
 from stn_triton.transforms import TRANSFORMS
 
 from .cases import Case, Grads, expand
-from .check import Sample, expect, run, verdict
+from .check import OF_FEW_IMAGES, Sample, expect, run, verdict
 from .inputs import make_inputs
 from .providers.stn_triton import ours
 from .workers import in_processes
@@ -77,7 +77,7 @@ def _against_definition(case: Case, sample: Sample, device: str) -> str | None:
         exact = replace(expected.exact, output=expected.exact.output.where(keep, 0))
         pytorch = replace(expected.pytorch, output=expected.pytorch.output.where(keep, 0))
         expected = replace(expected, exact=exact, pytorch=pytorch)
-    return verdict(case, actual, expected)
+    return verdict(case, actual, expected, OF_FEW_IMAGES)
 
 
 def _crossing(

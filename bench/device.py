@@ -30,7 +30,7 @@ from .check import expect, run, verdict
 from .correctness import Outcome, run_checks
 from .inputs import Inputs, make_inputs
 from .providers import present
-from .providers.provider import Provider
+from .providers.provider import LAST, Provider
 from .report import markdown
 from .results import (
     RESULTS,
@@ -47,7 +47,7 @@ from .results import (
 from .timing import copy_gb_s, measure, rotating_inputs
 from .workers import DEFAULT_JOBS, device_alive, in_processes
 
-_CORRECTNESS_SHARE = 0.2
+_CORRECTNESS_SHARE = 0.15
 _VERDICTS_SHARE = 0.45
 _SINGLES_SHARE = 0.85
 """Parts of the time after which the next stage starts, finished or not."""
@@ -97,17 +97,18 @@ def plan(
 ) -> tuple[list[Measurement], list[Measurement]]:
     """What to measure before whole networks and what after them, the most important first and nothing twice.
 
-    First ours and eager PyTorch in float32, then the other peers on the cases as they stand: float32, contiguous.
+    First all that is safe on the cases as they stand, float32 and contiguous, so that a run cut short has every peer.
     """
-    everyone, every = present(device), (*base, *options)
+    everyone, every = list(present(device)), (*base, *options)
+    safe = [provider for provider in everyone if provider.turn < LAST]
     first = [provider for provider in everyone if provider.name in _FIRST]
-    others = [provider for provider in everyone if provider.name not in _FIRST]
     single, half = (torch.float32,), (torch.bfloat16,)
-    before = (first, expand(base, single)), (first, expand(options, single)), (others, every)
+    before = (safe, base), (safe, options), (first, expand(every, single))
     after = (
         (first, expand(every, half)),
-        (others, expand(every, half)),
-        (others, expand(every, single)),
+        (everyone, every),
+        (everyone, expand(every, half)),
+        (everyone, expand(every, single)),
     )
     early, late = ({each.key: each for each in _passes(stage)} for stage in (before, after))
     return [*early.values()], [each for key, each in late.items() if key not in early]

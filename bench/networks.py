@@ -118,13 +118,19 @@ def sampler_replaced(replacement: Sampler) -> Iterator[None]:
 def _as_sampler(name: str, calls: list[Case], original: Sampler) -> Sampler:
     """`st_sample` by the named provider, noting what it is called on."""
 
+    def eager(case: Case, x: Tensor, theta: Tensor) -> Tensor:
+        # Under autocast `affine_grid` would multiply in half precision, which nobody wants of coordinates.
+        with torch.autocast(x.device.type, enabled=False):
+            wide = torch.promote_types(theta.dtype, torch.float32)
+            return named(name).on_theta(case)(x, theta.to(wide))
+
     def call(x: Tensor, theta: Tensor, out_size: Any = None, **options: Any) -> Tensor:
         size = tuple(x.shape[2:] if out_size is None else out_size)
         case = _case_of_call(x, theta, size, options)
         calls.append(case)
         if name == "stn_triton":
             return original(x, theta, out_size, **options)
-        return named(name).on_theta(case)(x, theta)
+        return eager(case, x, theta)
 
     return call
 

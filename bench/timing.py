@@ -131,15 +131,19 @@ def _event_times(run: Step, calls: int) -> list[float]:
     return timed(min(max(int(_MEASURE_MS / max(once, 1e-3)), 10), 400))
 
 
-def _host_us(steps: Sequence[Step]) -> float:
-    """Microseconds that one call takes on the host, which does not wait for the device."""
+def _host_us(steps: Sequence[Step], ms: float) -> float:
+    """Microseconds that one call takes on the host, which does not wait for the device.
+
+    ms: what one takes on the device. Fewer calls of slow ones do, and a queue of many would fill.
+    """
+    calls = min(max(int(_MEASURE_MS / 7 / ms), 1), 8)
     samples = []
-    for _ in range(7):
+    for _ in range(7 if calls > 1 else 3):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        for i in range(8):
+        for i in range(calls):
             steps[i % len(steps)]()
-        samples.append((time.perf_counter() - start) / 8 * 1e6)
+        samples.append((time.perf_counter() - start) / calls * 1e6)
     torch.cuda.synchronize()
     return statistics.median(samples)
 
@@ -207,9 +211,9 @@ def time_cuda(steps: Sequence[Step]) -> Timing:
             step()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
-    launches, peak, host_us = _launches(steps[0]), peak_bytes(steps[0], "cuda"), _host_us(steps)
+    launches, peak = _launches(steps[0]), peak_bytes(steps[0], "cuda")
     ms, low, high = device_ms(steps)
-    return Timing(ms, low, high, host_us, launches, peak)
+    return Timing(ms, low, high, _host_us(steps, ms), launches, peak)
 
 
 def device_ms(steps: Sequence[Step]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from bench.cases import Case
-from bench.check import Expectation, expect, wrong_values
+from bench.check import OF_FEW_IMAGES, Expectation, expect, wrong_values
 from bench.inputs import Inputs, make_inputs, make_theta
 from bench.launches import Kind, call, launches, options_of, variant_of
 from stn_triton.kernels.launch import Launch
@@ -23,8 +23,6 @@ from .model import Cost, cost
 _FEWEST_IMAGES = 4
 _ENOUGH_LANES = 1 << 18  # a pixel of the output and up to eight of its channels
 _BUDGET = 1e8  # warp instructions, about a minute
-ROUNDING = 4.0
-"""How many times PyTorch's own error ours may be: 2 in `bench.check`, more here, since in a few images luck decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,7 @@ def _count(case: Case, kind: Kind, part: Case, inputs: Inputs, expected: Expecta
     found, runs = emulate(lambda: call(kind, inputs, part.out_size, options), budget=_BUDGET)
     values = []
     if all(run.complete for run in runs):
-        values = wrong_values(part, found, expected, ROUNDING)
+        values = wrong_values(part, found, expected, OF_FEW_IMAGES)
     whole = [each for each in launches(variant_of(case, kind)) if 0 not in each.grid]
     costs = [
         cost(run, ctas_of(each) / run.counts.ctas) for run, each in zip(runs, whole, strict=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case
-from bench.check import Expectation, Results, expect, wrong_values
+from bench.check import OF_FEW_IMAGES, Expectation, Results, expect, wrong_values
 from bench.inputs import Inputs, in_format, leading, make_inputs
 from bench.launches import KINDS, Kind, call, options_of
 from bench.variants import Variant, covering_set
@@ -31,7 +31,7 @@ from stn_triton.torch_backend import st_sample_taps
 from stn_triton.transforms import AUTO, TRANSFORMS
 
 from .calls import emulate
-from .counting import ROUNDING, errors_of
+from .counting import errors_of
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def check_hard(case: Case, kinds: Sequence[Kind] = KINDS, ulp: float = 0.0) -> l
                     wrong.append(f"{kind} {name}: the gradient of theta is not 0")
                 del mine["grad_theta"]
             these = Expectation(_row(expected.exact, number), _row(expected.pytorch, number))
-            texts = wrong_values(case, mine, these, ROUNDING)
+            texts = wrong_values(case, mine, these, OF_FEW_IMAGES)
             wrong += [f"{kind} {name}: {text}" for text in texts]
     return wrong
 

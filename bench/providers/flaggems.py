@@ -13,7 +13,7 @@ from bench.check import Sample
 from bench.grids import sampling_grid
 from bench.sampling import per_map
 
-from .provider import NO_GRADIENTS, Provider, beyond_plain_images, finished, widened
+from .provider import LAST, NO_GRADIENTS, Provider, beyond_plain_images, finished, widened
 
 
 class FlagGems(Provider):
@@ -24,7 +24,7 @@ class FlagGems(Provider):
     name = "flaggems"
     devices = ("cuda",)
     modules = ("flag_gems",)
-    turn = 9
+    turn = LAST
 
     def available(self, device: str) -> bool:
         return super().available(device) and _samples()

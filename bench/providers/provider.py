@@ -17,6 +17,9 @@ from bench.inputs import in_format
 NOT_ZERO_OUTSIDE = "nothing but 0 outside"
 NO_GRADIENTS = "no gradients"
 
+LAST = 9
+"""The turn of what may take the GPU down."""
+
 
 class Provider(ABC):
     """One implementation of the operation. A subclass with a `name` is a provider; nothing else registers it.
@@ -35,7 +38,7 @@ class Provider(ABC):
     rounding: ClassVar[float] = 2.0
     """How many times PyTorch's own error its results may have and still be timed."""
     turn: ClassVar[int] = 2
-    """When it is measured: ours 0, eager PyTorch 1, other peers 2, and last what may take the GPU down."""
+    """When it is measured: ours 0, eager PyTorch 1, other peers 2, and LAST what may take the GPU down."""
 
     kinds: ClassVar[list[type[Provider]]] = []
 

@@ -13,7 +13,7 @@ from bench.results import RESULTS, Record, load
 from docs.tools import accuracy
 
 CPU_RESULTS = RESULTS / "cpu" / "amd-epyc-1-torch2.13.0.json"
-GPU_RESULTS = RESULTS / "nvidia-h200-torch2.11.0.json"
+GPU_RESULTS = RESULTS / "nvidia-h100-80gb-hbm3-torch2.11.0.json"
 _PREDICTED = RESULTS / "predicted" / "sm_90-triton3.9.0.json"
 
 

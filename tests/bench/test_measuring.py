@@ -59,15 +59,13 @@ def test_the_plan_has_everything_once_and_ours_beside_eager_first(
     for name in ("stn_triton", "torch_eager"):
         found = [each for each in planned if each.provider.name == name]
         assert len(found) == sum(len(case.passes) for case in every)
-    peers = [each.provider.name not in ("stn_triton", "torch_eager") for each in before]
-    first = peers.index(True)
-    assert first > 300
-    assert all(peers[first:])
-    assert {each.case.memory_format for each in before[:first]} == {"contiguous", "channels_last"}
-    assert {each.case.memory_format for each in before[first:]} == {"contiguous"}
+    formats = [each.case.memory_format for each in before]
+    assert formats == sorted(formats, reverse=True)  # contiguous first
+    peers = {each.provider.name for each in before if each.case.memory_format == "contiguous"}
+    assert peers == {each.name for each in on_gpus} - {"flaggems"}  # which may take the GPU down
     assert {each.case.dtype for each in before} == {torch.float32}
-    late = [each.case.dtype for each in after if each.provider.name not in device._FIRST]
-    assert late == sorted(late, key=lambda dtype: dtype != torch.bfloat16)
+    names = [each.provider.name for each in after]
+    assert set(names[: names.index("flaggems")]) == {"stn_triton", "torch_eager"}
 
 
 def test_networks_have_their_turn_before_bfloat16(

@@ -168,15 +168,18 @@ def give_tile(
         if not READ_TWICE:
             top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
         count = tl.where(phase == ROWS_BELOW, tile.rows, 1)
-        found_ahead = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
+        if (
+            SPEC.AHEAD
+        ):  # of each row while the one before is worked on, so that memory answers meanwhile
+            found_ahead = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
         for step in range(count):
-            last = found_ahead
-            if SPEC.AHEAD:  # a row ahead: memory answers while this one is worked on
+            if SPEC.AHEAD:
+                last = found_ahead
                 more = there & (step + 1 < count)
                 found_ahead = _find_row(
                     x, qy + 1, tile.lane, more, from_x, from_y, plan, m, H, out, SPEC
                 )
-            elif step > 0:
+            else:
                 last = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
             if READ_TWICE:
                 top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
