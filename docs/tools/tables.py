@@ -126,7 +126,7 @@ def _predicted() -> str:
             forward = measured.get((case, dtype, layout, None))
             whole = measured.get((case, dtype, layout, kind))
             took = forward if kind == "fwd" else whole and forward and whole - forward
-            cells = [f"{row['h200_us']:.1f}", f"{1000 * took:.1f}" if took else ""]
+            cells = [f"{row['us']:.1f}", f"{1000 * took:.1f}" if took else ""]
             name = "forward" if kind == "fwd" else f"backward, {kind}"
             yield [f"{case}, {dtype}, {layout}", name, *cells]
 
