@@ -45,7 +45,8 @@ def test_speeds_of_the_readme_are_those_measured() -> None:
     names = (
         f"CPU: {about['processor']}, one thread, torch {about['torch'].split('+')[0]}, float32",
         "the same, bfloat16",
-        f"GPU: {results.gpu}, torch {results.torch[:4]}, Triton {results.triton[:3]}, float32, commit `{results.commit}`",
+        f"GPU: {results.gpu}, torch {results.torch[:4]}, Triton {results.triton[:3]}, float32, "
+        f"commit `{results.commit}`",
     )
     for name, line in zip(names, lines, strict=True):
         means = [f"{report.geometric_mean(line[forward]):.1f}x" for forward in (True, False)]
