@@ -131,9 +131,6 @@ def where(
             # A control point that weighs 0 counts, and 0 times infinity is not 0.
             lost |= _on_edges(theta, at, control_points) | ~theta.isfinite().all()
     halves = [max(length, 2) / 2 for length in in_size[::-1]]
-    if align:  # an axis of one pixel has no outside there, and 0 times infinity is not 0
-        single = [s for s, length in zip(source, in_size[::-1], strict=True) if length == 1]
-        lost |= sum((~s.isfinite() for s in single), torch.zeros_like(lost)) > 0
     # A number of theta may overflow on its way to pixels, even where it is then multiplied by 0.
     numbers = theta.abs().flatten(1).nan_to_num(0.0, 0.0).amax(1)[(..., *[None] * len(finer))]
     largest = torch.maximum(largest.nan_to_num(0.0), 2 * numbers.expand_as(largest))

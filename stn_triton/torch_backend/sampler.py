@@ -74,9 +74,12 @@ def _sample(
     if 0 in input.shape or 0 in outer:
         return like_output(_empty(input, theta, (*outer, input.shape[1], *out_size)), input)
     image, there = _with_formatted_gradient(input).to(wide), None
+    in_size = image.shape[2:]
     if index is not None:
         image, there = images_of(image, index)
     theta = theta.reshape(outer[0], -1, *trailing)
+    if options.align_corners and options.padding_mode == "zeros" and 1 in in_size:
+        sampler = partial(_zero_where_lost, sampler=sampler)
     if options.padding_value:
         sampler = partial(_with_weight_outside, sampler=sampler)
     output = mean_of_samples(image, theta, out_size, options, sampler)
@@ -96,6 +99,21 @@ def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
     return _taps_on_grid(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
 
 
+def _lost(grid: Tensor, in_size: _Size) -> Tensor:
+    """Which samples (N, K h, *w) have a coordinate that is not finite along an axis of one pixel.
+
+    With aligned corners such an axis has no extent: each finite coordinate is that pixel, and no number stands for
+    what lies outside.
+    """
+    single = [axis for axis, length in enumerate(reversed(in_size)) if length == 1]
+    return (~grid[..., single].isfinite()).any(-1).flatten(1, 2)
+
+
+def _zero_where_lost(image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler) -> Tensor:
+    lost = _lost(grid, image.shape[2:]).unsqueeze(1)
+    return torch.where(lost, 0.0, sampler(image, grid, options))
+
+
 def _with_weight_outside(
     image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler
 ) -> Tensor:
@@ -107,6 +125,12 @@ def _with_weight_outside(
         _finite(grid, image.shape[2:], options).flatten(1, 2), image.shape[2:], options
     )
     outside = weight_outside(source, tuple(image.shape[2:]), options).unflatten(1, output.shape[2:])
+    if options.align_corners:
+        lost = _lost(grid, image.shape[2:])
+        output, outside = (
+            torch.where(lost.unsqueeze(1), 0.0, output),
+            torch.where(lost, 1.0, outside),
+        )
     return torch.cat((output, outside.unsqueeze(1)), 1)
 
 

@@ -351,6 +351,27 @@ def test_no_more_samples_than_are_asked_for(around: str, monkeypatch: pytest.Mon
     assert sum(counted) <= 6**3
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padding_value", [0.0, 2.5])
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_coordinate_of_an_axis_of_one_pixel(
+    axis: int, odd: float, padding_value: float, backend: str, device: torch.device
+) -> None:
+    """With aligned corners every number is that pixel; what is no number lies outside nevertheless."""
+    size, theta = [3, 3], torch.eye(2, 3, device=device)
+    size[1 - axis] = 1
+    theta[axis, 2] = odd
+    u = torch.randn(1, 2, *size, device=device, requires_grad=True)
+    theta = theta.unsqueeze(0).requires_grad_()
+    out = st_sample(
+        u, theta, (2, 2), align_corners=True, padding_value=padding_value, backend=backend
+    )
+    assert (out == padding_value).all()
+    for gradient in torch.autograd.grad(out.sum(), (u, theta), materialize_grads=True):
+        assert not gradient.any()
+
+
 @needs_triton
 @pytest.mark.slow
 def test_triton_samples_each_image_by_itself(device: torch.device) -> None:
