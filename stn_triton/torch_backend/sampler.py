@@ -212,7 +212,10 @@ class _GridSampler(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, grid = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad, image, grid) or not _is_finite(grad):
+        zeros = ctx.options.padding_mode == "zeros"
+        # PyTorch's own multiplies by slopes of 0 what is cut off.
+        finite = _is_finite(grad) and (zeros or _is_finite(image))
+        if torch.is_grad_enabled() or is_transformed(grad, image, grid) or not finite:
             pull = torch.func.vjp(partial(_taps_on_grid, options=ctx.options), image, grid)[1]
             return *pull(grad), None
         backward = _BACKWARDS[grid.shape[-1]]

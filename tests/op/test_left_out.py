@@ -352,6 +352,21 @@ def test_no_more_samples_than_are_asked_for(around: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+def test_a_coordinate_that_is_held_has_no_slope(
+    padding_mode: str, backend: str, device: torch.device
+) -> None:
+    """Whatever the pixels are: along an axis of one pixel every coordinate is held."""
+    u = torch.tensor([1.0, math.nan, 2.0, 3.0], device=device).view(1, 1, 4, 1).requires_grad_()
+    theta = torch.tensor([[[0.9, 0.1, 0.05], [0.1, 0.8, 0.03]]], device=device).requires_grad_()
+    out = st_sample(u, theta, (3, 2), padding_mode=padding_mode, backend=backend)
+    assert out.isnan().any()
+    gradient = torch.autograd.grad(out.sum(), theta)[0]
+    assert not gradient[0, 0].any()
+    assert gradient[0, 1].isnan().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("padding_value", [0.0, 2.5])
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("axis", [0, 1])

@@ -160,7 +160,11 @@ def _visit(
         along = tl.fma(grads[i], pixel, along)
     if SPEC.WITH_THETA:
         along = tl.where(visited, tl.sum(along, 2), 0.0).to(wx.dtype)  # the pixel may not be finite
-        sums = affine.add_derivatives(sums, slope_x * wy * along, wx * slope_y * along, dx, dy)
+        by_x, by_y = slope_x * wy * along, wx * slope_y * along
+        if SPEC.PADDING == "border":  # a coordinate that is held has no slope, whatever the pixel is
+            by_x = tl.where(slope_x != 0, by_x, 0.0).to(wx.dtype)
+            by_y = tl.where(slope_y != 0, by_y, 0.0).to(wx.dtype)
+        sums = affine.add_derivatives(sums, by_x, by_y, dx, dy)
     return sums, more
 
 
