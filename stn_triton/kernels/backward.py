@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from .backward_cells import cell_backward
 from .backward_pixels import pixel_backward
 from .backward_theta import theta_backward
 from .coordinates import source_coordinates
-from .geometry import Geometry, geometry
+from .geometry import geometry
 
 _Size = tuple[int, ...]
 
@@ -27,7 +25,8 @@ def sample_backward(
     arguments = grad, input, theta, index, size, options
     input_wanted, theta_wanted = wanted
     if input_wanted and _has_cells(input, options):
-        if not _spreads(geometry(*arguments[1:])):
+        g = geometry(*arguments[1:])
+        if not (g.sparse and options.mode == "bilinear" and options.padding_mode == "zeros"):
             return cell_backward(*arguments, with_theta=theta_wanted)
         apart = input.new_empty(len(input), dtype=torch.int32)
         grad_input, _ = cell_backward(*arguments, with_theta=False, apart=apart)
@@ -48,14 +47,6 @@ def _has_cells(input: Tensor, options: Options) -> bool:
         and options.padding_mode != "reflection"
         and options.mode != "bicubic"
     )
-
-
-def _spreads(g: Geometry) -> bool:
-    """Whether outputs of one transformer an image may well lie so far apart that they share no pixel."""
-    spec = g.spec
-    one = not g.several and spec.ANTIALIAS == "none"
-    plain = spec.MODE == "bilinear" and spec.PADDING == "zeros"
-    return one and plain and math.prod(g.size) >= 16 * math.prod(g.out_size)
 
 
 def input_backward(

@@ -124,11 +124,11 @@ def _first_blocks(g: Geometry) -> Blocks:
         # the L1 what the next tap would find there. (H200, 2x32x64³: 470 us, three times what is counted.)
         return Blocks(8, 8, 2, 2)
     block = _channel_block(g.channels, 8)
-    if math.prod(g.size) >= 16 * math.prod(size):
+    if g.sparse:
         # No two pixels share a line of memory, and an L1 holds two thousand of them: the right taps find what the left
         # ones fetched only if they follow at once. (H100, 512x3x256² to 32²: 60 us; four pixels a lane of three
-        # channels: 97 us.)
-        return Blocks(16, 8, 1, 4, LINE=8)
+        # channels: 97 us.) With channels last one line has all channels of a pixel.
+        return Blocks(16, 8, block if spec.CHANNELS_LAST else 1, 4, LINE=8)
     # A map that turns reads a square with fewer lines of memory than a strip. One that does not reads strips, and so
     # does one whose output they cover with fewer tiles.
     square, strip = Blocks(16, 16, block, 4), Blocks(32, 8, block, 4)

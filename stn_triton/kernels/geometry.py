@@ -92,6 +92,12 @@ class Geometry:
         return self.k != 1 or self.spec.INDEXED
 
     @property
+    def sparse(self) -> bool:
+        """Whether the outputs of an image's one transformer may well lie far apart, each read by itself."""
+        one = not self.several and self.spec.ANTIALIAS == "none"
+        return one and math.prod(self.size) >= 16 * math.prod(self.out_size)
+
+    @property
     def linear_spec(self) -> Spec:
         """Of kernels that are linear in images: what lies outside is a constant to them."""
         return self.spec._replace(HAS_PADDING_VALUE=False)

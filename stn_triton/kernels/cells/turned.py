@@ -161,7 +161,9 @@ def _visit(
     if SPEC.WITH_THETA:
         along = tl.where(visited, tl.sum(along, 2), 0.0).to(wx.dtype)  # the pixel may not be finite
         by_x, by_y = slope_x * wy * along, wx * slope_y * along
-        if SPEC.PADDING == "border":  # a coordinate that is held has no slope, whatever the pixel is
+        if (
+            SPEC.PADDING == "border"
+        ):  # a coordinate that is held has no slope, whatever the pixel is
             by_x = tl.where(slope_x != 0, by_x, 0.0).to(wx.dtype)
             by_y = tl.where(slope_y != 0, by_y, 0.0).to(wx.dtype)
         sums = affine.add_derivatives(sums, by_x, by_y, dx, dy)
