@@ -250,7 +250,11 @@ def _box_backward_kernel(
     n, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     tile = Tile(ix, iy, iz, (ix < W) & (iy < H))
-    first, last = (tl.min(ix), tl.min(iy)), (tl.max(ix), tl.max(iy))
+    # A lane past the image's end would meet coordinates beyond it, however far, whose products overflow.
+    first, last = (
+        (tl.min(ix), tl.min(iy)),
+        (tl.minimum(tl.max(ix), W - 1), tl.minimum(tl.max(iy), H - 1)),
+    )
 
     zeros = block_zeros(TILING.TILE_X * TILING.TILE_Y, TILING.BLOCK_C, SPEC)
     total = zeros

@@ -70,6 +70,20 @@ def test_hostile_thetas(name: str, padding_mode: str, device: torch.device) -> N
     compare(u, theta, (7, 11), Options("piecewise_affine", padding_mode=padding_mode))
 
 
+@pytest.mark.parametrize("transform", ["tps", "piecewise_affine"])
+def test_coordinates_whose_products_overflow(transform: str, device: torch.device) -> None:
+    """They lie past the image's end, as do lanes of its last tile."""
+    torch.manual_seed(0)
+    u, g = torch.randn(1, 1, 9, 13, device=device), torch.randn(1, 1, 12, 11, device=device)
+    theta = identity_theta(transform, (1,), device=device).contiguous()
+    theta[0, -1] = 1e20
+    found, expected = (
+        with_gradients(st_sample, u, theta, g, (12, 11), transform=transform, backend=backend)
+        for backend in ("triton", "torch")
+    )
+    torch.testing.assert_close(found["input gradient"], expected["input gradient"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "padding_mode"),

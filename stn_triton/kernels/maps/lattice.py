@@ -76,7 +76,7 @@ def _from_point(x, number, step, SPEC: tl.constexpr):
 
 @triton.jit
 def _logarithm(x):
-    """log x of positive x, in single precision to 1.3 units in the last place.
+    """log x of positive x, in single precision to 1.7 units in the last place.
 
     With x = (1 + f) 2^e and f between -1/3 and 1/3 it is e log 2 + f - f^2 / 2 + f^3 q(f). CUDA's own takes twice as
     many instructions, most of them for numbers that do not occur here: the smallest only meet a factor x that leaves
