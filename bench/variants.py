@@ -178,6 +178,9 @@ def covering_set() -> tuple[Variant, ...]:
             yield Variant(shape=(32, 3, 448, 448), out_size=(224, 224), k=2, grads=grads)
             yield Variant(shape=(128, 128, 16, 16), out_size=(16, 16), grads=grads)
         yield from _of_points_anywhere()
+        for layout, grads in product((*_LAYOUTS[1:3], wide), _FORWARD_AND_BOTH):
+            # Outputs so far apart that each is read, and stored, by itself.
+            yield replace(Variant(**layout, grads=grads), out_size=(7, 6))
 
     return tuple(v for v in _unique(variants()) if _allowed(v))
 
