@@ -23,7 +23,8 @@ from stn_triton.transforms import Options
 
 from . import maps
 from .blocks import Blocks, box_blocks, tiles_of
-from .geometry import Call, geometry, parameters, scattered_points
+from .coordinates import known_by
+from .geometry import Call, geometry, scattered_points
 from .interpolation import landing, pad, product_weight, reach, touch, touch_padded, touches
 from .launch import UNSPECIALISED, launch, launch_tiles
 from .layout import (
@@ -292,11 +293,7 @@ def box_backward(
     box_bounds = input.new_empty((g.maps, chunks, 4, CHUNK.value), dtype=torch.int32)
     chunk_bounds = input.new_empty((g.maps, 4, chunks), dtype=torch.int32)
     grad_input = empty_input_gradient(input)
-    spec = g.linear_spec
-    if coordinates is None:
-        map_ = parameters(g, theta, tangent)
-    else:
-        map_, spec = coordinates, spec._replace(LOCATED=True)
+    map_, spec = known_by(g, g.linear_spec, theta, tangent, coordinates)
     points = scattered_points(g, map_)
     rows = (map_, map_) if index is None else rows_of_images(index, g.n)
     launch(

@@ -16,7 +16,8 @@ from stn_triton.transforms import TRANSFORMS, Options
 
 from . import maps
 from .blocks import theta_blocks, tiles_of
-from .geometry import Call, geometry, parameters, scattered_points
+from .coordinates import known_by
+from .geometry import Call, geometry, scattered_points
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
@@ -216,11 +217,8 @@ def theta_backward(
     parts = tiles_of(g.out_size, g.channels, blocks)
     if TRANSFORMS[options.transform].lattice is not None:
         parts *= options.samples**2
-    partial, spec = new_partial(g, theta, parts), g.spec
-    if coordinates is None:
-        map_ = parameters(g, theta, tangent)
-    else:
-        map_, spec = coordinates, spec._replace(LOCATED=True)
+    partial = new_partial(g, theta, parts)
+    map_, spec = known_by(g, g.spec, theta, tangent, coordinates)
     launch_tiles(
         _theta_backward_kernel,
         g.maps, g.out_size, g.channels, blocks,

@@ -13,7 +13,7 @@ from stn_triton.transforms import TRANSFORMS, Options
 
 from . import maps
 from .blocks import Blocks
-from .geometry import Call, geometry, parameters, scattered_points
+from .geometry import Call, Geometry, Spec, geometry, parameters, scattered_points
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import program_image, program_tile
 from .supersampling import load_finer_map, sample_position
@@ -40,6 +40,15 @@ def _coordinates_kernel(
     exists = (px < OW) & (py < OH)
     tl.store(at, sx, mask=exists)
     tl.store(at + plane, sy, mask=exists)
+
+
+def known_by(
+    g: Geometry, spec: Spec, theta: Tensor, tangent: Tensor | None, coordinates: Tensor | None
+) -> tuple[Tensor, Spec]:
+    """The numbers by which kernels of that `spec` know the maps, and the spec that says so."""
+    if coordinates is None:
+        return parameters(g, theta, tangent), spec
+    return coordinates, spec._replace(LOCATED=True)
 
 
 def source_coordinates(

@@ -78,10 +78,10 @@ def _sample(
     if index is not None:
         image, there = images_of(image, index)
     theta = theta.reshape(outer[0], -1, *trailing)
-    if options.align_corners and options.padding_mode == "zeros" and 1 in in_size:
-        sampler = partial(_zero_where_lost, sampler=sampler)
     if options.padding_value:
         sampler = partial(_with_weight_outside, sampler=sampler)
+    if options.align_corners and options.padding_mode == "zeros" and 1 in in_size:
+        sampler = partial(_without_lost, sampler=sampler)
     output = mean_of_samples(image, theta, out_size, options, sampler)
     if (
         options.padding_value
@@ -99,19 +99,17 @@ def _by_taps(image: Tensor, grid: Tensor, options: Options) -> Tensor:
     return _taps_on_grid(image, _finite(grid, image.shape[2:], options).flatten(1, 2), options)
 
 
-def _lost(grid: Tensor, in_size: _Size) -> Tensor:
-    """Which samples (N, K h, *w) have a coordinate that is not finite along an axis of one pixel.
+def _without_lost(image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler) -> Tensor:
+    """What a sampler finds, and outside of it samples with a coordinate that is not finite along an axis of one pixel.
 
     With aligned corners such an axis has no extent: each finite coordinate is that pixel, and no number stands for
-    what lies outside.
+    what lies outside. There images are 0, and the weight outside, which may follow their channels, is 1.
     """
-    single = [axis for axis, length in enumerate(reversed(in_size)) if length == 1]
-    return (~grid[..., single].isfinite()).any(-1).flatten(1, 2)
-
-
-def _zero_where_lost(image: Tensor, grid: Tensor, options: Options, *, sampler: Sampler) -> Tensor:
-    lost = _lost(grid, image.shape[2:]).unsqueeze(1)
-    return torch.where(lost, 0.0, sampler(image, grid, options))
+    found = sampler(image, grid, options)
+    single = [axis for axis, length in enumerate(reversed(image.shape[2:])) if length == 1]
+    lost = (~grid[..., single].isfinite()).any(-1).flatten(1, 2).unsqueeze(1)
+    outside = (torch.arange(found.shape[1], device=found.device) >= image.shape[1]).to(found.dtype)
+    return torch.where(lost, outside.view(-1, *[1] * (found.dim() - 2)), found)
 
 
 def _with_weight_outside(
@@ -125,12 +123,6 @@ def _with_weight_outside(
         _finite(grid, image.shape[2:], options).flatten(1, 2), image.shape[2:], options
     )
     outside = weight_outside(source, tuple(image.shape[2:]), options).unflatten(1, output.shape[2:])
-    if options.align_corners:
-        lost = _lost(grid, image.shape[2:])
-        output, outside = (
-            torch.where(lost.unsqueeze(1), 0.0, output),
-            torch.where(lost, 1.0, outside),
-        )
     return torch.cat((output, outside.unsqueeze(1)), 1)
 
 

@@ -351,42 +351,6 @@ def test_no_more_samples_than_are_asked_for(around: str, monkeypatch: pytest.Mon
     assert sum(counted) <= 6**3
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
-def test_a_coordinate_that_is_held_has_no_slope(
-    padding_mode: str, backend: str, device: torch.device
-) -> None:
-    """Whatever the pixels are: along an axis of one pixel every coordinate is held."""
-    u = torch.tensor([1.0, math.nan, 2.0, 3.0], device=device).view(1, 1, 4, 1).requires_grad_()
-    theta = torch.tensor([[[0.9, 0.1, 0.05], [0.1, 0.8, 0.03]]], device=device).requires_grad_()
-    out = st_sample(u, theta, (3, 2), padding_mode=padding_mode, backend=backend)
-    assert out.isnan().any()
-    gradient = torch.autograd.grad(out.sum(), theta)[0]
-    assert not gradient[0, 0].any()
-    assert gradient[0, 1].isnan().all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("padding_value", [0.0, 2.5])
-@pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("axis", [0, 1])
-def test_no_coordinate_of_an_axis_of_one_pixel(
-    axis: int, odd: float, padding_value: float, backend: str, device: torch.device
-) -> None:
-    """With aligned corners every number is that pixel; what is no number lies outside nevertheless."""
-    size, theta = [3, 3], torch.eye(2, 3, device=device)
-    size[1 - axis] = 1
-    theta[axis, 2] = odd
-    u = torch.randn(1, 2, *size, device=device, requires_grad=True)
-    theta = theta.unsqueeze(0).requires_grad_()
-    out = st_sample(
-        u, theta, (2, 2), align_corners=True, padding_value=padding_value, backend=backend
-    )
-    assert (out == padding_value).all()
-    for gradient in torch.autograd.grad(out.sum(), (u, theta), materialize_grads=True):
-        assert not gradient.any()
-
-
 @needs_triton
 @pytest.mark.slow
 def test_triton_samples_each_image_by_itself(device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from stn_triton import st_sample
 from support.cases import OUT_SIZES, PADDINGS, make
-from support.checks import SLOW_TRITON, check, plain, with_gradients
+from support.checks import BACKENDS, SLOW_TRITON, check, plain, with_gradients
 
 
 @pytest.mark.parametrize("backend", SLOW_TRITON)
@@ -79,3 +79,39 @@ def test_splines_that_are_not_finite(
         if math.isnan(value) and padding_mode == "zeros":
             centre = found["output"][0, :, 1, 1:3]  # beside the control point in the middle
             assert torch.equal(centre, torch.zeros_like(centre))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+def test_a_coordinate_that_is_held_has_no_slope(
+    padding_mode: str, backend: str, device: torch.device
+) -> None:
+    """Whatever the pixels are: along an axis of one pixel every coordinate is held."""
+    u = torch.tensor([1.0, math.nan, 2.0, 3.0], device=device).view(1, 1, 4, 1).requires_grad_()
+    theta = torch.tensor([[[0.9, 0.1, 0.05], [0.1, 0.8, 0.03]]], device=device).requires_grad_()
+    out = st_sample(u, theta, (3, 2), padding_mode=padding_mode, backend=backend)
+    assert out.isnan().any()
+    gradient = torch.autograd.grad(out.sum(), theta)[0]
+    assert not gradient[0, 0].any()
+    assert gradient[0, 1].isnan().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padding_value", [0.0, 2.5])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_coordinate_of_an_axis_of_one_pixel(
+    axis: int, odd: float, padding_value: float, backend: str, device: torch.device
+) -> None:
+    """With aligned corners every number is that pixel; what is no number lies outside nevertheless."""
+    size, theta = [3, 3], torch.eye(2, 3, device=device)
+    size[1 - axis] = 1
+    theta[axis, 2] = odd
+    u = torch.randn(1, 2, *size, device=device, requires_grad=True)
+    theta = theta.unsqueeze(0).requires_grad_()
+    out = st_sample(
+        u, theta, (2, 2), align_corners=True, padding_value=padding_value, backend=backend
+    )
+    assert (out == padding_value).all()
+    for gradient in torch.autograd.grad(out.sum(), (u, theta), materialize_grads=True):
+        assert not gradient.any()

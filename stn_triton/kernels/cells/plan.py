@@ -134,11 +134,10 @@ def plan_cells(m, size, out, SPEC: tl.constexpr):
     columns = tl.where(usable, tl.minimum(tl.floor(wide_x) + 1, most_x), most_x)
     rows = tl.where(usable, tl.minimum(tl.floor(wide_y) + 1, most_y), most_y)
     path = tl.full((), LISTED, tl.int32)
+    fast = usable & (slack < FAST_SLACK)
     # Two outputs lie 1 / widest pixels apart, or more, on the axis where they do so most, and 2 are enough.
-    widest = tl.maximum(wide_x, wide_y)
-    apart = usable & (slack < FAST_SLACK) & (widest * (2 + 4 * slack) <= 1)
+    apart = fast & (tl.maximum(wide_x, wide_y) * (2 + 4 * slack) <= 1)
     if SPEC.COMPUTE == tl.float32:
-        fast = usable & (slack < FAST_SLACK)
         path = _fast_path(m, columns, rows, out, fast, 1 + 2 * slack, SPEC)
         few = (path == SINGLE) | (path == DIAGONAL)
         side = tl.where(few, 2.0, 3.0)

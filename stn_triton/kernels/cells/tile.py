@@ -1,5 +1,7 @@
 """A tile of the gather by cells: what one transformer gives to its pixels, row by row (`backward_cells`)."""
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -32,6 +34,22 @@ from .turned import turn_row
 COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
+class Strip(NamedTuple):
+    """What the rows of cells of a phase have in common."""
+
+    x: Any  # their Axis
+    lane: Any
+    from_x: Any  # where the windows of candidates begin in row 0
+    from_y: Any
+
+
+@triton.jit
+def _row_at(strip, qy, there, plan, H, SPEC: tl.constexpr):
+    """Row qy of cells, those that are `there`, and where the windows of its candidates begin: (row, at_x, at_y)."""
+    row = Row(strip.x, axis_of(qy, there, H - 1, SPEC), strip.lane)
+    return row, tl.fma(plan.x_by_y, qy, strip.from_x), tl.fma(plan.y_by_y, qy, strip.from_y)
+
+
 @triton.jit
 def _window(at_x, at_y, plan, out, SPEC: tl.constexpr):
     """The first candidate of each cell of a row: (dx, dy, offset).
@@ -46,10 +64,9 @@ def _window(at_x, at_y, plan, out, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _find_row(x, qy, lane, there, from_x, from_y, plan, m, H, out, SPEC: tl.constexpr):
+def _find_row(strip, qy, there, plan, m, H, out, SPEC: tl.constexpr):
     """The outputs of a row of cells on paths that find one a cell; on others none."""
-    row = Row(x, axis_of(qy, there, H - 1, SPEC), lane)
-    at_x, at_y = tl.fma(plan.x_by_y, qy, from_x), tl.fma(plan.y_by_y, qy, from_y)
+    row, at_x, at_y = _row_at(strip, qy, there, plan, H, SPEC)
     dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
     zero = tl.zeros_like(at_x)
     last = Found(offset < 0, zero, zero, zero, zero, offset), zero_blocks(SPEC)
@@ -159,7 +176,7 @@ def give_tile(
         ix, iy, there, counts = _cells_of(tile, phase, size, SPEC)
         qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
         from_x, from_y = tl.fma(plan.x_by_x, qx, plan.from_x), tl.fma(plan.y_by_x, qx, plan.from_y)
-        x = axis_of(qx, there, W - 1, SPEC)
+        strip = Strip(axis_of(qx, there, W - 1, SPEC), tile.lane, from_x, from_y)
         pixel = iy.to(SPEC.OFFSET) * stride_h + ix.to(SPEC.OFFSET) * stride_w
         left, right = counts & (ix >= 0), counts & (ix + 1 < W)
         # Eight channels in a lane take all registers there are: they are read twice instead of kept.
@@ -168,19 +185,15 @@ def give_tile(
         if not READ_TWICE:
             top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
         count = tl.where(phase == ROWS_BELOW, tile.rows, 1)
-        if (
-            SPEC.AHEAD
-        ):  # of each row while the one before is worked on, so that memory answers meanwhile
-            found_ahead = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
+        if SPEC.AHEAD:  # while the row before is worked on, so that memory answers meanwhile
+            found_ahead = _find_row(strip, qy, there, plan, m, H, out, SPEC)
         for step in range(count):
             if SPEC.AHEAD:
                 last = found_ahead
                 more = there & (step + 1 < count)
-                found_ahead = _find_row(
-                    x, qy + 1, tile.lane, more, from_x, from_y, plan, m, H, out, SPEC
-                )
+                found_ahead = _find_row(strip, qy + 1, more, plan, m, H, out, SPEC)
             else:
-                last = _find_row(x, qy, tile.lane, there, from_x, from_y, plan, m, H, out, SPEC)
+                last = _find_row(strip, qy, there, plan, m, H, out, SPEC)
             if READ_TWICE:
                 top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
             pixel, iy = pixel + stride_h, iy + 1
@@ -193,8 +206,7 @@ def give_tile(
             before = none
             if SPEC.SEVERAL:
                 before = load_row(total, at, tile.exists & stored & (phase == ROWS_BELOW), SPEC)
-            row = Row(x, axis_of(qy, there, H - 1, SPEC), tile.lane)
-            at_x, at_y = tl.fma(plan.x_by_y, qy, from_x), tl.fma(plan.y_by_y, qy, from_y)
+            row, at_x, at_y = _row_at(strip, qy, there, plan, H, SPEC)
             sums, corners = _give_row(
                 sums, Pixels(*top, *bottom), row, at_x, at_y, last, plan, m, out, SPEC
             )
