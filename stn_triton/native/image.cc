@@ -96,6 +96,8 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
         if (outside) return;
         const char* from = element(call_, call_.grad, this->result_at(k, c0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
+        for (int c = 0; c < channels; c++)
+          prefetch<0>(from + (c * apart + call_.out[0]) * bytes_of(call_), r.n * bytes_of(call_));
         if (!direct)
           stored_as<T>(call_, from, [&](auto* p) {
             for (int c = 0; c < channels; c++) widen<T>(p + c * apart, r.n, this->parts(m), row + c * MOST);
@@ -156,6 +158,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       const T* u = pixels(c);
       for (int64_t k = 0; k < maps_; k++) {
         Map<T> m = this->map(k);
+        read_results(call_.output, k, c);
         int64_t first = this->from_ * call_.out[0], end = first;  // results that wait in `row`, to be stored channel by channel
         auto store = [&]() {
           for (int64_t b = c; b < c + width(c, stride_); b += L)
@@ -205,14 +208,33 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       scatter<T, L>(row, stride_, this->layout(pixels, c), int(width(c, L)), call_.channels <= L, n, parts, p);
     });
   }
+  // Pieces of L planes in turn defeat the prefetching, too: `count` pixels from number `first` on, of the channels from
+  // c on, are read in the order of memory before they are brought side by side, or stored from there.
+  void read_planes(const void* p, int64_t start, int64_t c, int64_t pixels, int64_t first, int64_t count) const {
+    int64_t channels = call_.channels_last ? call_.channels : width(c, stride_);
+    if ((call_.channels_last && c > 0) || channels * count * bytes_of(call_) > IN_CACHE) return;
+    if (call_.channels_last) return read_in_order(element(call_, p, start + first * channels), channels * count * bytes_of(call_));
+    for (int64_t k = 0; k < channels; k++)
+      read_in_order(element(call_, p, start + k * pixels + first), count * bytes_of(call_));
+  }
+  void read_results(const void* p, int64_t k, int64_t c) const {
+    int64_t row = call_.out[0];
+    if (!direct_) read_planes(p, this->result_at(k, c), c, call_.pixels_out(), this->from_ * row, (this->to_ - this->from_) * row);
+  }
   const T* pixels(int64_t c) {
     const void* input = call_.input;
     if (direct_) return reinterpret_cast<const T*>(element(call_, input, this->image_at(0)));
     T* copy = buffers_.image.template of<T>(steps_.all * stride_);
-    for (int64_t b = c; b < c + width(c, stride_); b += L)
-      this->over_image(false, [&](int64_t, int64_t, int64_t from, int64_t to) {
-        get(element(call_, input, this->image_at(b) + this->pixel(from)), b, call_.pixels_in(), call_.in[0], T(1), copy + to * stride_ + b - c);
-      });
+    int64_t end = this->box_.to[1] < call_.in[1] ? this->box_.to[1] : call_.in[1];
+    int64_t together = this->has_windows() ? end - this->box_.from[1] : 1;  // rows that follow each other in the copy, too
+    for (int64_t z = this->box_.from[2]; z < this->box_.to[2] && z < call_.in[2]; z++)
+      for (int64_t y = this->box_.from[1]; y < end; y += together) {
+        int64_t first = (z * call_.in[1] + y) * call_.in[0], count = together * call_.in[0];
+        T* to = copy + (z * steps_.slice + y * steps_.row) * stride_;
+        read_planes(input, this->image_at(c), c, call_.pixels_in(), first, count);
+        for (int64_t b = c; b < c + width(c, stride_); b += L)
+          get(element(call_, input, this->image_at(b) + this->pixel(first)), b, call_.pixels_in(), count, T(1), to + b - c);
+      }
     return copy;
   }
 
@@ -229,6 +251,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
     T* row = buffers_.row.template of<T>(MOST * stride_);
     for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
+      read_results(call_.grad, k, c);
       int64_t first = 0, end = 0;  // pixels of the output whose gradients are in `row`
       this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
         if (outside) return;
@@ -254,6 +277,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
     int64_t n = call_.in[0];
     T* nothing = buffers_.row.template of<T>((n > MOST ? n : MOST) * stride_);
     memset(nothing, 0, n * stride_ * sizeof(T));
+    read_planes(call_.input_gradient, this->image_at(c), c, call_.pixels_in(), 0, call_.pixels_in());
     for (int64_t b = c; b < c + width(c, stride_); b += L)
       this->over_image(true, [&](int64_t y, int64_t z, int64_t at, int64_t row) {
         bool has = this->in_box(1, y) && this->in_box(2, z);

@@ -13,6 +13,18 @@ constexpr int64_t BAND = 16;                 // output rows that are read ahead 
 
 struct OutOfMemory {};
 
+// Brings memory into the cache.
+INLINE void read_in_order(const void* p, int64_t bytes) {
+  uint32_t seen = 0;
+  for (int64_t i = 0; i < bytes; i += 64) seen += static_cast<const uint8_t*>(p)[i];
+  __asm__ volatile("" : : "r"(seen));  // so that the reads are not left out
+}
+
+// Asks for memory that is read, or written, soon. What lies beyond an array may be asked for.
+template <int WRITTEN> INLINE void prefetch(const void* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, WRITTEN);
+}
+
 // Memory that grows as it is asked for, whatever it held.
 class Buffer {
  public:
@@ -48,7 +60,7 @@ const char* element(const Call& call, const void* p, int64_t number) {
 char* element(const Call& call, void* p, int64_t number) { return static_cast<char*>(p) + number * bytes_of(call); }
 
 // Calls body with a pointer of the type that is stored.
-template <class T, class P, class Body> void stored_as(const Call& call, P* p, Body body) {
+template <class T, class P, class Body> void stored_as(const Call& call, P* p, const Body& body) {
   constexpr bool is_const = std::is_const<P>::value;
   typedef typename std::conditional<is_const, const Half, Half>::type H;
   typedef typename std::conditional<is_const, const Brain, Brain>::type B;
@@ -127,23 +139,15 @@ template <class T, int K, int ND> class Image {
   bool read_ahead(const T* u, int64_t stride, int64_t planes, const Box& box) const {
     int64_t across = (box.to[0] - box.from[0]) * stride, rows = (box.to[1] - box.from[1]) * (box.to[2] - box.from[2]);
     if (across * rows * planes * int64_t(sizeof(T)) > IN_CACHE) return false;
-    uint32_t seen = 0;
     for (int64_t c = 0; c < planes; c++)
       for (int64_t z = box.from[2]; z < box.to[2]; z++)
-        for (int64_t y = box.from[1]; y < box.to[1]; y++) {
-          const T* row = u + (c * steps_.all + z * steps_.slice + y * steps_.row + box.from[0]) * stride;
-          for (int64_t x = 0; x < across; x += 64 / int64_t(sizeof(T))) {
-            uint32_t word;
-            memcpy(&word, row + x, sizeof word);
-            seen += word;
-          }
-        }
-    __asm__ volatile("" : : "r"(seen));  // so that the reads are not left out
+        for (int64_t y = box.from[1]; y < box.to[1]; y++)
+          read_in_order(u + (c * steps_.all + z * steps_.slice + y * steps_.row + box.from[0]) * stride, across * int64_t(sizeof(T)));
     return true;
   }
 
   // Calls body(row, is outside) for the rows of the output, in pieces; u: what will be read, or null.
-  template <class Body> void over_rows(const Map<T>& m, const T* u, int64_t stride, int64_t planes, Body body) {
+  template <class Body> void over_rows(const Map<T>& m, const T* u, int64_t stride, int64_t planes, const Body& body) {
     bool banded = u && !read_ahead(u, stride, planes, box_of_rows(m, from_, to_));
     int64_t y = from_ % call_.out[1], z = from_ / call_.out[1];
     for (int64_t row = from_; row < to_; row++) {
@@ -161,14 +165,14 @@ template <class T, int K, int ND> class Image {
       pieces(r, last, call_.out[0], true, body);
     }
   }
-  template <class Body> void pieces(Row& r, int64_t from, int64_t to, bool outside, Body body) {
+  template <class Body> void pieces(Row& r, int64_t from, int64_t to, bool outside, const Body& body) {
     for (r.x = from; r.x < to; r.x += r.n) {
       r.n = int(to - r.x < Taps<T>::MOST ? to - r.x : Taps<T>::MOST);
       body(r, outside);
     }
   }
   // Calls body(row, is not the first) with the taps of every sample of the row's pixels.
-  template <bool SLOPES, class Body> void over_samples(const Map<T>& m, Row& r, Body body) {
+  template <bool SLOPES, class Body> void over_samples(const Map<T>& m, Row& r, const Body& body) {
     int s = int(m.samples);
     for (r.qz = 0; r.qz < (ND == 3 ? s : 1); r.qz++)
       for (r.qy = 0; r.qy < s; r.qy++)
@@ -186,7 +190,7 @@ template <class T, int K, int ND> class Image {
       store_theta_gradient(map(k), call_, call_.number(n_, k), sums(k));
   }
   // Calls body(number of the row in the image, in the copy of it) for the rows that the box holds, or for all.
-  template <class Body> void over_image(bool everything, Body body) const {
+  template <class Body> void over_image(bool everything, const Body& body) const {
     for (int64_t z = everything ? 0 : box_.from[2]; z < (everything ? call_.in[2] : box_.to[2]); z++)
       for (int64_t y = everything ? 0 : box_.from[1]; y < (everything ? call_.in[1] : box_.to[1]); y++)
         if (y < call_.in[1] && z < call_.in[2]) body(y, z, (z * call_.in[1] + y) * call_.in[0], z * steps_.slice + y * steps_.row);

@@ -44,6 +44,47 @@ INLINE void with_taps(const Taps<T>& t, int i, const int64_t* at, Body body) {
   }
 }
 
+// Where a vector holds two pixels, two neighbours of a window are read at once.
+template <class T, int K, int L> constexpr bool IN_PAIRS = K > 1 && 2 * L == WIDTH<T>;
+
+// Numbers 2k and 2k + 1 of pixel i, each in the lanes of one pixel.
+template <class T> INLINE Lanes<T> pair(const T (*numbers)[Taps<T>::MOST], int k, int i) {
+  return count<T>() < T(WIDTH<T> / 2) ? splat<T>(numbers[2 * k][i]) : splat<T>(numbers[2 * k + 1][i]);
+}
+// Calls body(number of the row, where it begins, weight, derivatives of it by the coordinates across) for the rows of a
+// whole window.
+template <class T, int K, int ND, class Body>
+INLINE void over_window_rows(const Taps<T>& t, int i, Steps steps, int64_t stride, Body body) {
+  for (int kz = 0; kz < (ND == 3 ? K : 1); kz++)
+    for (int ky = 0; ky < K; ky++) {
+      T wy = t.w[1][ky][i], wz = ND == 3 ? t.w[2][kz][i] : T(1);
+      T slopes[3] = {0, t.d[1][ky][i] * wz, ND == 3 ? wy * t.d[2][kz][i] : 0};
+      body((kz * steps.slice + ky * steps.row) * stride, wy * wz, slopes);
+    }
+}
+// The sample of a whole window whose first pixel p is.
+template <class T, int K, int ND, int L> INLINE Lanes<T, L> sample_in_pairs(const Taps<T>& t, int i, const T* p, Steps steps) {
+  Lanes<T> rows[K / 2] = {}, both = {};
+  over_window_rows<T, K, ND>(t, i, steps, L, [&](int64_t at, T weight, const T*) {
+    for (int k = 0; k < K / 2; k++) rows[k] += weight * load<T>(p + at + 2 * k * L);
+  });
+  for (int k = 0; k < K / 2; k++) both += pair<T>(t.w[0], k, i) * rows[k];
+  return low<T>(both) + high<T>(both);
+}
+// Its derivatives by the coordinates, times a gradient.
+template <class T, int K, int ND, int L>
+INLINE void slopes_in_pairs(const Taps<T>& t, int i, const T* p, Steps steps, Lanes<T, L> grad, Lanes<T, L>* total) {
+  Lanes<T> both[ND] = {}, some = twice<T>(grad);
+  over_window_rows<T, K, ND>(t, i, steps, L, [&](int64_t at, T weight, const T* slopes) {
+    for (int k = 0; k < K / 2; k++) {
+      Lanes<T> row = load<T>(p + at + 2 * k * L);
+      both[0] += weight * row * pair<T>(t.d[0], k, i);
+      for (int a = 1; a < ND; a++) both[a] += slopes[a] * row * pair<T>(t.w[0], k, i);
+    }
+  });
+  for (int a = 0; a < ND; a++) both[a] *= some, total[a] = low<T>(both[a]) + high<T>(both[a]);
+}
+
 // Calls body(first channel, how many of the following L were done before) for all `channels`, at least L of them.
 template <int L, class Body> INLINE void over_channels(int64_t channels, Body body) {
   if (channels == L) return body(0, 0);
@@ -60,6 +101,12 @@ static void pixels_forward(const Taps<T>& t, int n, const T* u, Steps steps, int
   offsets<K, ND>(steps, stride, at);
   for (int i = 0; i < n; i++, to += stride) {
     const T* p = u + t.at[i] * stride;
+    if constexpr (IN_PAIRS<T, K, L>)
+      if (t.has(i, EVERY_TAP<K, ND>)) {
+        V total = sample_in_pairs<T, K, ND, L>(t, i, p, steps);
+        store<T, L>(to, more ? load<T, L>(to) + total : total);
+        continue;
+      }
     with_taps<T, K, ND, false>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
       over_channels<L>(channels, [&](int64_t c, int) {
         V total = {};
@@ -89,16 +136,20 @@ static void pixels_theta(Taps<T>& t, const Map<T>& m, const Row& r, const Call& 
     const T* p = u + t.at[i] * stride;
     const T* g = grad + i * stride;
     V total[3] = {};
-    with_taps<T, K, ND, true>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
-      V products[taken.MOST];  // of gradient and input at each tap, summed over the channels
-      for (int k = 0; k < count; k++) products[k] = V{};
-      over_channels<L>(channels, [&](int64_t c, int done) {
-        V some = load<T, L>(g + c);
-        for (int k = 0; k < count; k++) products[k] += new_lanes<T, L>(some * load<T, L>(p + taken.at[k] + c), done);
+    if (IN_PAIRS<T, K, L> && t.has(i, EVERY_TAP<K, ND>)) {
+      if constexpr (IN_PAIRS<T, K, L>) slopes_in_pairs<T, K, ND, L>(t, i, p, steps, load<T, L>(g), total);
+    } else {
+      with_taps<T, K, ND, true>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
+        V products[taken.MOST];  // of gradient and input at each tap, summed over the channels
+        for (int k = 0; k < count; k++) products[k] = V{};
+        over_channels<L>(channels, [&](int64_t c, int done) {
+          V some = load<T, L>(g + c);
+          for (int k = 0; k < count; k++) products[k] += new_lanes<T, L>(some * load<T, L>(p + taken.at[k] + c), done);
+        });
+        for (int k = 0; k < count; k++)
+          for (int a = 0; a < ND; a++) total[a] += taken.d[a][k] * products[k];
       });
-      for (int k = 0; k < count; k++)
-        for (int a = 0; a < ND; a++) total[a] += taken.d[a][k] * products[k];
-    });
+    }
     T dx = T(i) * along.step + along.first;
     for (int a = 0; a < ND; a++) {
       if (!t.whole && !moves(t.bits[i], a)) total[a] = V{};

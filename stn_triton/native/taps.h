@@ -30,7 +30,7 @@ template <class T> struct Taps {
 
 enum { AXIS_BITS = 5, MOVES = 4 };  // bits of an axis; the last one says whether the coordinate moves
 constexpr int on_every_axis(int bits, int nd) {
-  return bits | bits << AXIS_BITS | (nd == 3 ? bits << 2 * AXIS_BITS : 0);
+  return bits | (nd >= 2 ? bits << AXIS_BITS : 0) | (nd == 3 ? bits << 2 * AXIS_BITS : 0);
 }
 template <int K, int ND> constexpr int EVERY_TAP = on_every_axis((1 << K) - 1, ND);
 template <int K, int ND> constexpr int EVERY_BIT = on_every_axis(((1 << K) - 1) | 1 << MOVES, ND);
@@ -145,14 +145,15 @@ static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T
   base = bounded<T>(base, 0, have - K);
   Whole<T> bits = (follows != T(0)) & (Integer<T>(1) << MOVES);
   for (int j = 0; j < K; j++) {
-    w[j] = d[j] = V{};
+    V all_weight = {}, all_slope = {};
     Whole<T> any = {};
     for (int k = 0; k < K; k++) {
       Whole<T> here = (at[k] == base + T(j)) & (at[k] < size);
-      w[j] += where<T>(here, weight[k]);
-      d[j] += where<T>(here, slope[k] * follows);
+      all_weight += where<T>(here, weight[k]);
+      all_slope += where<T>(here, slope[k] * follows);
       any |= here;
     }
+    w[j] = all_weight, d[j] = all_slope;
     bits |= any & (Integer<T>(1) << j);
   }
   return bits;
@@ -207,20 +208,15 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
   int padding = int(call.padding);
   bool every = true;
   for (int i = 0; i < n; i += L) {
-    Whole<T> simple = whole<T>(-1), at = {}, bits = whole<T>(EVERY_BIT<K, ND>);
-    for (int a = 0; a < ND; a++) {
-      V s = load<T>(t.s[a] + i);
-      simple &= (s >= margin) & (K == 1 ? s <= last[a] : s < last[a]);
-    }
-    bool is_simple = all(simple);
-    if (!is_simple) bits = Whole<T>{};
+    Whole<T> at = {}, bits = {};
     Beyond<T> beyond[ND];
     for (int a = 0; WEIGHED && a < ND; a++) beyond[a] = Beyond<T>();
     for (int a = ND - 1; a >= 0; a--) {
       V s = load<T>(t.s[a] + i), base, taps[K], w[K], d[K];
-      if (is_simple) {
+      if (all((s >= margin) & (K == 1 ? s <= last[a] : s < last[a]))) {
         taps_around<T, K>(s, taps, w, d);
         base = taps[0];
+        bits |= EVERY_BIT<K, 1> << (a * AXIS_BITS);
       } else {
         bits |= windowed<T, K, WEIGHED>(s, size[a], memory[a], align, padding, w, d, base, &beyond[a]) << (a * AXIS_BITS);
       }
@@ -242,7 +238,7 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
     }
     store<Integer<T>, L>(t.at + i, at);
     store<Integer<T>, L>(t.bits + i, bits);
-    t.whole_group[i / L] = is_simple || all(bits == EVERY_BIT<K, ND>);
+    t.whole_group[i / L] = all(bits == EVERY_BIT<K, ND>);
     every &= t.whole_group[i / L];
   }
   t.whole = every;

@@ -107,6 +107,24 @@ template <class T, int L, int... I> INLINE Lanes<T, L> shuffle(Lanes<T, L> a, La
 #endif
 }
 
+// The halves of a vector, and a vector of two equal ones.
+template <class T> INLINE Lanes<T, WIDTH<T> / 2> half(Lanes<T> v, int number) {
+  Lanes<T, WIDTH<T> / 2> halves[2];
+  memcpy(halves, &v, sizeof v);
+  return halves[number];
+}
+template <class T> INLINE Lanes<T, WIDTH<T> / 2> low(Lanes<T> v) { return half<T>(v, 0); }
+template <class T> INLINE Lanes<T, WIDTH<T> / 2> high(Lanes<T> v) { return half<T>(v, 1); }
+template <class T> INLINE Lanes<T> twice(Lanes<T, WIDTH<T> / 2> v) {
+#if defined(__clang__) || __GNUC__ >= 12
+  if constexpr (WIDTH<T> == 8) return __builtin_shufflevector(v, v, 0, 1, 2, 3, 0, 1, 2, 3);
+#endif
+  Lanes<T, WIDTH<T> / 2> both[2] = {v, v};  // through memory, which is slower
+  Lanes<T> joined;
+  memcpy(&joined, both, sizeof joined);
+  return joined;
+}
+
 // L vectors of L lanes, transposed by log2(L) rounds of exchanges over a distance of S.
 template <class T, int L, int S, int... I>
 INLINE void exchange(Lanes<T, L>* row, std::integer_sequence<int, I...>) {

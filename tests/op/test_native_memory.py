@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,37 @@ def test_nothing_is_written_beside_results(
                 )
     assert len(whole) == 2 * 75
     assert all(each() for each in whole)
+
+
+def memory_flags(address: int) -> list[str]:
+    """What the kernel says about the mapping that holds an address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            start, end = (int(part, 16) for part in first.split("-"))
+            inside = start <= address < end
+        elif inside and first == "VmFlags:":
+            return rest
+    return []
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="no large pages on this system"
+)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_results_that_are_mapped_anew_lie_in_large_pages(ragged: bool) -> None:
+    u = make_input((3, 1, 30, 30), torch.float32, "contiguous", CPU)
+    theta = torch.eye(2, 3) * 0.7 + 0.1 * torch.randn(4 if ragged else 3, 2, 3)
+    index = torch.tensor([0, 0, 2, 2]) if ragged else None
+    output = native(u, theta, (1700, 1701), index=index)
+    small = native(u, theta, (17, 18), index=index)
+    assert output.numel() * output.element_size() > 32 * 2**20
+    assert "hg" in memory_flags(output.data_ptr() + 4 * 2**20)
+    assert "hg" not in memory_flags(small.data_ptr())
+    for image, number in enumerate([0, 0, 2, 2] if ragged else [0, 1, 2]):
+        alone = native(u[number : number + 1], theta[image : image + 1], (1700, 1701))
+        assert torch.equal(output[image], alone[0])
 
 
 @pytest.mark.slow
