@@ -46,7 +46,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
           planes_forward<T, K, ND>(t_, r.n, u, steps_, channels, at, direct ? apart : MOST, more);
           if (this->weighed_) collect_beyond<T>(t_, r.n, more);
         });
-        if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, 1, channels, direct ? apart : MOST);
+        if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->samples_of(m), at, 1, channels, direct ? apart : MOST);
         if (direct) return;
         stored_as<T>(call_, to, [&](auto* p) {
           for (int c = 0; c < channels; c++) narrow<T>(row + c * MOST, r.n, this->divisor(m), p + c * apart);
@@ -100,7 +100,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
           prefetch<0>(from + (c * apart + call_.out[0]) * bytes_of(call_), r.n * bytes_of(call_));
         if (!direct)
           stored_as<T>(call_, from, [&](auto* p) {
-            for (int c = 0; c < channels; c++) widen<T>(p + c * apart, r.n, this->parts(m), row + c * MOST);
+            for (int c = 0; c < channels; c++) widen<T>(p + c * apart, r.n, this->samples_of(m), row + c * MOST);
           });
         const T* grad = direct ? reinterpret_cast<const T*>(from) : row;
         if (!direct) apart = MOST;
@@ -179,7 +179,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
               pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
               if (this->weighed_) collect_beyond<T>(t_, r.n, more);
             });
-            if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->parts(m), at, stride_, lanes(c), 1);
+            if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->samples_of(m), at, stride_, lanes(c), 1);
           }
         });
         if (!direct_) store();
@@ -200,12 +200,12 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   }
   int64_t lanes(int64_t c) const { return direct_ ? stride_ : (width(c, stride_) + L - 1) / L * L; }
   // Between pixels of memory, `from` or `to`, and rows of n pixels of `stride_`: L channels from c on.
-  void get(const char* from, int64_t c, int64_t pixels, int64_t n, T parts, T* row) const {
-    stored_as<T>(call_, from, [&](auto* p) { gather<T, L>(p, this->layout(pixels, c), int(width(c, L)), n, parts, row, stride_); });
+  void get(const char* from, int64_t c, int64_t pixels, int64_t n, T divisor, T* row) const {
+    stored_as<T>(call_, from, [&](auto* p) { gather<T, L>(p, this->layout(pixels, c), int(width(c, L)), n, divisor, row, stride_); });
   }
-  void put(const T* row, int64_t c, int64_t pixels, int64_t n, T parts, char* to) const {
+  void put(const T* row, int64_t c, int64_t pixels, int64_t n, T divisor, char* to) const {
     stored_as<T>(call_, to, [&](auto* p) {
-      scatter<T, L>(row, stride_, this->layout(pixels, c), int(width(c, L)), call_.channels <= L, n, parts, p);
+      scatter<T, L>(row, stride_, this->layout(pixels, c), int(width(c, L)), call_.channels <= L, n, divisor, p);
     });
   }
   // Pieces of L planes in turn defeat the prefetching, too: `count` pixels from number `first` on, of the channels from
@@ -259,7 +259,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         if (!direct_ && pixel + r.n > end) {
           first = pixel, end = pixel + MOST < call_.pixels_out() ? pixel + MOST : call_.pixels_out();
           for (int64_t b = c; b < c + width(c, stride_); b += L)
-            get(result(call_.grad, k, b, first), b, call_.pixels_out(), end - first, this->parts(m), row + b - c);
+            get(result(call_.grad, k, b, first), b, call_.pixels_out(), end - first, this->samples_of(m), row + b - c);
         }
         const T* grad = direct_ ? reinterpret_cast<const T*>(result(call_.grad, k, 0, pixel)) : row + (pixel - first) * stride_;
         this->template over_samples<true>(m, r, [&](const Row& sample, bool) {

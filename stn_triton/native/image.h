@@ -116,12 +116,12 @@ template <class T, int K, int ND> class Image {
   }
   bool has_windows() const { return have_[0] == call_.in[0] && have_[1] == call_.in[1] && have_[2] == call_.in[2]; }
   bool is_wide() const { return call_.storage == (sizeof(T) == 4 ? FLOAT32 : FLOAT64); }
-  T parts(const Map<T>& m) const {
+  T samples_of(const Map<T>& m) const {
     T count = T(m.samples) * T(m.samples);
     return ND == 3 ? count * T(m.samples) : count;
   }
   // What sums of samples are divided by when they are stored: with a padding value they are means before (add_beyond).
-  T divisor(const Map<T>& m) const { return weighed_ ? T(1) : parts(m); }
+  T divisor(const Map<T>& m) const { return weighed_ ? T(1) : samples_of(m); }
   // Numbers of elements before channel c of this image or of result k, and those before a pixel of them.
   int64_t image_at(int64_t c) const { return n_ * call_.channels * call_.pixels_in() + channel(c, call_.pixels_in()); }
   int64_t result_at(int64_t k, int64_t c) const {

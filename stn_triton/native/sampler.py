@@ -38,6 +38,8 @@ _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
 _STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _NS_PER_TAP = 0.3
 """What one tap of one element costs at least: how many threads pay follows from it."""
+_MS_OF_A_THREAD = 0.1
+"""The least work of a thread, counted by that. To make and to join one takes about 0.05 ms."""
 _LARGEST_KEPT_BASIS = 2**23
 """Numbers of a lattice's basis that are kept from call to call, 32 MB in single precision, at most four times."""
 _ROWS_OF_BASIS = 2**18
@@ -202,7 +204,7 @@ def _parts(call: Call, threads: int) -> int:
 
 
 def _threads(call: Call) -> int:
-    """As many as have a millisecond of work each, and an image, or forward a row of every result of one."""
+    """As many as have enough work each, and an image, or forward a row of every result of one."""
     units = call.images * (call.out_y * call.out_z if call.output else 1)
     if units == 1:
         return 1
@@ -210,7 +212,7 @@ def _threads(call: Call) -> int:
     taps = call.taps**call.dimensions * max(call.samples, 1) ** call.dimensions
     directions = 1 if call.output else 2
     milliseconds = results * call.channels * taps * directions * _NS_PER_TAP / 1e6
-    return max(1, min(torch.get_num_threads(), units, int(milliseconds)))
+    return max(1, min(torch.get_num_threads(), units, int(milliseconds / _MS_OF_A_THREAD)))
 
 
 def _basis(

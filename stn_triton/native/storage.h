@@ -60,16 +60,16 @@ struct Layout {
   int64_t across, apart, before;
 };
 
-// Up to L channels of n pixels -> L numbers every `stride`, those after the last channel 0; divided by `parts`.
+// Up to L channels of n pixels -> L numbers every `stride`, those after the last channel 0; divided by `divisor`.
 template <class T, int L, class S>
-static void gather(const S* p, Layout lies, int count, int64_t n, T parts, T* to, int64_t stride) {
+static void gather(const S* p, Layout lies, int count, int64_t n, T divisor, T* to, int64_t stride) {
   typedef Lanes<T, L> V;
   if (lies.apart == 1) {
     Whole<T, L> there = ::count<T, L>() < T(count);
     for (int64_t i = 0; i < n; i++, p += lies.across, to += stride) {
       bool within = lies.across * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
       V v = within ? where<T, L>(there, load_as<T, S, L>(p, L)) : load_as<T, S, L>(p, count);
-      store<T, L>(to, parts == 1 ? v : v / parts);
+      store<T, L>(to, divisor == 1 ? v : v / divisor);
     }
     return;
   }
@@ -78,19 +78,19 @@ static void gather(const S* p, Layout lies, int count, int64_t n, T parts, T* to
     int64_t left = n - i;
     for (int c = 0; c < L; c++) row[c] = c < count ? load_as<T, S, L>(p + c * lies.apart, left) : V{};
     transpose<T, L>(row);
-    for (int k = 0; k < L && k < left; k++) store<T, L>(to + k * stride, parts == 1 ? row[k] : row[k] / parts);
+    for (int k = 0; k < L && k < left; k++) store<T, L>(to + k * stride, divisor == 1 ? row[k] : row[k] / divisor);
   }
 }
 
 // The way back; `alone`: there are no other channels in memory, so that what follows may be overwritten on the way.
 template <class T, int L, class S>
-static void scatter(const T* from, int64_t stride, Layout lies, int count, bool alone, int64_t n, T parts, S* p) {
+static void scatter(const T* from, int64_t stride, Layout lies, int count, bool alone, int64_t n, T divisor, S* p) {
   typedef Lanes<T, L> V;
   if (lies.apart == 1) {
     for (int64_t i = 0; i < n; i++, p += lies.across, from += stride) {
       V v = load<T, L>(from);
       bool within = alone && lies.across * (n - i) >= L;
-      store_as<T, S, L>(p, parts == 1 ? v : v / parts, within ? L : count);
+      store_as<T, S, L>(p, divisor == 1 ? v : v / divisor, within ? L : count);
     }
     return;
   }
@@ -99,7 +99,7 @@ static void scatter(const T* from, int64_t stride, Layout lies, int count, bool 
     int64_t left = n - i;
     for (int k = 0; k < L; k++) {
       row[k] = k < left ? load<T, L>(from + k * stride) : V{};
-      if (parts != 1) row[k] = row[k] / parts;
+      if (divisor != 1) row[k] = row[k] / divisor;
     }
     transpose<T, L>(row);
     for (int c = 0; c < count; c++) store_as<T, S, L>(p + c * lies.apart, row[c], left);
@@ -107,17 +107,17 @@ static void scatter(const T* from, int64_t stride, Layout lies, int count, bool 
 }
 
 // A row of n elements.
-template <class T, class S> static void widen(const S* from, int64_t n, T parts, T* to) {
+template <class T, class S> static void widen(const S* from, int64_t n, T divisor, T* to) {
   constexpr int L = WIDTH<T>;
   for (int64_t i = 0; i < n; i += L) {
     Lanes<T> v = load_as<T, S, L>(from + i, n - i);
-    store_some<T>(to + i, parts == 1 ? v : v / parts, n - i);
+    store_some<T>(to + i, divisor == 1 ? v : v / divisor, n - i);
   }
 }
-template <class T, class S> static void narrow(const T* from, int64_t n, T parts, S* to) {
+template <class T, class S> static void narrow(const T* from, int64_t n, T divisor, S* to) {
   constexpr int L = WIDTH<T>;
   for (int64_t i = 0; i < n; i += L) {
     Lanes<T> v = load_some<T>(from + i, n - i);
-    store_as<T, S, L>(to + i, parts == 1 ? v : v / parts, n - i);
+    store_as<T, S, L>(to + i, divisor == 1 ? v : v / divisor, n - i);
   }
 }

@@ -164,16 +164,16 @@ template <class T> static void collect_beyond(Taps<T>& t, int n, bool more) {
   for (int i = 0; i < n; i++) t.outside[i] = more ? t.outside[i] + t.beyond[i] : t.beyond[i];
 }
 
-// Sums of `parts` samples -> their means with what lies outside, of n results `across` apart, of `channels` that are `apart`.
+// Sums of `samples` samples -> their means with what lies outside, of n results `across` apart, of `channels` that are `apart`.
 // The weight is divided, not the value times it: where all samples lie outside the mean is the value to the bit.
 template <class T>
-static void add_beyond(const Taps<T>& t, int n, double value, T parts, T* to, int64_t across, int64_t channels, int64_t apart) {
-  if (parts == 1 && t.whole) return;
+static void add_beyond(const Taps<T>& t, int n, double value, T samples, T* to, int64_t across, int64_t channels, int64_t apart) {
+  if (samples == 1 && t.whole) return;
   for (int i = 0; i < n; i++) {
-    T all = T(value) * (t.outside[i] / parts);
-    if (parts == 1 && all == 0) continue;
+    T all = T(value) * (t.outside[i] / samples);
+    if (samples == 1 && all == 0) continue;
     for (int64_t c = 0; c < channels; c++) {
-      T mean = to[i * across + c * apart] / parts;
+      T mean = to[i * across + c * apart] / samples;
       to[i * across + c * apart] = all == 0 ? mean : mean + all;
     }
   }
