@@ -19,7 +19,8 @@ from .sampling import native
 Sample = Callable[[Tensor, Tensor], Tensor]
 
 OF_FEW_IMAGES = 4.0
-"""How many times PyTorch's own error ours may be on a batch of two or three images, where luck decides; else 2."""
+"""How many times PyTorch's own error another result's may be on a batch of few images: the largest error of so few
+numbers, theta's gradients above all, differs by as much from one seed to another."""
 
 
 def reference(case: Case, x: Tensor, theta: Tensor) -> Tensor:

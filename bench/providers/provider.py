@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case, Grads
-from bench.check import Sample
+from bench.check import OF_FEW_IMAGES, Sample
 from bench.grids import parameters
 from bench.inputs import in_format
 
@@ -35,7 +35,7 @@ class Provider(ABC):
     """What must be installed, as it is imported."""
     packages: ClassVar[tuple[str, ...]] = ()
     """What the first module may be called in a package index; result files have the version of the one installed."""
-    rounding: ClassVar[float] = 2.0
+    rounding: ClassVar[float] = OF_FEW_IMAGES
     """How many times PyTorch's own error its results may have and still be timed."""
     turn: ClassVar[int] = 2
     """When it is measured: ours 0, eager PyTorch 1, other peers 2, and LAST what may take the GPU down."""

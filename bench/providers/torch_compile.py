@@ -21,7 +21,6 @@ class TorchCompile(Provider):
 
     name = "torch_compile"
     devices = ("cuda",)
-    rounding = 4.0  # Inductor sums gradients in an order of its own
 
     def refuses(self, case: Case, grads: Grads | None) -> str | None:
         if case.padding_value:

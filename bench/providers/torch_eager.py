@@ -14,7 +14,6 @@ class TorchEager(Provider):
 
     name = "torch_eager"
     turn = 1
-    rounding = 4.0  # the definition is PyTorch's, too, but with grids from other products
 
     def sample(self, case: Case) -> Sample:
         return lambda x, maps: finished(case, native(case, widened(case, x), maps))
