@@ -270,12 +270,15 @@ struct Box {
   int64_t from[3], to[3];
 };
 
-// Pixels that windows of output rows [y0, y1) and slices [z0, z1) hold; `have`: the size in memory.
-template <class T> static Box box_of(const Map<T>& m, const Call& call, const int64_t* have, int64_t y0, int64_t y1, int64_t z0, int64_t z1) {
+// Pixels that the windows of a part of the output hold; `have`: the size in memory.
+template <class T> static Box box_of(const Map<T>& m, const Call& call, const int64_t* have, const Box& output) {
   Box box = {{0, 0, 0}, {have[0], have[1], have[2]}};
   if (!is_linear(m) || call.padding == REFLECTION) return box;
-  double low[3] = {-double(m.centre[0]), y0 * double(m.samples) - m.centre[1], z0 * double(m.samples) - m.centre[2]};
-  double high[3] = {double(m.centre[0]), y1 * double(m.samples) - 1 - m.centre[1], z1 * double(m.samples) - 1 - m.centre[2]};
+  double low[3], high[3];
+  for (int o = 0; o < 3; o++) {
+    low[o] = output.from[o] * double(m.samples) - m.centre[o];
+    high[o] = output.to[o] * double(m.samples) - 1 - m.centre[o];
+  }
   for (int a = 0; a < call.dimensions; a++) {
     double centre = m.rows[a][3], reach = 0, size = fabs(centre);
     for (int o = 0; o < call.dimensions; o++) {
@@ -294,12 +297,13 @@ template <class T> static Box box_of(const Map<T>& m, const Call& call, const in
   return box;
 }
 
-// Pixels [first, last) of an output row that may have a tap inside; all of them where that is hard to say.
-template <class T> static void span_of(const Map<T>& m, const Row& r, const Call& call, int64_t* first, int64_t* last) {
-  *first = 0, *last = call.out[0];
+// Pixels [first, last) of an output row's [start, end) that may have a tap inside; all where that is hard to say.
+template <class T>
+static void span_of(const Map<T>& m, const Row& r, const Call& call, int64_t start, int64_t end, int64_t* first, int64_t* last) {
+  *first = start, *last = end;
   if (!is_linear(m) || call.padding != ZEROS || m.samples != 1) return;
   Line<T> line(m, r);
-  double length = double(call.out[0]), from = 0, to = length;
+  double length = double(call.out[0]), from = double(start), to = double(end);
   for (int a = 0; a < call.dimensions; a++) {
     double low = -m.beyond[a] - line.rest[a], high = double(call.in[a] - 1) + m.beyond[a] - line.rest[a];
     if (!(fabs(m.inverse[a]) < 1e12)) {  // it hardly moves, or is not finite
@@ -307,10 +311,10 @@ template <class T> static void span_of(const Map<T>& m, const Row& r, const Call
       continue;
     }
     double p = low * m.inverse[a] + m.centre[0], q = high * m.inverse[a] + m.centre[0];
-    double start = (p < q ? p : q) - 1, end = (p < q ? q : p) + 2;
-    from = start > from ? start : from;
-    to = end < to ? end : to;
+    double nearest = (p < q ? p : q) - 1, farthest = (p < q ? q : p) + 2;
+    from = nearest > from ? nearest : from;
+    to = farthest < to ? farthest : to;
   }
-  if (!(from < to)) from = to = 0;
+  if (!(from < to)) from = to = double(start);
   *first = int64_t(from), *last = int64_t(to);
 }

@@ -92,7 +92,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
     for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
       bool direct = this->is_wide() && m.samples == 1;
-      this->over_rows(m, u ? u + c0 * steps_.all : u, 1, channels, [&](Row& r, bool outside) {
+      this->over_rows(m, u ? u + c0 * steps_.all : u, u ? 1 : S, channels, [&](Row& r, bool outside) {
         if (outside) return;
         const char* from = element(call_, call_.grad, this->result_at(k, c0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
@@ -160,14 +160,14 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
         Map<T> m = this->map(k);
         read_results(call_.output, k, c);
         int64_t first = this->from_ * call_.out[0], end = first;  // results that wait in `row`, to be stored channel by channel
-        auto store = [&]() {
+        auto store = [&](int64_t next) {
           for (int64_t b = c; b < c + width(c, stride_); b += L)
             put(row + b - c, b, call_.pixels_out(), end - first, this->divisor(m), result(call_.output, k, b, first));
-          first = end;
+          first = next;
         };
         this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
           int64_t pixel = this->pixel_of(r);
-          if (!direct_ && pixel + r.n - first > MOST) store();
+          if (!direct_ && (pixel != end || pixel + r.n - first > MOST)) store(pixel);
           end = pixel + r.n;
           T* at = direct_ ? reinterpret_cast<T*>(result(call_.output, k, 0, pixel)) : row + (pixel - first) * stride_;
           if (outside && !this->weighed_) {
@@ -182,7 +182,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
             if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->samples_of(m), at, stride_, lanes(c), 1);
           }
         });
-        if (!direct_) store();
+        if (!direct_) store(end);
       }
     }
   }
@@ -256,7 +256,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
       this->over_rows(m, u, stride_, 1, [&](Row& r, bool outside) {
         if (outside) return;
         int64_t pixel = this->pixel_of(r);
-        if (!direct_ && pixel + r.n > end) {
+        if (!direct_ && (pixel < first || pixel + r.n > end)) {
           first = pixel, end = pixel + MOST < call_.pixels_out() ? pixel + MOST : call_.pixels_out();
           for (int64_t b = c; b < c + width(c, stride_); b += L)
             get(result(call_.grad, k, b, first), b, call_.pixels_out(), end - first, this->samples_of(m), row + b - c);

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int64_t IN_CACHE = 768 << 10;      // bytes that are read in order before they are read as they come
-constexpr int64_t BAND = 16;                 // output rows that are read ahead where an image is larger
+constexpr int64_t TILE_ROWS = 32;            // of an output, visited in pieces side by side, where an image is larger
 
 struct OutOfMemory {};
 
@@ -112,7 +112,7 @@ template <class T, int K, int ND> class Image {
   Box box_of_rows(const Map<T>& m, int64_t from, int64_t to) const {
     int64_t rows = call_.out[1], first = from / rows, last = (to - 1) / rows;
     bool within = first == last;  // one slice
-    return box_of(m, call_, have_, within ? from % rows : 0, within ? (to - 1) % rows + 1 : rows, first, last + 1);
+    return box_of(m, call_, have_, {{0, within ? from % rows : 0, first}, {call_.out[0], within ? (to - 1) % rows + 1 : rows, last + 1}});
   }
   bool has_windows() const { return have_[0] == call_.in[0] && have_[1] == call_.in[1] && have_[2] == call_.in[2]; }
   bool is_wide() const { return call_.storage == (sizeof(T) == 4 ? FLOAT32 : FLOAT64); }
@@ -136,33 +136,43 @@ template <class T, int K, int ND> class Image {
 
   // Samples in any direction defeat the processor's own prefetching: the part of the image that is needed is read once
   // in the order of memory, if it fits the cache.
-  bool read_ahead(const T* u, int64_t stride, int64_t planes, const Box& box) const {
-    int64_t across = (box.to[0] - box.from[0]) * stride, rows = (box.to[1] - box.from[1]) * (box.to[2] - box.from[2]);
-    if (across * rows * planes * int64_t(sizeof(T)) > IN_CACHE) return false;
+  bool fits(const Box& box, int64_t numbers) const {
+    int64_t pixels = (box.to[0] - box.from[0]) * (box.to[1] - box.from[1]) * (box.to[2] - box.from[2]);
+    return pixels * numbers * int64_t(sizeof(T)) <= IN_CACHE;
+  }
+  void read_ahead(const T* u, int64_t stride, int64_t planes, const Box& box) const {
+    int64_t across = (box.to[0] - box.from[0]) * stride;
+    if (!fits(box, stride * planes)) return;
     for (int64_t c = 0; c < planes; c++)
       for (int64_t z = box.from[2]; z < box.to[2]; z++)
         for (int64_t y = box.from[1]; y < box.to[1]; y++)
           read_in_order(u + (c * steps_.all + z * steps_.slice + y * steps_.row + box.from[0]) * stride, across * int64_t(sizeof(T)));
-    return true;
   }
 
-  // Calls body(row, is outside) for the rows of the output, in pieces; u: what will be read, or null.
+  // Calls body(row, is outside) for the rows of the output, in pieces; u: what will be read, or null; `stride` numbers of
+  // a pixel and as many planes are read or added to. An image that does not fit the cache is visited in tiles.
   template <class Body> void over_rows(const Map<T>& m, const T* u, int64_t stride, int64_t planes, const Body& body) {
-    bool banded = u && !read_ahead(u, stride, planes, box_of_rows(m, from_, to_));
-    int64_t y = from_ % call_.out[1], z = from_ / call_.out[1];
-    for (int64_t row = from_; row < to_; row++) {
-      if (banded && (y % BAND == 0 || row == from_) && is_linear(m)) {
-        int64_t left = BAND - y % BAND, in_slice = call_.out[1] - y, in_part = to_ - row;
-        left = left < in_slice ? left : in_slice;
-        read_ahead(u, stride, planes, box_of_rows(m, row, row + (left < in_part ? left : in_part)));
+    Box box = box_of_rows(m, from_, to_);
+    bool tiled = !fits(box, stride * planes) && is_linear(m);
+    if (u && !tiled) read_ahead(u, stride, planes, box);
+    int64_t across = tiled ? Taps<T>::MOST : call_.out[0], y = from_ % call_.out[1], z = from_ / call_.out[1], down;
+    for (int64_t row = from_; row < to_; row += down) {
+      int64_t in_slice = call_.out[1] - y, in_part = to_ - row, left = in_slice < in_part ? in_slice : in_part;
+      down = !tiled ? 1 : left < TILE_ROWS ? left : TILE_ROWS;
+      for (int64_t x = 0; x < call_.out[0]; x += across) {
+        int64_t end = x + across < call_.out[0] ? x + across : call_.out[0];
+        if (u && tiled) read_ahead(u, stride, planes, box_of(m, call_, have_, {{x, y, z}, {end, y + down, z + 1}}));
+        for (int64_t below = 0; below < down; below++) {
+          Row r = {x, y + below, z, 0, 0, 0, 0};
+          int64_t first, last;
+          span_of(m, r, call_, x, end, &first, &last);
+          pieces(r, x, first, true, body);
+          pieces(r, first, last, false, body);
+          pieces(r, last, end, true, body);
+        }
       }
-      Row r = {0, y, z, 0, 0, 0, 0};
-      if (++y == call_.out[1]) y = 0, z++;
-      int64_t first, last;
-      span_of(m, r, call_, &first, &last);
-      pieces(r, 0, first, true, body);
-      pieces(r, first, last, false, body);
-      pieces(r, last, call_.out[0], true, body);
+      y += down;
+      if (y == call_.out[1]) y = 0, z++;
     }
   }
   template <class Body> void pieces(Row& r, int64_t from, int64_t to, bool outside, const Body& body) {
