@@ -8,18 +8,15 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from architectures.checkpoint import all_finite
 
 from .errors import Diverged
-from .experiment_data import ExperimentData
 from .files import replacing
+from .framework import Callback, L, TensorBoardLogger, TorchCheckpointIO
+from .loaders import Loaders
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -164,8 +161,8 @@ class Pictures(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
-        if not boards or not trainer.is_global_zero or not isinstance(data, ExperimentData):
+        given = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        if not boards or not trainer.is_global_zero or not isinstance(given, Loaders):
             return
         if trainer.global_step < self._next:
             return
@@ -175,7 +172,7 @@ class Pictures(Callback):
         from .show import network_figure
 
         settings = dict(pl_module.hparams)
-        image = pixels(network_figure(pl_module.network, settings, data, self._examples))
+        image = pixels(network_figure(pl_module.network, settings, given.data, self._examples))
         for board in boards:
             # Not add_figure, which would draw by pyplot.
             board.experiment.add_image("attention", image, trainer.global_step, dataformats="HWC")

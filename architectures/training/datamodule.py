@@ -110,11 +110,10 @@ class DigitData(ExperimentData):
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
 
-    def train_dataloader(self) -> Iterable[Batch]:
-        """The batches from the step on that the trainer is at."""
+    def train_batches(self) -> Iterable[Batch]:
         return _Drawn(partial(self._own_part, "train"), lambda: itertools.count(self._step()))
 
-    def val_dataloader(self) -> Iterable[Batch]:
+    def validation_batches(self) -> Iterable[Batch]:
         return _Drawn(partial(self._own_part, "validation"), lambda: self._chunks("validation"))
 
     def _own_part(self, split: str, number: int) -> Batch:
@@ -123,6 +122,10 @@ class DigitData(ExperimentData):
         rank, world = self._rank()
         images, labels = self.draw(split, number, self.trainer.strategy.root_device)
         return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
+
+    def on_device(self, batch: Any, device: torch.device) -> Batch:
+        images, labels = batch
+        return images.to(device), labels.to(device)
 
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         for number in self._chunks("test"):
@@ -244,7 +247,7 @@ class FileData(ExperimentData):
         images, labels = (torch.stack(part) for part in zip(*items, strict=True))
         return images.float() / 255, labels
 
-    def train_dataloader(self) -> Iterable[Any]:
+    def train_batches(self) -> Iterable[Any]:
         steps = _Steps(
             len(self._part("train")),
             self.batch_size,
@@ -260,7 +263,7 @@ class FileData(ExperimentData):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_dataloader(self) -> Iterable[Any]:
+    def validation_batches(self) -> Iterable[Any]:
         rank, world = self._rank()
         own = range(min(len(self._part("validation")), _VALIDATED))[rank::world]
         return DataLoader(
@@ -276,9 +279,7 @@ class FileData(ExperimentData):
         ):
             yield images.to(device).float() / 255, labels.to(device)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Batch:
+    def on_device(self, batch: Any, device: torch.device) -> Batch:
         """Images in [0, 1], made on the device, to which they go as bytes.
 
         They are in the dtype that the trainer's precision asks for, to which Lightning converts only what loaders give.

@@ -23,8 +23,9 @@ from .jobs import Outcome, run_all
 from .lock import locked
 from .provenance import sizes
 from .results import Results
+from .run import Run, fresh_settings
 from .tables import TABLES, Cell
-from .train import Run, fresh_settings, make_folder
+from .train import make_folder
 
 
 def reproduce(
