@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from architectures.data import CUB, SVHN, DataError, Digits, load_digits
+from architectures.data import CUB, SVHN, DataError, Digits, check, load_digits
 from architectures.data.cub import INDEX, cub_root
-from architectures.data.files import check_directory
 from architectures.options import check_kinds, check_known, free_keywords
 
 from .errors import UsageError
@@ -316,6 +315,8 @@ def make_data(
             raise UsageError(
                 f"--num-workers: {experiment} draws its images where it trains and reads no pictures"
             )
+        if data_dir is not None:
+            check.check_holds(data_dir, check.MNIST)
         kind = SetOfDigits if entry.one_set else DigitData
         return kind(
             entry.batch, load_digits(data_dir), schedule, seed,
@@ -323,7 +324,7 @@ def make_data(
         )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
-    check_directory(data_dir)
+    check.check_holds(data_dir, check.SVHN if experiment == "svhn" else check.CUB)
     return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
 
 
