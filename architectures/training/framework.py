@@ -8,7 +8,13 @@ with suppress(ModuleNotFoundError):
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    Timer,
+)
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import RunningStage
@@ -16,6 +22,7 @@ from lightning.pytorch.trainer.states import RunningStage
 __all__ = [
     "CSVLogger",
     "Callback",
+    "Checkpoint",
     "L",
     "LearningRateMonitor",
     "Logger",

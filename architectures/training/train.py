@@ -28,7 +28,7 @@ from .errors import UsageError
 from .evaluate import read_run
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
-from .files import check_writable
+from .files import check_writable, remove_parts
 from .framework import (
     CSVLogger,
     L,
@@ -101,6 +101,8 @@ def train(run: Run) -> tuple[Path, int]:
         make_folder(out)
         # Process 0 alone writes, and holds the lock.
         with locked(out) if trainer.is_global_zero else nullcontext():
+            if trainer.is_global_zero:
+                remove_parts(out, ".ckpt")
             if checkpoint is None:
                 _check_folder(out, new=True)  # again: the lock keeps others from beginning a run
             else:
@@ -278,8 +280,8 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
     loggers: list[Logger] = [table]
     callbacks: list[L.Callback] = [
         keep.finite,
-        keep,
         ModelCheckpoint(out, "best", monitor="val_error", enable_version_counter=False),
+        keep,
         LearningRateMonitor(),
         Timer(None if run.max_minutes is None else timedelta(minutes=run.max_minutes)),
     ]
