@@ -173,6 +173,7 @@ def check(name: str, environment: Environment, python: str, workers: str) -> Non
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, folder / part)
     own = {"OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(folder / "triton")}
+    own["GIT_CEILING_DIRECTORIES"] = str(FOLDER)  # what was installed is of no commit
     options = {"cwd": folder, "env": os.environ | own}
     options["env"].pop("PYTHONPATH", None)
     run([inside, "-c", _SAYS], **options)
