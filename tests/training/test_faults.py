@@ -245,7 +245,7 @@ def test_foreign_checkpoints_are_one_line(
         ("train", "mnist_r", "--resume", "--out", str(path.parent), *common),
         ("evaluate", str(path), *common),
         ("show", str(path), "--out", str(tmp_path / "show.png"), *common),
-        ("export", str(path), "--onnx", str(tmp_path / "x.onnx"), *common),
+        ("export", str(path), "--weights", str(tmp_path / "weights"), *common),
     ):
         assert main(list(command)) == 1
         told = capsys.readouterr().err
