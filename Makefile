@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dis
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench docs lint native wheels sanitize clean distclean
+.PHONY: help demo test check bench docs lint native wheels smoke versions sanitize clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,13 @@ wheels: $(WHEELS) ## Wheels for Linux, macOS and Windows, one without a library,
 	  STN_TRITON_NATIVE=$$target $(PY) -m hatchling build -t wheel -d dist || exit 1; \
 	done
 	$(PY) tests/support/wheels.py dist
+
+smoke: | $(PY) ## Install the files of `make wheels` that are for Linux x86-64, each alone, and sample
+	$(PY) tests/support/smoke.py $(wildcard dist/*.tar.gz dist/*-any.whl dist/*-manylinux*_x86_64.whl)
+
+# ARGS: some of its environments, such as `make versions ARGS="oldest without-triton"`. Each takes 1 to 6 GB of build/.
+versions: | $(PY) ## The tests with the oldest and newest versions, with each Python here, without what is optional
+	$(PY) tests/support/versions.py --workers $(WORKERS) $(ARGS)
 
 sanitize: | $(PY) ## Random shapes through the native library under AddressSanitizer and UBSan
 	$(PY) tests/support/native_fuzz/run.py $(ARGS)

@@ -101,7 +101,7 @@ def _generate_cub(chosen: argparse.Namespace) -> int:
 
 def _preview(chosen: argparse.Namespace) -> int:
     from architectures.training.preview import preview
-    from architectures.training.train import Run
+    from architectures.training.run import Run
 
     run = Run(
         experiment=chosen.experiment,

@@ -167,7 +167,8 @@ def _reproduce(chosen: argparse.Namespace) -> int:
         )
     except Stopped as stopped:
         with suppress(OSError):  # the signal may have come from a terminal that was closed
-            print("stopped; the same command goes on", file=sys.stderr)
+            so_far = f" ({stopped.so_far})" if stopped.so_far else ""
+            print(f"stopped; the same command goes on{so_far}", file=sys.stderr)
         return 128 + int(stopped.args[0])
     print(table)
     for key, reason in failed.items():

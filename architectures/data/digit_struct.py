@@ -42,7 +42,7 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
 
     Raises:
         DataError: missing, not HDF5, truncated, not laid out as above; labels other than 1 to 10, boxes that are not
-            finite or empty; or h5py is not installed.
+            finite or empty; a part that lies in another file; or h5py is not installed.
     """
     try:
         import h5py
@@ -53,7 +53,10 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
     done = 0
     try:
         with h5py.File(path, "r") as file:
-            names, boxes = file["digitStruct/name"][()], file["digitStruct/bbox"][()]
+            top = _own(file.id, b"digitStruct")
+            names, boxes = (
+                _values(_own(top, name), h5py.ref_dtype, flat=False) for name in (b"name", b"bbox")
+            )
             if names.shape != boxes.shape or names.shape[1:] != (1,):
                 raise DataError(
                     f"{path}: wanted a column of names and one as long of boxes, "
@@ -81,11 +84,11 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
 
 def _fields(file: h5py.h5f.FileID, group: h5py.h5g.GroupID) -> _Array:
     """(5, digits), in the order of FIELDS."""
-    from h5py import h5d, h5r, h5t, ref_dtype
+    from h5py import h5r, h5t, ref_dtype
 
     columns = []
     for field in FIELDS:
-        dataset = h5d.open(group, field.encode())
+        dataset = _own(group, field.encode())
         if dataset.get_type().get_class() == h5t.REFERENCE:
             references = _values(dataset, ref_dtype)
             digits = [_values(h5r.dereference(each, file), np.dtype(float)) for each in references]
@@ -95,12 +98,34 @@ def _fields(file: h5py.h5f.FileID, group: h5py.h5g.GroupID) -> _Array:
     return np.stack(columns)
 
 
-def _values(dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any]) -> _Array:
-    from h5py import h5s
+def _own(group: h5py.h5g.GroupID, name: bytes) -> Any:
+    """A group or dataset of a group, which lies in this file: HDF5 would follow a link to any file of this machine.
 
+    Raises:
+        ValueError: a link to another file, or to another name.
+    """
+    from h5py import h5l, h5o
+
+    if group.links.get_info(name).type != h5l.TYPE_HARD:
+        raise ValueError(f"a link in place of {name.decode()}")
+    return h5o.open(group, name)
+
+
+def _values(dataset: h5py.h5d.DatasetID, dtype: np.dtype[Any], *, flat: bool = True) -> _Array:
+    """The values of a dataset, which may name another file that holds them.
+
+    Raises:
+        ValueError: it does.
+    """
+    from h5py import h5d, h5s
+
+    if dataset.get_offset() is None:  # they are not one block of this file
+        layout = dataset.get_create_plist()
+        if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
+            raise ValueError("values that lie in another file")
     values = np.empty(dataset.shape, dtype)
     dataset.read(h5s.ALL, h5s.ALL, values)
-    return values.reshape(-1)
+    return values.reshape(-1) if flat else values
 
 
 def _house_number(name: str, fields: _Array, path: Path) -> HouseNumber:

@@ -72,7 +72,13 @@ def inside(folder: Path, name: str, index: Path) -> Path:
         raise DataError(f"{index}: wanted names of files inside {folder}, got {name!r}")
     path = folder / relative
     try:
-        within = path.resolve().is_relative_to(folder.resolve())
+        try:
+            found = path.resolve(
+                strict=True
+            )  # without `strict`, Python 3.13 gives a circle of links as it is
+        except (FileNotFoundError, NotADirectoryError):
+            found = path.resolve()
+        within = found.is_relative_to(folder.resolve())
         path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, or a circle of links
         raise DataError(

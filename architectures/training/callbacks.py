@@ -8,18 +8,15 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from architectures.checkpoint import all_finite
 
 from .errors import Diverged
-from .experiment_data import ExperimentData
 from .files import replacing
+from .framework import Callback, Checkpoint, L, TensorBoardLogger, TorchCheckpointIO
+from .loaders import Loaders
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -98,8 +95,12 @@ class Finite(Callback):
         )
 
 
-class KeepLast(Callback):
+class KeepLast(Checkpoint):
     """Save last.ckpt every so many steps, and when training ends.
+
+    It is saved after the validation of its step, if there is one, and after best.ckpt: a run that is killed during the
+    validation goes on from the checkpoint before, and validates again. Lightning calls its callbacks for checkpoints
+    after all others, in the order in which they are given; this one must be the last.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) end it after the step that is under way, in all processes;
     `signal` is then its number. A second one ends the process at once. A signal that is ignored, as SIGHUP is by
@@ -134,8 +135,12 @@ class KeepLast(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False):
             trainer.should_stop = True
-        if trainer.global_step % self.every == 0 or trainer.should_stop:
+        is_due = trainer.global_step % self.every == 0 and not any(trainer.num_val_batches)
+        if is_due or trainer.should_stop:
             self._save(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._saved != trainer.global_step:
@@ -147,6 +152,8 @@ class KeepLast(Callback):
 
     def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.finite.check(trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.save()  # a run that is killed and goes on from here has the metrics of all steps before
         trainer.save_checkpoint(self.path)
         self._saved = trainer.global_step
 
@@ -164,8 +171,8 @@ class Pictures(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
-        if not boards or not trainer.is_global_zero or not isinstance(data, ExperimentData):
+        given = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        if not boards or not trainer.is_global_zero or not isinstance(given, Loaders):
             return
         if trainer.global_step < self._next:
             return
@@ -175,7 +182,7 @@ class Pictures(Callback):
         from .show import network_figure
 
         settings = dict(pl_module.hparams)
-        image = pixels(network_figure(pl_module.network, settings, data, self._examples))
+        image = pixels(network_figure(pl_module.network, settings, given.data, self._examples))
         for board in boards:
             # Not add_figure, which would draw by pyplot.
             board.experiment.add_image("attention", image, trainer.global_step, dataformats="HWC")

@@ -18,18 +18,21 @@ _WIDEST = 5
 
 
 def read_metrics(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every metric of a run, in order. Of steps that a resumed run repeated its own values count."""
+    """(step, value) of every metric of a run, in order. Of steps that a resumed run repeated its own values count.
+
+    A last line without its end, which a run leaves that was killed as it wrote, is left out.
+    """
     found: dict[str, dict[int, float]] = {}
     versions = sorted((run / "logs").glob("version_*"), key=lambda path: int(path.name[8:]))
     for version in versions:
         if not (version / "metrics.csv").is_file():
             continue
-        with (version / "metrics.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                step = int(float(row["step"]))
-                for name, value in row.items():
-                    if name not in ("step", "epoch") and value:
-                        found.setdefault(name, {})[step] = float(value)
+        text = (version / "metrics.csv").read_text()
+        for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+            step = int(float(row["step"]))
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value:
+                    found.setdefault(name, {})[step] = float(value)
     return {name: sorted(points.items()) for name, points in found.items()}
 
 

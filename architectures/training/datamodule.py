@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from architectures.data import CUB, SVHN, DataError, Digits, load_digits
+from architectures.data import CUB, SVHN, DataError, Digits, check, load_digits
 from architectures.data.cub import INDEX, cub_root
-from architectures.data.files import check_directory
 from architectures.options import check_kinds, check_known, free_keywords
 
 from .errors import UsageError
@@ -110,11 +109,10 @@ class DigitData(ExperimentData):
     def _chunks(self, split: str) -> range:
         return range(-(-self._examples[split] // _CHUNK))
 
-    def train_dataloader(self) -> Iterable[Batch]:
-        """The batches from the step on that the trainer is at."""
+    def train_batches(self) -> Iterable[Batch]:
         return _Drawn(partial(self._own_part, "train"), lambda: itertools.count(self._step()))
 
-    def val_dataloader(self) -> Iterable[Batch]:
+    def validation_batches(self) -> Iterable[Batch]:
         return _Drawn(partial(self._own_part, "validation"), lambda: self._chunks("validation"))
 
     def _own_part(self, split: str, number: int) -> Batch:
@@ -123,6 +121,10 @@ class DigitData(ExperimentData):
         rank, world = self._rank()
         images, labels = self.draw(split, number, self.trainer.strategy.root_device)
         return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
+
+    def on_device(self, batch: Any, device: torch.device) -> Batch:
+        images, labels = batch
+        return images.to(device), labels.to(device)
 
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         for number in self._chunks("test"):
@@ -244,7 +246,7 @@ class FileData(ExperimentData):
         images, labels = (torch.stack(part) for part in zip(*items, strict=True))
         return images.float() / 255, labels
 
-    def train_dataloader(self) -> Iterable[Any]:
+    def train_batches(self) -> Iterable[Any]:
         steps = _Steps(
             len(self._part("train")),
             self.batch_size,
@@ -260,7 +262,7 @@ class FileData(ExperimentData):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_dataloader(self) -> Iterable[Any]:
+    def validation_batches(self) -> Iterable[Any]:
         rank, world = self._rank()
         own = range(min(len(self._part("validation")), _VALIDATED))[rank::world]
         return DataLoader(
@@ -276,9 +278,7 @@ class FileData(ExperimentData):
         ):
             yield images.to(device).float() / 255, labels.to(device)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Batch:
+    def on_device(self, batch: Any, device: torch.device) -> Batch:
         """Images in [0, 1], made on the device, to which they go as bytes.
 
         They are in the dtype that the trainer's precision asks for, to which Lightning converts only what loaders give.
@@ -315,6 +315,8 @@ def make_data(
             raise UsageError(
                 f"--num-workers: {experiment} draws its images where it trains and reads no pictures"
             )
+        if data_dir is not None:
+            check.check_holds(data_dir, check.MNIST)
         kind = SetOfDigits if entry.one_set else DigitData
         return kind(
             entry.batch, load_digits(data_dir), schedule, seed,
@@ -322,7 +324,7 @@ def make_data(
         )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
-    check_directory(data_dir)
+    check.check_holds(data_dir, check.SVHN if experiment == "svhn" else check.CUB)
     return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -16,22 +15,38 @@ from .errors import UsageError
 from .experiments import Schedule
 from .origin import Origin
 
+if TYPE_CHECKING:
+    import lightning as L
+
 Batch = tuple[Tensor, Any]
 
 
-class ExperimentData(L.LightningDataModule):
+class ExperimentData:
     """The data of an experiment: batches to train on, a validation set and a test set.
 
     schedule.batch_size: images a step, of all processes together. seed: that of the training batches; the validation
-    and test sets are the same for all seeds. options: those of the data.
+    and test sets are the same for all seeds. options: those of the data. trainer: the one that trains on them, if any.
     """
 
+    trainer: L.Trainer | None = None
+
     def __init__(self, schedule: Schedule, seed: int, options: dict[str, Any]) -> None:
-        super().__init__()
         self.schedule = schedule
         self.batch_size = schedule.batch_size
         self.seed = seed
         self.options = options
+
+    def train_batches(self) -> Iterable[Any]:
+        """The batches of this process, from the step on that the trainer is at."""
+        raise NotImplementedError
+
+    def validation_batches(self) -> Iterable[Any]:
+        """The part of the validation set that is this process's, in chunks."""
+        raise NotImplementedError
+
+    def on_device(self, batch: Any, device: torch.device) -> Batch:
+        """A batch that one of these gave, as the network reads it: on the device, in its dtype."""
+        raise NotImplementedError
 
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         """The test set in chunks, on the device."""

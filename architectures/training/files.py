@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def remove_parts(folder: Path, suffix: str) -> None:
+    """Remove what processes that were killed left behind as they wrote files of this suffix in a folder.
+
+    Nobody else may be writing such files there.
+    """
+    for path in folder.glob(f".*{suffix}.*.part"):
+        with suppress(OSError):  # it takes room, and does no other harm
+            path.unlink()
 
 
 def check_writable(folder: Path) -> None:

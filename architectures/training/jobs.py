@@ -42,7 +42,9 @@ Outcome = dict[str, Any] | str
 
 
 class Stopped(Exception):
-    """Runs that a signal ended; the argument is its number."""
+    """Runs that a signal ended; the argument is its number. so_far: how far they came, in words, if that is known."""
+
+    so_far = ""
 
 
 def run_all(

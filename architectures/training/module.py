@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +14,7 @@ from architectures.networks.registry import create_model
 
 from .experiment_data import ExperimentData
 from .experiments import Schedule
+from .framework import L
 from .origin import recorded
 from .scores import Classify, Task
 from .streams import stream_seed
@@ -74,7 +74,7 @@ class Classification(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write into the checkpoint which data it was trained on."""
-        checkpoint["data"] = recorded(self.trainer.datamodule.origin())  # type: ignore[attr-defined]  # set by fit
+        checkpoint["data"] = recorded(self.trainer.datamodule.data.origin())  # type: ignore[attr-defined]  # set by fit
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(

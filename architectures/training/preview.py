@@ -9,8 +9,8 @@ from architectures.pictures.strips import images_figure
 from .datamodule import make_data
 from .experiments import EXPERIMENTS
 from .files import replacing
+from .run import Run, fresh_settings
 from .scores import label_texts
-from .train import Run, fresh_settings
 
 
 def preview(run: Run, out: Path) -> None:

@@ -6,9 +6,9 @@ import sys
 import time
 from typing import Any
 
-import lightning as L
-from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
+
+from .framework import Callback, L
 
 
 def steps_bar(total: int, description: str, *, initial: int = 0) -> tqdm[Any]:

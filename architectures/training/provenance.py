@@ -74,7 +74,9 @@ def _versions() -> dict[str, str]:
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
-    return found
+    return found | {
+        "torch": torch.__version__
+    }  # with its build, which a wheel may leave out of its metadata
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -19,12 +19,13 @@ from .curves import draw_table
 from .datamodule import make_data
 from .errors import UsageError
 from .evaluate import read_run
-from .jobs import Outcome, run_all
+from .jobs import Outcome, Stopped, run_all
 from .lock import locked
 from .provenance import sizes
 from .results import Results
+from .run import Run, fresh_settings
 from .tables import TABLES, Cell
-from .train import Run, fresh_settings, make_folder
+from .train import make_folder
 
 
 def reproduce(
@@ -109,15 +110,19 @@ def _work(
     progress = _Progress(len(cells), todo, results, jobs)
     failed: dict[str, str] = {}
     results.write(folder)
-    with closing(run_all(todo, jobs, progress.begin)) as outcomes:
-        for key, outcome in outcomes:
-            if isinstance(outcome, str):
-                failed[key] = outcome
-            else:
-                results.runs[key] = _record(cells[key], outcome, todo[key], results)
-                results.write(folder)
-                draw_table(folder, TABLES[results.table], results.runs)
-            progress.end(key, cells[key], outcome)
+    try:
+        with closing(run_all(todo, jobs, progress.begin)) as outcomes:
+            for key, outcome in outcomes:
+                if isinstance(outcome, str):
+                    failed[key] = outcome
+                else:
+                    results.runs[key] = _record(cells[key], outcome, todo[key], results)
+                    results.write(folder)
+                    draw_table(folder, TABLES[results.table], results.runs)
+                progress.end(key, cells[key], outcome)
+    except Stopped as stopped:
+        stopped.so_far = progress.so_far(folder)
+        raise
     return failed
 
 
@@ -149,6 +154,7 @@ class _Progress:
     def __init__(self, total: int, todo: Mapping[str, Run], results: Results, jobs: int) -> None:
         self._total = total
         self._left = len(todo)
+        self._failed = 0
         self._next = total - len(todo)
         self._todo = todo
         self._results = results
@@ -164,9 +170,10 @@ class _Progress:
         print(f"run {self._next} of {self._total}: {key}{self._estimate()}", flush=True)
 
     def end(self, key: str, cell: Cell, outcome: Outcome) -> None:
-        seconds = time.monotonic() - self._begun[key]
+        seconds = time.monotonic() - self._begun.pop(key)
         self._left -= 1
         if isinstance(outcome, str):
+            self._failed += 1
             print(f"{key}: failed: {outcome}", file=sys.stderr, flush=True)
             return
         self._seconds.append(seconds)
@@ -178,6 +185,13 @@ class _Progress:
             flush=True,
         )
 
+    def so_far(self, folder: Path) -> str:
+        """How many runs are done, and the step that each of those under way would go on from."""
+        parts = [f"{self._total - self._left - self._failed} of {self._total} runs are done"]
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        return "; ".join([*parts, *(f"{key} {_reached(folder / key)}" for key in self._begun)])
+
     def _estimate(self) -> str:
         """The time left, by the runs that are done, or else by the limit."""
         limits = [60 * run.max_minutes for run in self._todo.values() if run.max_minutes]
@@ -185,6 +199,16 @@ class _Progress:
         if each is None or not self._left:
             return ""
         return f"; {'about' if self._seconds else 'at most about'} {_span(each * -(-self._left // self._jobs))} left"
+
+
+def _reached(run: Path) -> str:
+    """The step that a run that was stopped would go on from."""
+    try:
+        found = read_run(run / "last.ckpt")
+    except (CheckpointError, FileNotFoundError):
+        return "has no checkpoint yet"
+    steps = found["hyper_parameters"]["schedule"]["steps"]
+    return f"is at step {found['global_step']:,} of {steps:,}"
 
 
 def _span(seconds: float) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 import torch
 
 from .curves import read_metrics
 from .experiment_data import ExperimentData
-from .module import Classification
 from .provenance import device_name, sizes
+
+if TYPE_CHECKING:
+    from .framework import L
+    from .module import Classification
 
 _PROGRAM = "python -m architectures"
 

@@ -8,18 +8,12 @@ import os
 import sys
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.trainer.states import RunningStage
 
 from architectures.checkpoint import CheckpointError, load_weights
 from architectures.data import DataError
@@ -34,12 +28,26 @@ from .errors import UsageError
 from .evaluate import read_run
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
-from .files import check_writable
+from .files import check_writable, remove_parts
+from .framework import (
+    CSVLogger,
+    L,
+    LearningRateMonitor,
+    Logger,
+    MisconfigurationException,
+    ModelCheckpoint,
+    RunningStage,
+    TensorBoardLogger,
+    Timer,
+)
+from .loaders import Loaders
 from .lock import locked
 from .module import Classification
 from .origin import Origin, check_resumed
 from .progress import Progress
 from .quiet import quiet
+from .run import Run as Run
+from .run import fresh_settings
 from .summary import beginning
 
 _REFUSALS = (
@@ -57,37 +65,6 @@ _SHORT = 50
 _PICTURES = 10
 """The most pictures that a run without interruptions leaves in TensorBoard's log, about."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What to train and how. None stands for the value of the experiment's schedule, or of the checkpoint to resume.
-
-    resume: the path of a checkpoint, or True for last.ckpt in `out`.
-    """
-
-    experiment: str
-    model: str | None = None
-    data_dir: Path | None = None
-    schedule: str | None = None
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    seed: int | None = None
-    image_size: int | None = None
-    model_options: dict[str, Any] = field(default_factory=dict)
-    data_options: dict[str, Any] = field(default_factory=dict)
-    precision: str = "32-true"
-    devices: str | None = None
-    num_nodes: int = 1
-    strategy: str = "auto"
-    compile: bool = False
-    resume: bool | Path = False
-    out: Path | None = None
-    checkpoint_every: int | None = None
-    num_workers: int | None = None
-    quiet: bool = False
 
 
 def train(run: Run) -> tuple[Path, int]:
@@ -124,6 +101,8 @@ def train(run: Run) -> tuple[Path, int]:
         make_folder(out)
         # Process 0 alone writes, and holds the lock.
         with locked(out) if trainer.is_global_zero else nullcontext():
+            if trainer.is_global_zero:
+                remove_parts(out, ".ckpt")
             if checkpoint is None:
                 _check_folder(out, new=True)  # again: the lock keeps others from beginning a run
             else:
@@ -190,7 +169,7 @@ def _fit(
     if run.compile:
         module.network.compile()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=Loaders(data), ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning turns Ctrl-C before the first step into this
         if trainer.interrupted:
             raise KeyboardInterrupt from None
@@ -226,39 +205,6 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Pa
     found = read_run(checkpoint)
     settings = _resumed_settings(run, checkpoint, found)
     return checkpoint, found, settings, run.out or checkpoint.parent
-
-
-def fresh_settings(run: Run) -> dict[str, Any]:
-    """`Classification`'s hyperparameters of a new run.
-
-    Raises:
-        UsageError: a network or an image size that is not for the experiment.
-    """
-    entry = EXPERIMENTS[run.experiment]
-    model = run.model or entry.default
-    if model not in entry.fits():
-        raise UsageError(
-            f"--model {model!r} is not for {run.experiment}; wanted one of {', '.join(entry.fits())}"
-        )
-    if "pretrained" in run.model_options:
-        raise UsageError("--model-option pretrained: training begins with random weights")
-    image_size = run.image_size or entry.image_sizes[0]
-    if image_size not in entry.image_sizes:
-        sizes = " or ".join(map(str, entry.image_sizes))
-        raise UsageError(f"--image-size must be {sizes} for {run.experiment}, got {image_size}")
-    name = run.schedule or "paper"
-    changes: dict[str, Any] = {"steps": run.max_steps, "batch_size": run.batch_size, "lr": run.lr}
-    schedule = replace(entry.schedule(name), **{k: v for k, v in changes.items() if v is not None})
-    return {
-        "experiment": run.experiment,
-        "model": model,
-        "model_options": {"image_size": image_size, **entry.model_options, **run.model_options},
-        "data_options": dict(entry.data_options) | run.data_options,
-        "image_size": image_size,
-        "schedule_name": name,
-        "schedule": asdict(schedule),
-        "seed": run.seed or 0,
-    }
 
 
 def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -334,8 +280,8 @@ def _trainer(run: Run, settings: dict[str, Any], out: Path, keep: KeepLast) -> L
     loggers: list[Logger] = [table]
     callbacks: list[L.Callback] = [
         keep.finite,
-        keep,
         ModelCheckpoint(out, "best", monitor="val_error", enable_version_counter=False),
+        keep,
         LearningRateMonitor(),
         Timer(None if run.max_minutes is None else timedelta(minutes=run.max_minutes)),
     ]

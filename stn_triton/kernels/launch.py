@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import triton
 
+from . import interpreted
 from .layout import Tiling
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter: read once, as `triton.jit` reads it when a kernel is defined."""
+if INTERPRET:
+    interpreted.mend()
 
 UNSPECIALISED = [
     *("K", "C", "G", "ROWS", "PARAMETERS", "D", "H", "W", "OD", "OH", "OW", "align_corners", "S"),

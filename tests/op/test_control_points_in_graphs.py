@@ -95,7 +95,7 @@ def test_compile(points: str, backend: str | None, device: torch.device) -> None
 
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_compile_reads_an_argument_as_a_constant() -> None:
-    u, theta, options = make("fiducials", torch.float32)
+    u, theta, options = make("fiducials", torch.float64)
 
     def run(u: Tensor, theta: Tensor, points: Tensor) -> Tensor:
         return st_sample(u, theta, OUT_SIZE, transform="tps", control_points=points)
@@ -122,7 +122,7 @@ class Rectifier(nn.Module):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("points", ["fiducials", "triangles (2, 5)"])
 def test_export(points: str, strict: bool) -> None:
-    u, theta, options = make(points, torch.float32)
+    u, theta, options = make(points, torch.float64)
     model = Rectifier(options["control_points"], options["transform"])
     program = torch.export.export(model, (u, theta), strict=strict)
     torch.testing.assert_close(program.module()(u, theta), model(u, theta))

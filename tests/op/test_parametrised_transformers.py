@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures import ParallelSTN
 from stn_triton import SpatialTransformer, identity_theta, st_sample
 from stn_triton.parametrisations import BoundedAffine, BoundedAttention, Rotation, Similarity
 from support.bounded import held, kinds, make
@@ -135,6 +134,9 @@ def test_transformer_compiles_as_one_graph(kind: Any) -> None:
 
 
 def test_streams_side_by_side_with_a_localisation_each() -> None:
+    pytest.importorskip("einops")
+    from architectures import ParallelSTN
+
     network = ParallelSTN(
         [localisation(), localisation()], nn.Flatten(), nn.Linear(2 * 2 * 16, 3), in_features=FEATURES,
         out_size=(4, 4), num_transformers=2, parametrisation=BoundedAttention(max_scale=1.0),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from stn_triton import box_to_theta, st_sample
-from stn_triton.kernels.launch import INTERPRET
+from stn_triton.ops import INTERPRET
 from stn_triton.ragged import rows_of_images
 from stn_triton.torch_backend import gradients_by_taps, st_sample_taps
 from stn_triton.transforms import Options

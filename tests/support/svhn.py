@@ -52,6 +52,35 @@ def without_label(file: h5py.File) -> None:
     del file[file["digitStruct/bbox"][0, 0]]["label"]
 
 
+def elsewhere(folder: Path) -> str:
+    """An index outside the folder that could be read."""
+    path = folder.parent / "elsewhere.mat"
+    write_digit_struct(path, [(f"{number}.png", rows(GOOD)) for number in range(1, 21)])
+    return str(path)
+
+
+def box_elsewhere(file: h5py.File, other: str) -> None:
+    box = file[file["digitStruct/bbox"][0, 0]]
+    del box["label"]
+    box["label"] = h5py.ExternalLink(other, "digitStruct/name")
+
+
+def name_in(file: h5py.File, dataset: h5py.Dataset) -> None:
+    names = file["digitStruct/name"][()]
+    names[0, 0] = dataset.ref
+    file["digitStruct/name"][...] = names
+
+
+def name_of_other_bytes(file: h5py.File, other: str) -> None:
+    name_in(file, file.create_dataset("taken", (5, 1), "<u2", external=[(other, 0, 10)]))
+
+
+def name_mapped(file: h5py.File, other: str) -> None:
+    layout = h5py.VirtualLayout((5, 1), "<u2")
+    layout[...] = h5py.VirtualSource(other, "name", (5, 1), "<u2")
+    name_in(file, file.create_virtual_dataset("taken", layout))
+
+
 GOOD = (1, 2, 2, 8, 8)
 NAN = float("nan")
 BROKEN: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
@@ -157,6 +186,29 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
         "digitStruct.mat",
         lambda d: broken_index(d, (".", rows(GOOD))),
         ["files inside", "'.'"],
+    ),
+    "an index in another file": (
+        "digitStruct.mat",
+        lambda d: change(
+            d,
+            lambda f: replaced(f, "digitStruct", h5py.ExternalLink(elsewhere(d), "digitStruct")),
+        ),
+        ["after 0 entries: a link in place of digitStruct"],
+    ),
+    "a box in another file": (
+        "digitStruct.mat",
+        lambda d: change(d, lambda f: box_elsewhere(f, elsewhere(d))),
+        ["after 0 entries: a link in place of label"],
+    ),
+    "a name of another file's bytes": (
+        "digitStruct.mat",
+        lambda d: change(d, lambda f: name_of_other_bytes(f, elsewhere(d))),
+        ["after 0 entries: values that lie in another file"],
+    ),
+    "a name mapped from another file": (
+        "digitStruct.mat",
+        lambda d: change(d, lambda f: name_mapped(f, elsewhere(d))),
+        ["after 0 entries: values that lie in another file"],
     ),
     "a link out": ("digitStruct.mat", link_out, ["files inside", "'1.png' links out"]),
     "a picture cut off": ("5.png", lambda d: cut(d / "5.png", 0.7), ["can be decoded"]),

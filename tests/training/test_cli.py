@@ -60,6 +60,16 @@ def _fails(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) 
     return printed.err
 
 
+def test_digits_are_not_evaluated_on_birds(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    birds = tmp_path / "birds"
+    birds.mkdir()
+    (birds / "images.txt").touch()
+    told = _fails(capsys, 1, "evaluate", run / "last.ckpt", "--data-dir", birds)
+    assert told.endswith(f"{birds}: wanted the folder of MNIST, got that of CUB-200-2011\n")
+
+
 def test_list_names_every_network_and_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     printed = capsys.readouterr().out

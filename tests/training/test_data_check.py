@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 
 from architectures.commands.main import main
 from architectures.data import CUB, DataError, generate_cub, generate_svhn, load_mnist
+from architectures.data.check import check_holds
 from support.mnist import idx, write_part
 
 PICTURES = [f"00{species}.Species_{species}/Species_{species}_0003.jpg" for species in (1, 2)]
@@ -114,6 +115,35 @@ def test_check_says_where_to_point(tmp_path: Path, capsys: pytest.CaptureFixture
         assert told.count("\n") == 1
     with pytest.raises(DataError, match=r"file: wanted a directory, got a file$"):
         load_mnist(file, train=True)
+
+
+def test_a_folder_of_another_kind_is_told(
+    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits, numbers = tmp_path / "digits", tmp_path / "numbers"
+    for folder in (digits, numbers / "train"):
+        folder.mkdir(parents=True)
+    write_part(digits, "train", np.zeros((3, 28, 28)), np.zeros(3))
+    (numbers / "train/digitStruct.mat").touch()
+    for experiment, folder, wanted, found in (
+        ("mnist_rts", generated, "MNIST", "CUB-200-2011"),
+        ("colocalisation", numbers, "MNIST", "SVHN"),
+        ("svhn", digits, "SVHN", "MNIST"),
+        ("cub", digits, "CUB-200-2011", "MNIST"),
+    ):
+        out = ("--data-dir", str(folder), "--out", str(tmp_path / "batch.png"))
+        assert main(["data", "preview", experiment, *out]) == 1
+        told = capsys.readouterr().err
+        assert told.endswith(f": {folder}: wanted the folder of {wanted}, got that of {found}\n")
+
+
+def test_digits_beside_birds_are_read(generated: Path, tmp_path: Path) -> None:
+    both = Path(shutil.copytree(generated, tmp_path / "both"))
+    write_part(both, "train", np.zeros((3, 28, 28)), np.zeros(3))
+    for kind in ("MNIST", "CUB-200-2011"):
+        check_holds(both, kind)
+    with pytest.raises(DataError, match="got that of CUB-200-2011 and MNIST"):
+        check_holds(both, "SVHN")
 
 
 def test_birds_are_found_in_the_parent(generated: Path) -> None:

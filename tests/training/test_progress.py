@@ -25,6 +25,7 @@ from architectures.training import datamodule, progress, show
 from architectures.training.callbacks import Pictures
 from architectures.training.experiment_data import ExperimentData
 from architectures.training.experiments import Schedule
+from architectures.training.loaders import Loaders
 from architectures.training.progress import Progress
 from architectures.training.train import Run, train
 from support import ROOT
@@ -130,7 +131,7 @@ def test_pictures_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(figures, "pixels", lambda _: np.zeros((2, 2, 3), np.uint8))
     data = ExperimentData(Schedule(steps=40, batch_size=1, lr=1.0), 0, {})
     trainer: Any = SimpleNamespace(
-        loggers=[TensorBoardLogger(tmp_path)], is_global_zero=True, datamodule=data
+        loggers=[TensorBoardLogger(tmp_path)], is_global_zero=True, datamodule=Loaders(data)
     )
     pictures = Pictures(every=10)
     for trainer.global_step in range(4, 41, 4):

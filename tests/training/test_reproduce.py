@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from architectures.commands.main import main
 from architectures.training import colocalise, datamodule, jobs
 from architectures.training.errors import UsageError
 from architectures.training.jobs import Stopped, run_all
+from architectures.training.module import Classification
 from architectures.training.provenance import commit
 from architectures.training.reproduce import reproduce
 from architectures.training.results import Results
@@ -318,6 +320,31 @@ time.sleep(60)
     assert saved == {name: str(signal.SIGTERM.value) for name in ("run0.saved", "run1.saved")}
 
 
+def test_a_stopped_table_says_how_far_it_came(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "reproduce", "table4", "--fast", "--max-steps", "3", "--model", "mnist_addition_fcn",
+        "--seeds", "0,1,2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    step = Classification.training_step
+
+    def interrupted(self: Classification, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.hparams["seed"] == 1 and self.trainer.global_step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "training_step", interrupted)
+        assert main(command) == 130
+    second = KEY.replace("seed0", "seed1")
+    told = capsys.readouterr().err.strip()
+    said = f"(1 of 3 runs are done; {second} is at step 2 of 3)"
+    assert told == f"stopped; the same command goes on {said}"
+    assert main(command) == 0
+    assert len(_read(tmp_path / "table4-fast")["runs"]) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are of another kind there")
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -342,6 +369,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         run.send_signal(signal.SIGINT)
         told = run.communicate(timeout=120)
     assert run.returncode == 130 and "stopped; the same command goes on" in told[1]
+    reached = rf"; {KEY[:-1]}[01] (is at step \d+ of 40|has no checkpoint yet)"
+    assert re.search(rf"on \(0 of 2 runs are done({reached}){{2}}\)", told[1]), told[1]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
     )

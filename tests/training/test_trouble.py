@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -296,7 +297,16 @@ def test_a_second_run_at_once_is_refused(
         assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def _heard() -> Iterator[None]:
+    """SIGHUP ends a process, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no terminals that hang up")
+@pytest.mark.usefixtures("_heard")
 def test_a_closed_terminal_ends_a_run_like_sigterm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
