@@ -17,7 +17,13 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from .tracing import in_a_mode, is_jit_traced, unobserved, values_on_the_host
+from .tracing import (
+    constant_in_graphs,
+    in_a_mode,
+    is_jit_traced,
+    unobserved,
+    values_on_the_host,
+)
 
 Points = tuple[float, ...]
 """() for a lattice as square as theta's number of points says; two whole numbers for one of (rows, columns); otherwise
@@ -201,7 +207,7 @@ def _read(given: Tensor) -> Points:
     return found
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _values(given: Tensor) -> Points | None:
     there = values_on_the_host(given)
     if there is None:
@@ -210,7 +216,7 @@ def _values(given: Tensor) -> Points | None:
         return tuple(map(float, chain.from_iterable(there.tolist())))
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _unsolvable(points: Points) -> str | None:
     """Why no spline goes through points anywhere, or None."""
     return _why_unsolvable(points)
@@ -270,7 +276,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return (left.double() @ right.double()).to(right.dtype)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def lattice_constants(
     weights: Callable[[Points], Tensor], points: Points, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:

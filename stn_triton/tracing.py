@@ -14,8 +14,9 @@ A compiler asks `torch.compiler.is_compiling` itself, as Dynamo understands that
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,17 @@ from torch.jit._trace import TracerWarning
 from torch.utils._python_dispatch import _disable_current_modes
 
 _functorch = torch._C._functorch
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def constant_in_graphs(function: _Function) -> _Function:
+    """Mark a function: `torch.compile` calls it while it records, and takes what it gives for a constant.
+
+    `torch.compiler.assume_constant_result` sets the same attribute, but it imports the compiler first. That would take
+    as long as importing torch, for everybody who imports this package.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def is_transformed(*tensors: Tensor) -> bool:
