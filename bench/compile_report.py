@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,8 +21,6 @@ from unittest.mock import patch
 
 from .disassembly import uses_float64
 from .variants import Variant, core_set, covering_set, every_variant
-
-_WORKERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +99,24 @@ def _rows(variant: Variant, arch: str) -> list[Details]:
     return found
 
 
-def compile_all(variants: Iterable[Variant], archs: Iterable[str]) -> Iterator[Details | Failure]:
-    """Compile each variant for each architecture in two fresh processes; results in the order of
-    the arguments.
+def compilers(processes: int = 2) -> ProcessPoolExecutor:
+    """Fresh processes that compile; they are started by the first `compile_all`."""
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+
+
+def compile_all(
+    variants: Iterable[Variant], archs: Iterable[str], pool: ProcessPoolExecutor | None = None
+) -> Iterator[Details | Failure]:
+    """Compile each variant for each architecture; results in the order of the arguments.
+
+    pool: from `compilers`, and left open; None: one for this call.
     """
     jobs = [(variant, arch) for arch in archs for variant in variants]
-    with ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as pool:
+    with compilers() if pool is None else nullcontext(pool) as running:
         with patch.dict(os.environ):  # which the processes, started by `map`, inherit
             os.environ.pop("TRITON_INTERPRET", None)
             os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-            every = pool.map(_compile, jobs)
+            every = running.map(_compile, jobs)
         for found in every:
             yield from [found] if isinstance(found, Failure) else found
 

@@ -90,6 +90,20 @@ def points_of(theta: Tensor, control_points: Any) -> Tensor:
     return torch.tensor([(x, y) for y in down for x in across], dtype=torch.float64)
 
 
+def identity(
+    transform: str, ndim: int = 2, form: Size | None = None, control_points: Any = None
+) -> Tensor:
+    """The identity theta in float64; form: its shape, where a transformation has several."""
+    if transform == "affine":
+        return torch.eye(ndim, ndim + 1, dtype=torch.float64)
+    if transform == "attention":
+        return torch.tensor([1.0] + [0.0] * ndim, dtype=torch.float64)
+    if transform == "projective":
+        matrix = torch.eye(3, dtype=torch.float64)
+        return matrix.flatten()[:8] if form == (8,) else matrix
+    return points_of(torch.empty(form or (9, 2)), control_points)
+
+
 def radial(x: Tensor, y: Tensor) -> Tensor:
     """r² log r."""
     r = (x**2 + y**2).sqrt()
@@ -265,19 +279,10 @@ def weighted_sum(
 
 
 def sample(
-    u: Tensor,
-    theta: Tensor,
-    out_size: Size,
-    *,
-    transform: str = "affine",
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    padding_value: float = 0.0,
-    align_corners: bool = False,
-    antialias: bool | int = False,
-    control_points: Any = None,
-    index: Tensor | None = None,
-) -> Tensor:
+    u: Tensor, theta: Tensor, out_size: Size, *, transform: str = "affine", mode: str = "bilinear",
+    padding_mode: str = "zeros", padding_value: float = 0.0, align_corners: bool = False,
+    antialias: bool | int = False, control_points: Any = None, index: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Equation 3: (N, [K,] C, *out_size), or (M, C, *out_size) with `index`. `u` and `theta` have one dtype."""
     if index is not None:
         u = u[index]

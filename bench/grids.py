@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_triton.tracing import constant_in_graphs
+
 from . import definition
 from .cases import Case
 
@@ -111,7 +113,7 @@ def _points(size: Size, align_corners: bool, like: Tensor) -> Tensor:
 
 
 # A constant, as in any network that uses splines: not part of what is timed, compiled or not.
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _lattice_weights(
     transform: str, control: Points, size: Size, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:  # fmt: skip

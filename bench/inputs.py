@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stn_triton import identity_theta
+from stn_triton.tracing import constant_in_graphs
 
 from .cases import Case
 from .grids import (
@@ -56,7 +57,7 @@ def make_index(case: Case, device: str | torch.device = "cpu") -> Tensor | None:
 
 
 # A constant of the case: no part of what is compiled. Dynamo cannot pass on a `Case`, so that it is given numbers.
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _index(crops: int, images: int, device: torch.device) -> Tensor:
     return _drawn_index(crops, images, device)
 

@@ -14,24 +14,14 @@ from .transforms import TRANSFORMS
 
 
 def warmup(
-    input_shape: Sequence[int],
-    out_size: Sequence[int] | None = None,
-    *,
-    num_transformers: int | None = None,
-    num_crops: int | None = None,
-    control_points: ControlPoints = 4,
-    dtype: torch.dtype = torch.float32,
-    theta_dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-    gradients: Sequence[str] = ("input", "theta"),
-    device: torch.device | str | int | None = None,
-    transform: str = "affine",
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    padding_value: float = 0.0,
-    align_corners: bool = False,
-    antialias: bool | int = False,
-) -> int:
+    input_shape: Sequence[int], out_size: Sequence[int] | None = None, *,
+    num_transformers: int | None = None, num_crops: int | None = None,
+    control_points: ControlPoints = 4, dtype: torch.dtype = torch.float32,
+    theta_dtype: torch.dtype = torch.float32, channels_last: bool = False,
+    gradients: Sequence[str] = ("input", "theta"), device: torch.device | str | int | None = None,
+    transform: str = "affine", mode: str = "bilinear", padding_mode: str = "zeros",
+    padding_value: float = 0.0, align_corners: bool = False, antialias: bool | int = False,
+) -> int:  # fmt: skip
     """Compile the Triton kernels that calls of `st_sample` will need, without running them.
 
     Kernels are compiled for dtypes, memory format, options, and block sizes, which follow from the number of channels
@@ -52,29 +42,8 @@ def warmup(
 
     Raises as `st_sample` does, and ValueError for other names in `gradients`.
     """
-    if isinstance(gradients, str):
-        raise TypeError(f"gradients must be a sequence of names, got {gradients!r}")
-    if not set(gradients) <= {"input", "theta"}:
-        raise ValueError(f"gradients must be among 'input' and 'theta', got {gradients!r}")
-    if len(input_shape) not in (4, 5):
-        raise ValueError(
-            f"input_shape must be (N, C, H, W) or (N, C, D, H, W), got {tuple(input_shape)}"
-        )
-    for name, value in (("dtype", dtype), ("theta_dtype", theta_dtype)):
-        if not isinstance(value, torch.dtype) or not value.is_floating_point:
-            raise TypeError(f"{name} must be a float dtype, got {value!r}")
-    if not isinstance(channels_last, bool):
-        raise TypeError(f"channels_last must be a bool, got {channels_last!r}")
-    if num_transformers is not None:
-        check_at_least("num_transformers", num_transformers, 1)
-    lead = input_shape[:1] if num_transformers is None else (input_shape[0], num_transformers)
-    index = None
-    if num_crops is not None:
-        check_at_least("num_crops", num_crops, 1)
-        if num_transformers is not None:
-            raise ValueError("num_crops is for a theta without an axis K, got num_transformers too")
-        lead = (num_crops,)
-        index = torch.empty(num_crops, dtype=torch.int64, device="meta")
+    _check_arguments(input_shape, dtype, theta_dtype, channels_last, gradients)
+    lead, index = _leading(input_shape[0], num_transformers, num_crops)
     x = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
     if channels_last:
         x = x.to(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
@@ -103,3 +72,35 @@ def warmup(
         for launch in launches:
             launch.compile()
     return len(launches)
+
+
+def _check_arguments(
+    input_shape: Sequence[int], dtype: object, theta_dtype: object, channels_last: object, gradients: Sequence[str],
+) -> None:  # fmt: skip
+    if isinstance(gradients, str):
+        raise TypeError(f"gradients must be a sequence of names, got {gradients!r}")
+    if not set(gradients) <= {"input", "theta"}:
+        raise ValueError(f"gradients must be among 'input' and 'theta', got {gradients!r}")
+    if len(input_shape) not in (4, 5):
+        raise ValueError(
+            f"input_shape must be (N, C, H, W) or (N, C, D, H, W), got {tuple(input_shape)}"
+        )
+    for name, value in (("dtype", dtype), ("theta_dtype", theta_dtype)):
+        if not isinstance(value, torch.dtype) or not value.is_floating_point:
+            raise TypeError(f"{name} must be a float dtype, got {value!r}")
+    if not isinstance(channels_last, bool):
+        raise TypeError(f"channels_last must be a bool, got {channels_last!r}")
+
+
+def _leading(
+    images: int, num_transformers: int | None, num_crops: int | None
+) -> tuple[tuple[int, ...], torch.Tensor | None]:
+    """The axes of theta before those of one transformation, and the index of ragged crops."""
+    if num_transformers is not None:
+        check_at_least("num_transformers", num_transformers, 1)
+    if num_crops is None:
+        return (images,) if num_transformers is None else (images, num_transformers), None
+    check_at_least("num_crops", num_crops, 1)
+    if num_transformers is not None:
+        raise ValueError("num_crops is for a theta without an axis K, got num_transformers too")
+    return (num_crops,), torch.empty(num_crops, dtype=torch.int64, device="meta")

@@ -26,19 +26,10 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def checked(
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: Sequence[int] | None,
-    transform: str,
-    mode: str,
-    padding_mode: str,
-    padding_value: float,
-    align_corners: bool,
-    antialias: bool | int,
-    control_points: ControlPoints = None,
-    backend: str | None = None,
-) -> tuple[tuple[int, ...], Options]:
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: Sequence[int] | None, transform: str,
+    mode: str, padding_mode: str, padding_value: float, align_corners: bool, antialias: bool | int,
+    control_points: ControlPoints = None, backend: str | None = None,
+) -> tuple[tuple[int, ...], Options]:  # fmt: skip
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
     size = _size_of(input) if out_size is None else checked_size(out_size)
     options = checked_options(
@@ -56,16 +47,9 @@ def _size_of(input: Tensor) -> tuple[int, ...]:
 
 
 def checked_options(
-    ndim: int,
-    transform: str,
-    mode: str,
-    padding_mode: str,
-    padding_value: float,
-    align_corners: bool,
-    antialias: bool | int,
-    control_points: ControlPoints = None,
-    backend: str | None = None,
-) -> Options:
+    ndim: int, transform: str, mode: str, padding_mode: str, padding_value: float, align_corners: bool,
+    antialias: bool | int, control_points: ControlPoints = None, backend: str | None = None,
+) -> Options:  # fmt: skip
     """The options of a call for images of `ndim` spatial axes; refuses what excludes each other."""
     _check_names(transform, mode, padding_mode, backend)
     if not isinstance(align_corners, bool):

@@ -99,18 +99,16 @@ def st_sample(
             padding_mode=padding_mode, padding_value=padding_value, align_corners=align_corners,
             antialias=antialias, control_points=control_points, index=index, backend=backend,
         )  # fmt: skip
-    if is_jit_traced():
-        with comparing_shapes():
-            size, options = checked(
-                input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
-                antialias, control_points, backend,
-            )  # fmt: skip
-            _chosen(backend, input)
-            return st_sample_torch(input, theta, index, size, options)
-    size, options = checked(
+    given = (
         input, theta, index, out_size, transform, mode, padding_mode, padding_value, align_corners,
         antialias, control_points, backend,
     )  # fmt: skip
+    if is_jit_traced():
+        with comparing_shapes():
+            size, options = checked(*given)
+            _chosen(backend, input)
+            return st_sample_torch(input, theta, index, size, options)
+    size, options = checked(*given)
     if backend is None and _is_a_node(input, theta):
         return st_sample_registered(input, theta, index, size, options)
     run = _RUNS[_chosen(backend, input)]

@@ -105,24 +105,13 @@ class SpatialTransformer(nn.Module):
     """
 
     def __init__(
-        self,
-        localisation: nn.Module,
-        out_size: Sequence[int] | None = None,
-        *,
-        in_features: int,
-        transform: str = _AFFINE,
-        num_transformers: int | None = None,
-        control_points: ControlPoints = 4,
-        fixed_scale: float | None = None,
-        initial_theta: Tensor | Sequence[object] | None = None,
-        parametrisation: nn.Module | None = None,
-        mode: str = "bilinear",
-        padding_mode: str = "zeros",
-        padding_value: float = 0.0,
-        align_corners: bool = False,
-        antialias: bool | int = False,
+        self, localisation: nn.Module, out_size: Sequence[int] | None = None, *, in_features: int,
+        transform: str = _AFFINE, num_transformers: int | None = None, control_points: ControlPoints = 4,
+        fixed_scale: float | None = None, initial_theta: Tensor | Sequence[object] | None = None,
+        parametrisation: nn.Module | None = None, mode: str = "bilinear", padding_mode: str = "zeros",
+        padding_value: float = 0.0, align_corners: bool = False, antialias: bool | int = False,
         backend: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if not isinstance(localisation, nn.Module):
             raise TypeError(f"localisation must be an nn.Module, got {type(localisation).__name__}")

@@ -130,21 +130,13 @@ class Similarity(Parametrisation):
     num_parameters = 4
 
     def __init__(
-        self,
-        min_scale: float = 0.5,
-        max_scale: float = 2.0,
-        max_angle: float = math.pi / 2,
-        max_shift: float = 0.5,
-        *,
-        image_size: Sequence[int] | None = None,
-    ) -> None:
+        self, min_scale: float = 0.5, max_scale: float = 2.0, max_angle: float = math.pi / 2,
+        max_shift: float = 0.5, *, image_size: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
-            image_size,
-            min_scale=min_scale,
-            max_scale=max_scale,
-            max_angle=max_angle,
+            image_size, min_scale=min_scale, max_scale=max_scale, max_angle=max_angle,
             max_shift=max_shift,
-        )
+        )  # fmt: skip
 
     def _theta(self, *parameters: Tensor) -> Tensor:
         scale = _scale(parameters[0], self.min_scale, self.max_scale)
@@ -164,23 +156,13 @@ class BoundedAffine(Parametrisation):
     num_parameters = 6
 
     def __init__(
-        self,
-        min_scale: float = 0.5,
-        max_scale: float = 2.0,
-        max_angle: float = math.pi / 2,
-        max_shift: float = 0.5,
-        max_shear: float = 0.5,
-        *,
-        image_size: Sequence[int] | None = None,
-    ) -> None:
+        self, min_scale: float = 0.5, max_scale: float = 2.0, max_angle: float = math.pi / 2,
+        max_shift: float = 0.5, max_shear: float = 0.5, *, image_size: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
-            image_size,
-            min_scale=min_scale,
-            max_scale=max_scale,
-            max_angle=max_angle,
-            max_shift=max_shift,
-            max_shear=max_shear,
-        )
+            image_size, min_scale=min_scale, max_scale=max_scale, max_angle=max_angle,
+            max_shift=max_shift, max_shear=max_shear,
+        )  # fmt: skip
 
     def _theta(self, *parameters: Tensor) -> Tensor:
         scale = tuple(_scale(each, self.min_scale, self.max_scale) for each in parameters[:2])

@@ -179,6 +179,18 @@ def _eye(rows: int, columns: int) -> Tensor:
     return torch.eye(rows, columns, dtype=torch.float64, device="cpu")
 
 
+def _through_points(lattice: Lattice, source: str) -> Transform:
+    """A map that takes control points to theta."""
+    return Transform(
+        ndims=(2,),
+        shapes=lambda ndim: (("P", 2),),
+        identity=lambda ndim, points: coordinates(points),
+        grid=_lattice_grid(lattice),
+        lattice=lattice,
+        source=source,
+    )
+
+
 TRANSFORMS: dict[str, Transform] = {
     "affine": Transform(
         ndims=(2, 3),
@@ -204,20 +216,8 @@ TRANSFORMS: dict[str, Transform] = {
         homography=homography,
         source="Jaderberg et al. 2015, section 3.2: a plane projective transformation",
     ),
-    "tps": Transform(
-        ndims=(2,),
-        shapes=lambda ndim: (("P", 2),),
-        identity=lambda ndim, points: coordinates(points),
-        grid=_lattice_grid(TPS),
-        lattice=TPS,
-        source="Jaderberg et al. 2015, section 3.2: a thin plate spline",
-    ),
-    "piecewise_affine": Transform(
-        ndims=(2,),
-        shapes=lambda ndim: (("P", 2),),
-        identity=lambda ndim, points: coordinates(points),
-        grid=_lattice_grid(PIECEWISE_AFFINE),
-        lattice=PIECEWISE_AFFINE,
-        source="Jaderberg et al. 2015, section 3.2: a piecewise affine transformation",
+    "tps": _through_points(TPS, "Jaderberg et al. 2015, section 3.2: a thin plate spline"),
+    "piecewise_affine": _through_points(
+        PIECEWISE_AFFINE, "Jaderberg et al. 2015, section 3.2: a piecewise affine transformation"
     ),
 }

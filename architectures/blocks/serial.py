@@ -137,13 +137,13 @@ class SerialSTN(nn.Module):
 
     @overload
     def forward(
-        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[False] = False
-    ) -> Tensor: ...
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[True]
+    ) -> tuple[Tensor, list[Tensor]]: ...
 
     @overload
     def forward(
-        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[True]
-    ) -> tuple[Tensor, list[Tensor]]: ...
+        self, x: Tensor, *, source: Tensor | None = None, return_theta: Literal[False] = False
+    ) -> Tensor: ...
 
     def forward(
         self, x: Tensor, *, source: Tensor | None = None, return_theta: bool = False

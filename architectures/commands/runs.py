@@ -152,19 +152,11 @@ def _reproduce(chosen: argparse.Namespace) -> int:
 
     try:
         table, failed = reproduce(
-            chosen.table,
-            chosen.data_dir,
-            chosen.out,
-            schedule=chosen.schedule or "paper",
-            seeds=chosen.seeds,
-            max_steps=chosen.max_steps,
-            max_minutes=chosen.max_minutes,
-            models=chosen.model,
-            num_workers=chosen.num_workers,
-            jobs=chosen.jobs,
-            runs=chosen.runs,
+            chosen.table, chosen.data_dir, chosen.out, schedule=chosen.schedule or "paper", seeds=chosen.seeds,
+            max_steps=chosen.max_steps, max_minutes=chosen.max_minutes, models=chosen.model,
+            num_workers=chosen.num_workers, jobs=chosen.jobs, runs=chosen.runs,
             data_options=dict(chosen.data_option),
-        )
+        )  # fmt: skip
     except Stopped as stopped:
         with suppress(OSError):  # the signal may have come from a terminal that was closed
             so_far = f" ({stopped.so_far})" if stopped.so_far else ""

@@ -86,12 +86,11 @@ def st_fcn(
     hidden = hidden or _of(ST_FCN_HIDDEN, image_size)
     pool = pool or _st_pool(image_size)
     side = layers.pooled_size(image_size, pool)
-    transformer = SpatialTransformer(
-        layers.fcn_localisation(in_channels * image_size**2, localisation_width, layers=3),
-        (image_size, image_size),
-        in_features=localisation_width,
-        transform=transform,
-        padding_mode=padding_mode,
+    localisation = layers.fcn_localisation(
+        in_channels * image_size**2, localisation_width, layers=3
+    )
+    transformer = _transformer(
+        localisation, localisation_width, image_size, transform, padding_mode
     )
     network = layers.fcn(in_channels, side, hidden, num_classes)
     return SerialSTN([transformer], nn.Sequential(nn.AvgPool2d(pool), *network))
@@ -117,15 +116,21 @@ def st_cnn(
     _check_size(image_size)
     pool = pool or _st_pool(image_size)
     side = layers.pooled_size(image_size, pool)
-    transformer = SpatialTransformer(
-        layers.cnn_localisation(in_channels, image_size, localisation_filters),
-        (image_size, image_size),
-        in_features=localisation_filters,
-        transform=transform,
-        padding_mode=padding_mode,
+    localisation = layers.cnn_localisation(in_channels, image_size, localisation_filters)
+    transformer = _transformer(
+        localisation, localisation_filters, image_size, transform, padding_mode
     )
     network = layers.cnn(in_channels, side, filters, num_classes)
     return SerialSTN([transformer], nn.Sequential(nn.AvgPool2d(pool), *network))
+
+
+def _transformer(
+    localisation: nn.Module, features: int, image_size: int, transform: str, padding_mode: str
+) -> SpatialTransformer:
+    """One that keeps the size of the image."""
+    return SpatialTransformer(
+        localisation, (image_size, image_size), in_features=features, transform=transform, padding_mode=padding_mode
+    )  # fmt: skip
 
 
 def _check_size(image_size: int) -> None:

@@ -56,14 +56,9 @@ HIDDEN = (3072, 3072, 3072)
 
 
 def cnn(
-    *,
-    num_classes: int = 11,
-    in_channels: int = 3,
-    image_size: int = 64,
-    num_digits: int = 5,
-    width: float = 1.0,
-    dropout: float = 0.5,
-) -> nn.Sequential:
+    *, num_classes: int = 11, in_channels: int = 3, image_size: int = 64, num_digits: int = 5,
+    width: float = 1.0, dropout: float = 0.5,
+) -> nn.Sequential:  # fmt: skip
     """(N, in_channels, s, s) -> logits (N, num_digits, num_classes): the baseline.
 
     width: multiplies filters and units of every layer.
@@ -77,16 +72,9 @@ def cnn(
 
 
 def st_cnn_single(
-    *,
-    num_classes: int = 11,
-    in_channels: int = 3,
-    image_size: int = 64,
-    num_digits: int = 5,
-    width: float = 1.0,
-    dropout: float = 0.5,
-    localisation_width: int = 32,
-    padding_mode: str = "zeros",
-) -> SerialSTN:
+    *, num_classes: int = 11, in_channels: int = 3, image_size: int = 64, num_digits: int = 5,
+    width: float = 1.0, dropout: float = 0.5, localisation_width: int = 32, padding_mode: str = "zeros",
+) -> SerialSTN:  # fmt: skip
     """(N, in_channels, s, s) -> logits (N, num_digits, num_classes): one transformer, at the input.
 
     Its localisation: conv 5x5, maximum of 2x2, conv 5x5, two fully connected layers.
@@ -112,16 +100,9 @@ def st_cnn_single(
 
 
 def st_cnn_multi(
-    *,
-    num_classes: int = 11,
-    in_channels: int = 3,
-    image_size: int = 64,
-    num_digits: int = 5,
-    width: float = 1.0,
-    dropout: float = 0.5,
-    localisation_width: int = 32,
-    padding_mode: str = "zeros",
-) -> StackedSTN:
+    *, num_classes: int = 11, in_channels: int = 3, image_size: int = 64, num_digits: int = 5,
+    width: float = 1.0, dropout: float = 0.5, localisation_width: int = 32, padding_mode: str = "zeros",
+) -> StackedSTN:  # fmt: skip
     """(N, in_channels, s, s) -> logits (N, num_digits, num_classes): four transformers at increasing depth.
 
     They stand before the first four convolutions; their localisations are two fully connected

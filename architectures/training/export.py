@@ -41,13 +41,9 @@ Run = Callable[[Tensor], list[Tensor]]
 
 
 def export_onnx(
-    checkpoint: Path,
-    out: Path,
-    data_dir: Path | None = None,
-    *,
-    dynamic_batch: bool = False,
+    checkpoint: Path, out: Path, data_dir: Path | None = None, *, dynamic_batch: bool = False,
     workers: int | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Write the network of a checkpoint as an ONNX model in float32; gives a line that describes it.
 
     Its input is "images", (1, C, ...), or (batch, C, ...) with dynamic_batch; its output is "logits", or for
@@ -101,13 +97,9 @@ def onnx_content(
 
 
 def export_aoti(
-    checkpoint: Path,
-    out: Path,
-    data_dir: Path | None = None,
-    *,
-    dynamic_batch: bool = False,
+    checkpoint: Path, out: Path, data_dir: Path | None = None, *, dynamic_batch: bool = False,
     workers: int | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Write the network of a checkpoint as an AOTInductor package for this machine's device; as `export_onnx`.
 
     A program that loads it, by `torch._inductor.aoti_load_package`, must import stn_triton first: the package calls its

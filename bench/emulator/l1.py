@@ -34,7 +34,7 @@ class Fetched:
 
 
 def simulate(streams: list[Stream], warps: int, lines: int) -> dict[int, Fetched]:
-    """By the index of the load; `warps` has a CTA, `lines` its share of the L1."""
+    """What each load fetched, by its index. warps: of a CTA. lines: of the L1, as many as are the share of a CTA."""
     found: dict[int, Fetched] = defaultdict(Fetched)
     for stream in streams:
         caches: dict[int, OrderedDict[int, int]] = defaultdict(OrderedDict)

@@ -147,14 +147,8 @@ class GlobalMemory:
         return (None if active is None else use), [view[first + k] for k in range(count)]
 
     def store(
-        self,
-        index: int,
-        at: Array,
-        size: int,
-        values: tuple[Array, ...],
-        active: Array | None,
-        lanes: int,
-    ) -> None:
+        self, index: int, at: Array, size: int, values: tuple[Array, ...], active: Array | None, lanes: int,
+    ) -> None:  # fmt: skip
         """Store `values`, of `size` bytes each, from `at` on."""
         use, place = self._checked(index, at, size * len(values), active, lanes, load=False)
         self._mark_written(index, place, size * len(values), use)
@@ -266,14 +260,8 @@ class SharedMemory:
         return (None if active is None else use), [view[first + k] for k in range(count)]
 
     def store(
-        self,
-        index: int,
-        at: Array,
-        size: int,
-        values: tuple[Array, ...],
-        active: Array | None,
-        lanes: int,
-    ) -> None:
+        self, index: int, at: Array, size: int, values: tuple[Array, ...], active: Array | None, lanes: int,
+    ) -> None:  # fmt: skip
         """As `GlobalMemory` does."""
         use, first = self._checked(index, at, size, len(values), active, lanes)
         for k, value in enumerate(values):

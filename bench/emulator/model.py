@@ -36,8 +36,8 @@ LINE, LINES = 128, 4  # bytes of a line; how many of them L1 looks up per clock
 L1_BYTES = 256 * 1024  # with shared memory
 SHARED_BYTES = tuple(1024 * size for size in (0, 8, 16, 32, 64, 100, 132, 164, 196, 228))
 L1_SHARES = 2
-"""How many shares of the L1 a CTA has, as the others compute while it gathers. With one, a volume of 32
-channels missed 80 % of its sectors; 23 % were counted, which two give."""
+"""How many shares of the L1 a CTA uses: while some CTAs of an SM load, the others compute and leave theirs
+unused. With one share, a volume of 32 channels would miss 80 % of its sectors. 23 % were counted, as with two."""
 
 L2_BYTES, L2_RATE = 50 * 2**20, 5.5e12
 L2_LOOKUPS = 80 * 1.7e9  # lines per second: one in each slice and clock; 0.88 of it were counted
@@ -157,7 +157,7 @@ class Cost:
 
     @cached_property
     def _l1_clocks(self) -> float:
-        """Clocks of all L1s: it looks up four lines in one, and reads one word of each bank in another."""
+        """Clocks of all L1s together. In each an L1 looks up four lines, or reads a word of each bank."""
         counts = self.run.counts
         accesses = counts.accesses.values()
         clocks = sum(a.lines / LINES + a.passes for a in accesses)
@@ -165,7 +165,7 @@ class Cost:
         return clocks * self.scale + shared + self.pipes["spill"]
 
     def times(self, gpu: str = "H100") -> dict[str, float]:
-        """Seconds that each resource is busy; `latency`: that warps take which meet no queue."""
+        """Seconds for which each resource is busy; `latency`: the seconds that warps take if they never queue."""
         p, clock = self.pipes, 1 / (SMS * CLOCK)
         arithmetic = max(2 * p["imad"], p["fma"] + p["imad"])
         spills = sum(

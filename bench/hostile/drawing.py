@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from bench.definition import points_of
+from bench.layouts import laid_out
 
 Size = tuple[int, ...]
 Value = TypeVar("Value")
@@ -44,40 +44,11 @@ class Draw:
 
     def tensor(self, shape: Size, dtype: torch.dtype, *, last: bool = False) -> tuple[Tensor, str]:
         """Normal numbers in some memory layout, and its name. last: the channels may be last."""
-        names = [
-            "contiguous",
-            "contiguous",
-            "transposed",
-            "sliced",
-            "expanded",
-            "mirrored",
-            "offset",
-        ]
-        name = self.one([*names, "channels_last", "channels_last"] if last else names)
-        return _laid_out(self.normal(*shape).to(dtype), name), name
-
-
-def _laid_out(tensor: Tensor, name: str) -> Tensor:
-    """The numbers in a memory layout; for "expanded" those of the first entry of the first axis only."""
-    if name == "channels_last":
-        return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
-    if name == "transposed":
-        return (
-            tensor.transpose(-2, -1).contiguous().transpose(-2, -1) if tensor.dim() > 1 else tensor
+        layout = self.one(
+            ("contiguous", "contiguous", "transposed", "strided", "repeated", "expanded", "offset")
+            + (("channels_last",) * 2 if last else ())
         )
-    if name == "sliced":
-        wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 1), math.nan)
-        wide[..., 1::2] = tensor
-        return wide[..., 1::2]
-    if name == "expanded":
-        return tensor[:1].expand(tensor.shape)
-    if name == "mirrored":  # NumPy has negative steps, of which torch takes a copy
-        return torch.from_numpy(tensor.double().numpy()[..., ::-1].copy()).to(tensor.dtype)
-    if name == "offset":
-        flat = tensor.new_full((tensor.numel() + 3,), math.nan)
-        flat[3:] = tensor.flatten()
-        return flat[3:].view(tensor.shape)
-    return tensor
+        return laid_out(self.normal(*shape).to(dtype), layout), layout
 
 
 def with_pixels_not_finite(draw: Draw, tensor: Tensor) -> Tensor:
@@ -94,20 +65,6 @@ def with_pixels_not_finite(draw: Draw, tensor: Tensor) -> Tensor:
 HUGE = (1e10, -1e15, 1e30, -1e30, 1e37, 3e38, -3.4e38)
 TINY = (1e-3, 1e-7, 1e-20, 1e-38, 1e-42, 5e-324)
 NOT_FINITE = (math.nan, math.inf, -math.inf)
-
-
-def identity(transform: str, ndim: int, form: Size, control_points: Any) -> Tensor:
-    if transform == "affine":
-        return torch.eye(ndim, ndim + 1, dtype=torch.float64)
-    if transform == "attention":
-        return torch.tensor([1.0] + [0.0] * ndim, dtype=torch.float64)
-    if transform == "projective":
-        return (
-            torch.eye(3, dtype=torch.float64).flatten()[:8].reshape(form)
-            if form == (8,)
-            else (torch.eye(3, dtype=torch.float64))
-        )
-    return points_of(torch.empty(form), control_points)
 
 
 def _spread(draw: Draw, start: Tensor, by: float) -> Tensor:
@@ -174,6 +131,7 @@ def thetas(draw: Draw, lead: Size, start: Tensor, dtype: torch.dtype) -> tuple[T
     names = [common if draw.chance(0.7) else draw.one(list(STYLES)) for _ in range(count)]
     made = [STYLES[name](draw, start) for name in names]
     stacked = torch.stack(made) if made else start.new_empty((0, *start.shape))
-    theta = stacked.to(dtype).view(*lead, *start.shape)
-    layout = draw.one(("contiguous", "contiguous", "transposed", "sliced", "offset"))
-    return _laid_out(theta, layout), f"{'/'.join(names) or 'none'}, {layout}"
+    # One axis more, since theta of attention without a batch has but one.
+    theta = stacked.to(dtype).view(1, *lead, *start.shape)
+    layout = draw.one(("contiguous", "contiguous", "transposed", "strided", "offset"))
+    return laid_out(theta, layout)[0], f"{'/'.join(names) or 'none'}, {layout}"

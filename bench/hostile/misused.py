@@ -37,7 +37,7 @@ _NOT_SCALES = (None, 0, -1, 2.0, math.nan, "x", True)
 
 
 class Constant(nn.Module):
-    """A localisation network of nothing."""
+    """A localisation network whose one feature is always 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ones(x.shape[0], 1)

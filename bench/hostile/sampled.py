@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench import definition
 
-from .drawing import DTYPES, Draw, Size, identity, thetas, with_pixels_not_finite
+from .drawing import DTYPES, Draw, Size, thetas, with_pixels_not_finite
 from .guards import Memory, bits, is_dense
 from .truth import RANGE, Where, clear_samples, tolerances, where
 
@@ -97,7 +97,7 @@ def drawn(draw: Draw) -> Call:
     if n and draw.chance(0.15):
         lead = (draw.one((0, 1, 3, 5)),)
         options["index"] = torch.tensor([draw.random.randrange(n) for _ in range(lead[0])]).long()
-    start = identity(options["transform"], ndim, form, options.get("control_points"))
+    start = definition.identity(options["transform"], ndim, form, options.get("control_points"))
     dtype = u.dtype if draw.chance(0.6) else draw.one(DTYPES)
     theta, about = thetas(draw, lead, start, dtype)
     if draw.chance(0.08):

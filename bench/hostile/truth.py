@@ -26,11 +26,11 @@ _VALUE_SLOPE = {"nearest": 0.0, "bilinear": 2.0, "bicubic": 7.0}
 _SLOPE_SLOPE = {"nearest": 0.0, "bilinear": 4.0, "bicubic": 30.0}
 """How much that slope may change."""
 RANGE = {"nearest": 1.0, "bilinear": 1.0, "bicubic": 2.0}
-"""The sum of the weights' magnitudes for each axis."""
+"""The most that the magnitudes of the weights along one axis add up to."""
 _LARGEST = {torch.float32: 1e36, torch.float64: 1e300}
 """Sums beyond this may overflow on the way."""
 _UNFOLDED = 2.0**21
-"""Pixels away from which a coordinate need not be mirrored."""
+"""Reflected coordinates farther away than so many pixels are not compared: rounding decides where they fold to."""
 _WIDEST = 1e-3
 """Pixels that a compared coordinate may wander."""
 
@@ -43,9 +43,9 @@ class Where:
     wander: list[Tensor]
     influence: list[
         Tensor
-    ]  # (T, P, *finer): how many pixels a unit of each number of theta moves a sample
-    blur: Tensor  # relative, of these
-    overflows: Tensor
+    ]  # (T, P, *finer): by how many pixels each number of theta moves a sample
+    blur: Tensor  # the relative error of `influence`
+    overflows: Tensor  # where a sum may leave the range of the dtype on the way
     lost: Tensor  # where nothing is known
     eps: float
 
@@ -145,7 +145,7 @@ def where(
 def clear_samples(
     found: Where, in_size: Size, mode: str, padding_mode: str
 ) -> tuple[Tensor, Tensor]:
-    """Which samples have values, and which slopes too, that rounding cannot make jump: (T, *finer) each."""
+    """(Which samples have a value that rounding cannot make jump, which have such a slope, too), (T, *finer) each."""
     steady = torch.ones_like(found.overflows)
     clear, away = steady.clone(), torch.zeros_like(steady)
     for s, wander, length in zip(found.source, found.wander, in_size[::-1], strict=True):

@@ -15,7 +15,7 @@ from bench import definition
 from stn_triton import SpatialTransformer, parametrisations
 
 from . import misused
-from .drawing import DTYPES, Draw, Size, identity, thetas
+from .drawing import DTYPES, Draw, Size, thetas
 from .refused import misjudged
 from .sampled import Call, drawn
 from .truth import where
@@ -47,7 +47,7 @@ def _off(name: str, got: Tensor, true: Tensor, size: Tensor, roundings: float = 
 
 def _some_thetas(draw: Draw, transform: str, ndim: int = 2, form: Size = ()) -> Tensor:
     lead = tuple(draw.one((0, 1, 2, 3)) for _ in range(draw.one((0, 1, 2))))
-    return thetas(draw, lead, identity(transform, ndim, form, None), draw.one(DTYPES))[0]
+    return thetas(draw, lead, definition.identity(transform, ndim, form, None), draw.one(DTYPES))[0]
 
 
 def _grid(draw: Draw) -> Found:
@@ -102,7 +102,7 @@ def _products(draw: Draw) -> Found:
     ndim = 3 if transform != "projective" and draw.chance(0.3) else 2
     form = draw.one(((8,), (3, 3))) if transform == "projective" else ()
     first = _some_thetas(draw, transform, ndim, form)
-    second = thetas(draw, (), identity(transform, ndim, form, None), draw.one(DTYPES))[0]
+    second = thetas(draw, (), definition.identity(transform, ndim, form, None), draw.one(DTYPES))[0]
     what = f"compose and invert, {transform}, {tuple(first.shape)}, {tuple(second.shape)}"
     got = stn_triton.compose(first, second, transform=transform)
     a, b = _whole(first, transform), _whole(second, transform)
@@ -213,7 +213,9 @@ def _parametrised(draw: Draw) -> Found:
     if (whole[..., :2, 2].abs() > bounds["max_shift"]).any():
         wrong.append("beyond max_shift")
     start = made(torch.zeros_like(numbers))
-    if not torch.equal(start, identity(made.transform, 2, (), None).to(start).expand_as(start)):
+    if not torch.equal(
+        start, definition.identity(made.transform, 2, (), None).to(start).expand_as(start)
+    ):
         wrong.append("0 is not the identity")
     return what, wrong
 

@@ -50,15 +50,9 @@ def _has_cells(input: Tensor, options: Options) -> bool:
 
 
 def input_backward(
-    grad: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    size: _Size,
-    options: Options,
-    tangent: Tensor | None = None,
-    coordinates: Tensor | None = None,
-) -> Tensor:
+    grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options,
+    tangent: Tensor | None = None, coordinates: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The gradient of the input, or its change along a tangent; by pixels where the map can be turned round."""
     invertible = TRANSFORMS[options.transform].matrix is not None or (
         # A horizon reflects without end.

@@ -24,7 +24,7 @@ from stn_triton.transforms import Options
 from . import maps
 from .blocks import Blocks, box_blocks, tiles_of
 from .coordinates import known_by
-from .geometry import Call, geometry, scattered_points
+from .geometry import call_of, geometry, scattered_points
 from .interpolation import landing, pad, product_weight, reach, touch, touch_padded, touches
 from .launch import UNSPECIALISED, launch, launch_tiles
 from .layout import (
@@ -79,9 +79,7 @@ def _bounds_kernel(
     SPEC: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(
-        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
-    )
+    call = call_of(map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
     across, chunks = _chunks_of(call.out)
     nk = tl.program_id(0) // chunks
     chunk = tl.program_id(0) % chunks
@@ -238,16 +236,13 @@ def _box_backward_kernel(
     order_ptr, starts_ptr,                          # indexed: `ragged.rows_of_images`
     box_ptr, chunk_ptr,                             # (N * K, chunks, 4, CHUNK), (N * K, 4, chunks)
     grad_output_ptr, grad_input_ptr,                # (N * K, C, OD, OH, OW), (N, C, D, H, W)
-    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
-    x_by_x, x_by_y, y_by_x, y_by_y,                 # source pixels per output pixel of the identity
-    first_row, first_image,                         # of tiles, of programs for the channels of an image
-    SPEC: tl.constexpr, TILING: tl.constexpr,
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
+    x_by_x, x_by_y, y_by_x, y_by_y, first_row, first_image, SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(
-        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
-    )
-    ix, iy, iz, _tile = program_tile(call.size, first_row, SPEC, TILING)
+    call = call_of(map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
+    pixels = program_tile(call.size, first_row, SPEC, TILING)
+    ix, iy, iz, _tile = pixels
     n, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     tile = Tile(ix, iy, iz, (ix < W) & (iy < H))
@@ -274,15 +269,9 @@ def _box_backward_kernel(
 
 
 def box_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: tuple[int, ...],
-    options: Options,
-    tangent: Tensor | None = None,
-    coordinates: Tensor | None = None,
-) -> Tensor:
+    grad_output: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...],
+    options: Options, tangent: Tensor | None = None, coordinates: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The gradient of the input, or its change as theta changes along `tangent`.
 
     coordinates: what `source_coordinates` found for the call.

@@ -102,17 +102,33 @@ def _reaches(tile, m, size, out, SPEC: tl.constexpr):
     return reached, clipped
 
 
+@triton.jit
+def _transformer_number(k, n, K, order_ptr, SPEC: tl.constexpr):
+    """The number of the transformer that an image n meets in round k."""
+    if SPEC.INDEXED:
+        nk = tl.load(order_ptr + k)
+    else:
+        nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
+    return nk
+
+
+@triton.jit
+def _note_apart(apart_ptr, n, part, m, size, out, SPEC: tl.constexpr):
+    """Whether no two outputs of image n share a pixel, which its first program notes."""
+    apart = plan_cells(m, size, out, SPEC).apart & finite_map(m)
+    if part == 0:
+        tl.store(apart_ptr + n, apart.to(tl.int32))
+    return apart
+
+
 @triton.jit(do_not_specialize=SIZES)
 def _cell_backward_kernel(
     input_ptr, map_ptr, grad_output_ptr,        # (N, C, H, W), (N * K, PARAMETERS), (N * K, C, OH, OW)
     grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
     order_ptr, starts_ptr, apart_ptr,           # indexed: `ragged.rows_of_images`; SPREAD: (N)
-    K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # C in vectors; align_corners 0 or 1
-    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
-    padding_value,
-    ROWS, STRIPS, BANDS, first_strip, first_band,
-    stride_n, stride_c, stride_h, stride_w,                         # of input, in vectors
-    SPEC: tl.constexpr,
+    K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # as in `launch.UNSPECIALISED`
+    x_by_x, x_by_y, y_by_x, y_by_y, padding_value,
+    ROWS, STRIPS, BANDS, first_strip, first_band, stride_n, stride_c, stride_h, stride_w, SPEC: tl.constexpr,
 ):  # fmt: skip
     size, ratios = (W, H, 1), (x_by_x, x_by_y, y_by_x, y_by_y)
     call = Call(map_ptr, 0, 0, PARAMETERS, size, (OW, OH, 1), align_corners, S, ratios, map_ptr)
@@ -139,26 +155,19 @@ def _cell_backward_kernel(
     if SPEC.INDEXED:
         before, after = rows_of(n, starts_ptr)
     for k in range(before if SPEC.INDEXED else 0, after if SPEC.SEVERAL else 1):
-        if SPEC.INDEXED:
-            nk = tl.load(order_ptr + k)
-        else:
-            nk = (n * K + k).to(tl.int64) if SPEC.SEVERAL else n.to(tl.int64)
+        nk = _transformer_number(k, n, K, order_ptr, SPEC)
         samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)
         sums = affine.sums(zero_row(SPEC.COMPUTE, SPEC))
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
         if SPEC.SPREAD:
-            apart = plan_cells(m, size, finer, SPEC).apart & finite_map(m)
-            if part == 0:
-                tl.store(apart_ptr + n, apart.to(tl.int32))
+            apart = _note_apart(apart_ptr, n, part, m, size, finer, SPEC)
             reached &= apart == 0
             left_out = apart != 0
         if reached:
             plan = plan_cells(m, size, finer, SPEC)
             out = _output(grad_output_ptr, nk, block, C, call.out, samples, finer, SPEC)
             if turning_pays(tile, plan, m, size, out, SPEC):
-                sums = turn_tile(
-                    sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC
-                )  # fmt: skip
+                sums = turn_tile(sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC)  # fmt: skip
             else:
                 sums = give_tile(
                     sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC
@@ -173,16 +182,9 @@ def _cell_backward_kernel(
 
 
 def cell_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: tuple[int, ...],
-    options: Options,
-    *,
-    with_theta: bool,
-    apart: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
+    grad_output: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...],
+    options: Options, *, with_theta: bool, apart: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The gradient of the input and, `with_theta`, that of theta (None else).
 
     apart: (N,) int32, into which goes which images are left as zeros.

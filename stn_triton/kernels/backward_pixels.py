@@ -17,7 +17,7 @@ from stn_triton.ragged import rows_of_images
 from stn_triton.transforms import Options
 
 from .blocks import pixel_blocks
-from .geometry import Call, geometry, parameters
+from .geometry import call_of, geometry, parameters
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
     block_channels,
@@ -138,18 +138,14 @@ def _transformer(call, grad_output_ptr, nk, C, channels, SPEC: tl.constexpr):
 def _pixel_backward_kernel(
     map_ptr, order_ptr, starts_ptr,             # (N * K, [2,] PARAMETERS); indexed: `ragged.rows_of_images`
     grad_output_ptr, grad_input_ptr,            # (N * K, C, OD, OH, OW), (N, C, D, H, W)
-    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
-    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
-    first_row, first_image,                                         # of tiles, of programs for the channels of an image
-    SPEC: tl.constexpr, TILING: tl.constexpr,
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
+    x_by_x, x_by_y, y_by_x, y_by_y, first_row, first_image, SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     TILE_X: tl.constexpr = TILING.TILE_X
     LANES_Y: tl.constexpr = SPEC.LANES_Y
     PIXELS: tl.constexpr = TILE_X * LANES_Y
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(
-        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, map_ptr
-    )
+    call = call_of(map_ptr, map_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
     n, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     left, row = tl.program_id(0) * TILE_X, first_row + tl.program_id(1)
@@ -187,14 +183,9 @@ def _pixel_backward_kernel(
 
 
 def pixel_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: tuple[int, ...],
-    options: Options,
-    tangent: Tensor | None = None,
-) -> Tensor:
+    grad_output: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...],
+    options: Options, tangent: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The gradient of the input, or its change as theta changes along `tangent`."""
     g = geometry(input, theta, index, out_size, options, tangent)
     blocks, lanes_y = pixel_blocks(g)

@@ -17,24 +17,22 @@ from stn_triton.transforms import TRANSFORMS, Options
 from . import maps
 from .blocks import theta_blocks, tiles_of
 from .coordinates import known_by
-from .geometry import Call, geometry, scattered_points
+from .geometry import call_of, geometry, scattered_points
 from .interpolation import curvature, follow, inside, meets, pad_all, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
-    Image,
     block_channels,
     dense_image,
     input_block,
-    input_image,
-    is_image,
     load_dense,
-    outside_value,
     per_pixel,
     program_image,
     program_tile,
+    sampled_image,
     store_dense,
     sum_channels,
     tile_count,
+    where_sampled,
 )
 from .maps import lattice, projective
 from .supersampling import load_finer_map, mean, sample_count, sample_position
@@ -83,11 +81,7 @@ def _slopes(
     by_x = tl.zeros_like(grad)
     by_y, by_z = by_x, by_x
     for tz in tl.static_range(TAPS if SPEC.NDIM == 3 else 1):
-        iz, wz, slope_z = tap_z(sz, D, call.align_corners, tz, SPEC)
-        in_z, slice_offset = wanted, 0
-        if SPEC.NDIM == 3:
-            in_z &= inside(iz, D)
-            slice_offset = iz.to(SPEC.OFFSET) * image.slice
+        wz, slope_z, in_z, slice_offset = tap_z(sz, wanted, D, image, call.align_corners, tz, SPEC)
         for ty in tl.static_range(TAPS):
             iy, wy, slope_y = tap(sy, H, call.align_corners, ty, SPEC)
             for tx in tl.static_range(TAPS):
@@ -143,27 +137,19 @@ def _theta_backward_kernel(
     grad_output_ptr,                            # (N * K, C, OD, OH, OW)
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
     apart_ptr, grad_input_ptr,                  # SPREAD: (N), (N, C, H, W)
-    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,         # C in vectors; align_corners 0 or 1
-    stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
-    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
-    padding_value,
-    first_row, first_image,                                         # of tiles, of programs for the channels of an image
-    SPEC: tl.constexpr, SPREAD: tl.constexpr, TILING: tl.constexpr,
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
+    stride_n, stride_c, stride_d, stride_h, stride_w, x_by_x, x_by_y, y_by_x, y_by_y, padding_value,
+    first_row, first_image, SPEC: tl.constexpr, SPREAD: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(
-        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
-    )
+    call = call_of(map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
     px, py, pz, tile = program_tile(call.out, first_row, SPEC, TILING)
     nk, block = program_image(first_image, C, SPEC, TILING)
     part = (first_image + tl.program_id(2)).to(tl.int64) * tile_count(call.out, TILING) + tile
     channels = block_channels(block, C, SPEC, TILING)
-    in_output = (px < OW) & (py < OH)
-    if SPEC.INDEXED:
-        in_output = (in_output & is_image(tl.load(index_ptr + nk), K)) != 0
-    at = input_ptr + input_image(nk, index_ptr, K, SPEC) * stride_n * SPEC.VECTOR
-    outside = outside_value(padding_value, SPEC)
-    image = Image(at, stride_c, stride_d, stride_h, stride_w, outside)
+    in_output = where_sampled((px < OW) & (py < OH), index_ptr, nk, K, SPEC)
+    strides = stride_n, stride_c, stride_d, stride_h, stride_w
+    image = sampled_image(input_ptr, index_ptr, nk, K, strides, padding_value, SPEC)
 
     samples, finer, m, t = load_finer_map(call, nk, SPEC)
     count = sample_count(samples, SPEC)
@@ -195,16 +181,10 @@ def _theta_backward_kernel(
 
 
 def theta_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: tuple[int, ...],
-    options: Options,
-    tangent: Tensor | None = None,
-    coordinates: Tensor | None = None,
+    grad_output: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...],
+    options: Options, tangent: Tensor | None = None, coordinates: Tensor | None = None,
     spread: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The gradient of theta, or its change as theta changes along `tangent`.
 
     coordinates: what `source_coordinates` found for the call. spread: `apart` of `backward_cells.cell_backward`, and

@@ -23,7 +23,7 @@ _ENOUGH_WARPS = 2048
 _ENOUGH_PROGRAMS = 1024
 """The same in programs of two warps."""
 _STREAMED = 2**16
-"""Pixels of an image that does not stay in the L1s until all who read it have."""
+"""An image of more pixels does not stay in the L1 caches until every program that reads it has run."""
 
 
 class Blocks(NamedTuple):
@@ -135,7 +135,7 @@ def _first_blocks(g: Geometry) -> Blocks:
     tiles = [tiles_of(size, 1, each) for each in (square, strip)]
     blocks = square if size[-1] <= 16 or (turns and tiles[0] <= 1.2 * tiles[1]) else strip
     if turns:
-        # So does a warp. Images that stream from DRAM come in bursts of 64 bytes.
+        # So does a warp: its pixels form a square, too. DRAM answers with 64 bytes, so that a row has 16 pixels then.
         blocks = blocks._replace(LINE=16 if math.prod(g.size) > _STREAMED else 8)
     # Several programs share the channels where one for all would leave multiprocessors idle.
     while blocks.BLOCK_C > 1 and g.maps * tiles_of(size, g.channels, blocks) < _ENOUGH_PROGRAMS:
@@ -201,8 +201,8 @@ def pixel_blocks(g: Geometry) -> tuple[Blocks, int]:
 
     What a program finds out about the map serves four tiles below each other, where that leaves enough programs.
     """
-    # A limit at all keeps the compiler from spilling a few to reach a step below. Eight channels share the search for
-    # outputs: for 48 of them that counts 1.7 times fewer instructions than four.
+    # Any explicit limit keeps the compiler from spilling to reach a smaller register count. Eight channels share the
+    # search for outputs: with 48 channels, blocks of eight issue 1.7 times fewer instructions than blocks of four.
     blocks = _one_warp(g, 168, 8)
     rows = blocks.TILE_Y
     high = blocks._replace(TILE_Y=4 * rows)
@@ -211,7 +211,7 @@ def pixel_blocks(g: Geometry) -> tuple[Blocks, int]:
 
 
 class CellBlocks(NamedTuple):
-    """What of the gather by cells is not known to the compiler."""
+    """What the launcher of the gather by cells chooses without another compilation of the kernel."""
 
     channels: int  # programs side by side for the channels of a pixel
     rows: int  # of a tile
@@ -255,8 +255,10 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
 
 
 def _cell_registers(g: Geometry, held: int, *, with_theta: bool, ahead: bool) -> Registers:
-    """Timed on an H100, where a few spilled numbers cost less than warps that are not there; before: the fewest that
-    spill nothing, in steps of 16. `held`: channels of a lane.
+    """The limit of registers. held: channels of a lane.
+
+    From Hopper on it was timed, on an H100, where a few spilled numbers cost less than missing warps. For GPUs before
+    it is the lowest one, in steps of 16, with which nothing is spilled.
     """
     # Border, samples and sums in memory take some more, and so do theta's sums.
     more = g.several or g.spec.PADDING == "border" or g.spec.ANTIALIAS != "none"
@@ -269,7 +271,7 @@ def _cell_registers(g: Geometry, held: int, *, with_theta: bool, ahead: bool) ->
 
 
 def _cell_rows(g: Geometry, cells: int, programs: int) -> int:
-    """Rows of a tile: many, since what comes before the first costs three, but not so many that a GPU has idle warps.
+    """Rows of a tile: many, as the two phases before them cost as much as three, but few enough to leave many warps.
 
     The column of cells on the left of a tile is one longer than the tile and found by one row of lanes.
     """

@@ -13,7 +13,7 @@ from stn_triton.transforms import TRANSFORMS, Options
 
 from . import maps
 from .blocks import Blocks
-from .geometry import Call, Geometry, Spec, geometry, parameters, scattered_points
+from .geometry import Geometry, Spec, call_of, geometry, parameters, scattered_points
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import program_image, program_tile
 from .supersampling import load_finer_map, sample_position
@@ -23,14 +23,10 @@ from .supersampling import load_finer_map, sample_position
 def _coordinates_kernel(
     map_ptr, points_ptr, found_ptr,                 # (N * K, PARAMETERS), (P, 2), (N * K, 2, OH, OW)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
-    x_by_x, x_by_y, y_by_x, y_by_y,
-    first_row, first_image,
-    SPEC: tl.constexpr, TILING: tl.constexpr,
+    x_by_x, x_by_y, y_by_x, y_by_y, first_row, first_image, SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(
-        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
-    )
+    call = call_of(map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
     px, py, pz, _tile = program_tile(call.out, first_row, SPEC, TILING)
     nk, _block = program_image(first_image, C, SPEC, TILING)
     samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)

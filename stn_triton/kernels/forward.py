@@ -13,22 +13,20 @@ from stn_triton.transforms import Options
 
 from . import maps
 from .blocks import forward_blocks
-from .geometry import Call, geometry, parameters, scattered_points
+from .geometry import call_of, geometry, parameters, scattered_points
 from .interpolation import follow, inside, pad_all, product_weight, tap, tap_z, taps_of
 from .launch import UNSPECIALISED, launch_tiles
 from .layout import (
-    Image,
     block_channels,
     block_zeros,
     dense_image,
     input_block,
-    input_image,
-    is_image,
-    outside_value,
     per_pixel,
     program_image,
     program_tile,
+    sampled_image,
     store_dense,
+    where_sampled,
 )
 from .supersampling import load_finer_map, mean, sample_count, sample_position
 
@@ -46,12 +44,9 @@ def _interpolate(total, image, s, along, wanted, call, channels, SPEC: tl.conste
         along = follow(along, follows)
     before, met = total, wanted & False
     TAPS: tl.constexpr = taps_of(SPEC.MODE)
-    for tz in tl.static_range(TAPS if SPEC.NDIM == 3 else 1):
-        iz, wz, slope_z = tap_z(sz, D, call.align_corners, tz, SPEC)
-        in_z, slice_offset = wanted, 0
-        if SPEC.NDIM == 3:
-            in_z &= inside(iz, D)
-            slice_offset = iz.to(SPEC.OFFSET) * image.slice
+    SLICES: tl.constexpr = TAPS if SPEC.NDIM == 3 else 1
+    for tz in tl.static_range(SLICES):
+        wz, slope_z, in_z, slice_offset = tap_z(sz, wanted, D, image, call.align_corners, tz, SPEC)
         for ty in tl.static_range(TAPS):
             iy, wy, slope_y = tap(sy, H, call.align_corners, ty, SPEC)
             for tx in tl.static_range(TAPS):
@@ -77,28 +72,19 @@ def _interpolate(total, image, s, along, wanted, call, channels, SPEC: tl.conste
 def _sample_forward_kernel(
     input_ptr, map_ptr, points_ptr, index_ptr,  # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2), (N * K)
     output_ptr,                                 # (N * K, C, OD, OH, OW)
-    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,     # C in vectors; align_corners 0 or 1
-    stride_n, stride_c, stride_d, stride_h, stride_w,               # of input, in vectors
-    x_by_x, x_by_y, y_by_x, y_by_y,                                 # source pixels per output pixel of the identity
-    padding_value,
-    first_row, first_image,                                         # of tiles, of programs for the channels of an image
-    SPEC: tl.constexpr, TILING: tl.constexpr,
+    K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
+    stride_n, stride_c, stride_d, stride_h, stride_w, x_by_x, x_by_y, y_by_x, y_by_y, padding_value,
+    first_row, first_image, SPEC: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
-    call = Call(
-        map_ptr, G, ROWS, PARAMETERS, (W, H, D), (OW, OH, OD), align_corners, S, ratios, points_ptr
-    )
+    call = call_of(map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
     px, py, pz, _tile = program_tile(call.out, first_row, SPEC, TILING)
     nk, block = program_image(first_image, C, SPEC, TILING)
     channels = block_channels(block, C, SPEC, TILING)
     written = (px < OW) & (py < OH)
-    wanted = written
-    if SPEC.INDEXED:
-        # The interpreter takes what numbers and blocks gave together for no mask.
-        wanted = (wanted & is_image(tl.load(index_ptr + nk), K)) != 0
-    at = input_ptr + input_image(nk, index_ptr, K, SPEC) * stride_n * SPEC.VECTOR
-    outside = outside_value(padding_value, SPEC)
-    image = Image(at, stride_c, stride_d, stride_h, stride_w, outside)
+    wanted = where_sampled(written, index_ptr, nk, K, SPEC)
+    strides = stride_n, stride_c, stride_d, stride_h, stride_w
+    image = sampled_image(input_ptr, index_ptr, nk, K, strides, padding_value, SPEC)
 
     samples, finer, m, t = load_finer_map(call, nk, SPEC)
     total = block_zeros(TILING.TILE_X * TILING.TILE_Y, TILING.BLOCK_C, SPEC)
@@ -113,7 +99,7 @@ def _sample_forward_kernel(
             met |= has_tap
     total = mean(total, count, SPEC)
     if SPEC.HAS_PADDING_VALUE and not SPEC.TANGENT and SPEC.ANTIALIAS != "none":
-        total = tl.where(per_pixel(met, SPEC), total, outside)
+        total = tl.where(per_pixel(met, SPEC), total, image.outside)
     if SPEC.HAS_PADDING_VALUE and SPEC.INDEXED:  # where there is no image nothing lies outside it
         total = tl.where(per_pixel(wanted, SPEC), total, 0.0)
 
@@ -122,13 +108,9 @@ def _sample_forward_kernel(
 
 
 def sample_forward(
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: tuple[int, ...],
-    options: Options,
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...], options: Options,
     tangent: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The result, or its change as theta changes along `tangent`. No validation, no autograd."""
     g = geometry(input, theta, index, out_size, options, tangent)
     output, map_ = empty_output(input, g.outer, out_size), parameters(g, theta, tangent)

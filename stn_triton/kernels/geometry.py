@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -56,6 +57,15 @@ class Call(NamedTuple):
     points_ptr: Any  # (P, 2): control points that lie anywhere
 
 
+@triton.jit
+def call_of(
+    map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios
+):  # fmt: skip
+    """The call, from what every kernel over tiles has among its arguments."""
+    size, out = (W, H, D), (OW, OH, OD)
+    return Call(map_ptr, G, ROWS, PARAMETERS, size, out, align_corners, S, ratios, points_ptr)
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Sizes, strides and compile-time facts of one call; the same object for every call like it."""
@@ -88,7 +98,7 @@ class Geometry:
 
     @property
     def several(self) -> bool:
-        """Whether an image may have any number of transformations but one."""
+        """Whether an image may have another number of transformations than one."""
         return self.k != 1 or self.spec.INDEXED
 
     @property
@@ -177,13 +187,9 @@ def scattered_points(g: Geometry, map_: Tensor) -> Tensor:
 
 
 def geometry(
-    input: Tensor,
-    theta: Tensor,
-    index: Tensor | None,
-    out_size: tuple[int, ...],
-    options: Options,
+    input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...], options: Options,
     tangent: Tensor | None = None,
-) -> Geometry:
+) -> Geometry:  # fmt: skip
     """Read off the geometry of one call; tangent: of one along that change of theta."""
     return _geometry(
         tuple(input.shape), input.stride(), input.element_size(), is_channels_last(input),

@@ -115,13 +115,17 @@ def cubic(away):
 
 
 @triton.jit
-def tap_z(s, size, align_corners, INDEX: tl.constexpr, SPEC: tl.constexpr):
-    """`tap` along z; anything in 2-D."""
+def tap_z(s, wanted, size, image, align_corners, INDEX: tl.constexpr, SPEC: tl.constexpr):
+    """`tap` along z: (weight, d weight / d s, which of the `wanted` lie in a slice of the image, offset of the slice).
+
+    In 2-D all lie in the one slice there is, and weight and slope are any number.
+    """
+    weight, slope, in_z, offset = s, s, wanted, 0
     if SPEC.NDIM == 3:
-        at, weight, slope = tap(s, size, align_corners, INDEX, SPEC)
-    else:
-        at, weight, slope = s, s, s
-    return at, weight, slope
+        iz, weight, slope = tap(s, size, align_corners, INDEX, SPEC)
+        in_z &= inside(iz, size)
+        offset = iz.to(SPEC.OFFSET) * image.slice
+    return weight, slope, in_z, offset
 
 
 @triton.jit

@@ -28,7 +28,12 @@ UNSPECIALISED = [
     *("stride_n", "stride_c", "stride_d", "stride_h", "stride_w"),
     *("x_by_x", "x_by_y", "y_by_x", "y_by_y", "padding_value", "first_row", "first_image"),
 ]
-"""Kernel arguments whose values no kernel is compiled for: a new size is not a new compilation."""
+"""Kernel arguments whose values no kernel is compiled for: a new size is not a new compilation.
+
+C and the strides, those of the input, are in vectors (`geometry.Spec`); align_corners is 0 or 1. x_by_x to y_by_y are
+source pixels per output pixel of the identity (`geometry.Geometry.ratios`). first_row and first_image say where a
+launch begins among the rows of tiles, and among the channel blocks of all images (`launch_tiles`).
+"""
 
 MOST_PROGRAMS = 65535
 """CUDA's limit along the second and the third axis of a launch."""

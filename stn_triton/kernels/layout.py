@@ -104,7 +104,7 @@ def channel_blocks(C, SPEC: tl.constexpr, TILING: tl.constexpr):
 
 
 @triton.jit
-def input_image(nk, index_ptr, K, SPEC: tl.constexpr):
+def _number_of_image(nk, index_ptr, K, SPEC: tl.constexpr):
     """The image that transformer number nk samples; indexed: which may be none of the K, and then is the first.
 
     Mostly K is 1, and a division costs thirty instructions.
@@ -112,16 +112,34 @@ def input_image(nk, index_ptr, K, SPEC: tl.constexpr):
     n = nk
     if SPEC.INDEXED:
         number = tl.load(index_ptr + nk)
-        n = tl.where(is_image(number, K), number, 0)
+        n = tl.where(_is_image(number, K), number, 0)
     elif K > 1:
         n = nk // K
     return n.to(tl.int64)
 
 
 @triton.jit
-def is_image(number, images):
+def _is_image(number, images):
     """Whether an image has that number."""
     return (number >= 0) & (number < images)
+
+
+@triton.jit
+def sampled_image(input_ptr, index_ptr, nk, K, strides, padding_value, SPEC: tl.constexpr):
+    """The image that transformer number nk samples; strides: of the input (n, c, d, h, w), in vectors."""
+    stride_n, stride_c, stride_d, stride_h, stride_w = strides
+    at = input_ptr + _number_of_image(nk, index_ptr, K, SPEC) * stride_n * SPEC.VECTOR
+    outside = outside_value(padding_value, SPEC)
+    return Image(at, stride_c, stride_d, stride_h, stride_w, outside)
+
+
+@triton.jit
+def where_sampled(pixels, index_ptr, nk, images, SPEC: tl.constexpr):
+    """Those of the pixels of transformer number nk that sample an image; indexed: none if its index names no image."""
+    if SPEC.INDEXED:
+        # The interpreter takes what numbers and blocks gave together for no mask.
+        pixels = (pixels & _is_image(tl.load(index_ptr + nk), images)) != 0
+    return pixels
 
 
 @triton.jit
@@ -190,7 +208,7 @@ def dense_block(image, p, size, C, channels, SPEC: tl.constexpr):
     pixel = (pz.to(SPEC.OFFSET) * size_y + py) * size_x + px
     if SPEC.CHANNELS_LAST:
         pixel = pixel * C
-        # 1, but the compiler would lay lanes along neighbours that it sees.
+        # The stride is 1. The compiler must not see that, or it would lay lanes along the channels.
         plane = tl.minimum(C, 1)
     return _pointers(image, pixel, plane, channels, SPEC)
 

@@ -1,6 +1,7 @@
 """Theta's gradient from what the programs of a backward kernel found: added up in fixed order, rounded once.
 
-Tiling: one program adds up the parts of one transformer, many rows of them at a time, so that memory answers together.
+Tiling: one program adds up the parts of one transformer, many rows of them at a time, so that their loads
+wait for memory together.
 """
 
 import torch

@@ -40,8 +40,7 @@ def _load_sources() -> ModuleType:
     """The module beside this one, without `stn_triton`, which needs torch."""
     path = Path(__file__).with_name("sources.py")
     spec = importlib.util.spec_from_file_location("stn_triton_native_sources", path)
-    assert spec is not None
-    assert spec.loader is not None
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

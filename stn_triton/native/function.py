@@ -35,22 +35,16 @@ class _Sample(torch.autograd.Function):
     """S(theta) u, from (input, theta, index, size, options)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
-    ) -> Tensor:
-        ctx.save_for_backward(input, theta, index)
-        ctx.arguments = size, options
-        return sample_forward(input, theta, index, size, options)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        ctx.save_for_backward(*arguments[:3])
+        ctx.arguments = arguments[3:]
+        return sample_forward(*arguments)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, theta, index = ctx.saved_tensors
-        size, options = ctx.arguments
-        wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(grad, input, theta):
-            return *gradients_by_taps(grad, input, theta, index, size, options), *[None] * 3
-        if is_dispatched(grad, input, theta):
-            found = registered_gradients(grad, input, theta, index, size, options, wanted)
-            return *found, *[None] * 3
-        found = sample_backward(grad, input, theta, index, size, options, wanted)
-        return *found, *[None] * 3
+        arguments = (grad, *ctx.saved_tensors, *ctx.arguments)
+        seen = arguments[:3]
+        if torch.is_grad_enabled() or is_vectorized(grad) or is_transformed(*seen):
+            return *gradients_by_taps(*arguments), *[None] * 3
+        run: Any = registered_gradients if is_dispatched(*seen) else sample_backward
+        return *run(*arguments, ctx.needs_input_grad[:2]), *[None] * 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,11 +12,12 @@ import torch
 import stn_triton
 from bench.hostile import calls, processes, refused, sampled
 from bench.hostile.__main__ import main
-from bench.hostile.calls import Outcome, outcome
+from bench.hostile.calls import outcome
 from bench.hostile.drawing import Draw
 from bench.hostile.guards import Memory
 from stn_triton import st_sample
 from support.checks import needs_native, slow
+from support.works import hostile
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -99,17 +99,9 @@ def test_bytes_beside_a_tensor_are_watched() -> None:
     assert not memory.is_whole()
 
 
-def _hostile(seed: int, number: int, backends: Sequence[str]) -> Outcome:
-    if number == 1:
-        os._exit(3)
-    if number == 3:
-        time.sleep(60)
-    return Outcome(number, "sampled", "", ())
-
-
 @pytest.mark.slow
 def test_what_crashes_or_hangs_is_found_and_the_rest_goes_on() -> None:
-    found = list(processes.outcomes(0, range(5), ["torch"], 1.0, time.monotonic() + 500, _hostile))
+    found = list(processes.outcomes(0, range(5), ["torch"], 1.0, time.monotonic() + 500, hostile))
     assert [each.number for each in found] == list(range(5))
     assert [bool(each.wrong) for each in found] == [False, True, False, True, False]
     assert "exit code 3" in found[1].wrong[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -11,40 +10,24 @@ import torch
 
 from architectures import create_model
 from bench import cases, correctness, device, networks, providers, results, workers
-
-
-def _length(name: str) -> int:
-    if name == "dies":
-        os._exit(7)
-    return len(name)
-
-
-def _slow(name: str) -> str:
-    time.sleep(0.2)
-    return name
+from support import works
 
 
 @pytest.mark.slow
 def test_processes_share_the_work_and_outlive_one_that_dies() -> None:
-    names = ["a", "dies", "bb", "ccc", "dddd"]
-    until = time.monotonic() + 120
-    found = list(workers.in_processes(_length, names, jobs=2, device="cpu", until=until))
-    assert sorted(found) == [("a", 1), ("bb", 2), ("ccc", 3), ("dddd", 4)]
-
-
-@pytest.mark.slow
-def test_more_names_than_a_pipe_holds() -> None:
+    # More names than a pipe holds.
     names = [f"{number:0100}" for number in range(3000)]
     until = time.monotonic() + 120
-    found = list(workers.in_processes(_length, names, jobs=2, device="cpu", until=until))
-    assert sorted(found) == [(name, 100) for name in names]
+    work = ["a", "dies", *names]
+    found = list(workers.in_processes(works.length, work, jobs=2, device="cpu", until=until))
+    assert sorted(found) == [*((name, 100) for name in names), ("a", 1)]
 
 
 @pytest.mark.slow
 def test_processes_begin_nothing_when_time_is_up() -> None:
     before = time.monotonic() - 1
-    assert not list(workers.in_processes(_slow, ["a"], jobs=2, device="cpu", until=before))
-    assert not list(workers.in_processes(_slow, [], jobs=2, device="cpu", until=before + 100))
+    assert not list(workers.in_processes(works.slow, ["a"], jobs=2, device="cpu", until=before))
+    assert not list(workers.in_processes(works.slow, [], jobs=2, device="cpu", until=before + 100))
 
 
 def test_the_plan_has_everything_once_and_ours_beside_eager_first(

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench.definition import identity
+from bench.layouts import laid_out
+
 pytest.importorskip("triton")
 
 import triton.language as tl
@@ -19,7 +22,7 @@ from stn_triton.kernels.backward_pixels import pixel_backward
 from stn_triton.kernels.launch import INTERPRET
 from stn_triton.kernels.pixels import gather as pixel_gather
 from stn_triton.transforms import Options
-from support.checks import draw_theta, identity, mostly_slow, pairwise, plain, slow, within_budget
+from support.checks import draw_theta, mostly_slow, pairwise, plain, slow, within_budget
 from support.kernels import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -100,7 +103,7 @@ def test_options(case: dict[str, Any], device: torch.device) -> None:
     channels = 4 if case["channels"] == "4 last" else case["channels"]
     u = image(1, channels, *in_size, dtype=dtype, device=device)
     if case["channels"] == "4 last":
-        u = u.movedim(1, -1).contiguous().movedim(-1, 1)
+        u = laid_out(u, "channels_last")
     compare(u, theta, out_size, options)
 
 

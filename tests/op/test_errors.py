@@ -190,9 +190,11 @@ def run_python(code: str, **environment: str) -> str:
 
 
 ON_THE_CPU = """
+import sys
 import torch
 {first}
 from stn_triton import st_sample
+assert "torch._dynamo" not in sys.modules, "the import brings the compiler along, which takes a second"
 u, theta = torch.rand(1, 1, 3, 3), torch.eye(2, 3)[None]
 print(st_sample(u, theta, (3, 3)).sub(u).abs().max() < 1e-5)
 try:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.definition import identity
+from bench.layouts import laid_out
 from stn_triton import st_sample
 from stn_triton.torch_backend import antialias
-from support.checks import BACKENDS, SLOW_TRITON, exact, identity, needs_triton
+from support.checks import BACKENDS, SLOW_TRITON, exact, needs_triton
 
 Run = Callable[..., Tensor]
 INDUCTOR = lambda run, u, t: torch.compile(run, fullgraph=True)(u, t)
@@ -49,7 +51,7 @@ def a_theta(transform: str, ndim: int = 2) -> Tensor:
 
 
 def layouts(u: Tensor) -> dict[str, Tensor]:
-    return {"contiguous": u, "channels_last": u.movedim(1, -1).contiguous().movedim(-1, 1)}
+    return {"contiguous": u, "channels_last": laid_out(u, "channels_last")}
 
 
 MAPS = ["affine", "attention", "projective", "tps", "piecewise_affine"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.layouts import laid_out
 from stn_triton import identity_theta, st_sample
 from stn_triton.torch_backend import st_sample_torch
 from stn_triton.transforms import TRANSFORMS, Options
@@ -91,7 +92,7 @@ def test_a_default_device_moves_nothing(transform: str) -> None:
         # The mode is off inside the call, as in PyTorch's own functions; the backward runs with it.
         found = with_gradients(run, u, theta, cotangent)
         direct = st_sample_torch(
-            u.movedim(1, -1).contiguous().movedim(-1, 1), theta, None, (3, 4), Options(transform)
+            laid_out(u, "channels_last"), theta, None, (3, 4), Options(transform)
         )
         assert direct.device.type == "cpu"
         assert identity_theta(transform, device="cpu").device.type == "cpu"

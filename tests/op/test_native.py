@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.definition import identity
 from stn_triton.transforms import TRANSFORMS
 from support.checks import (
     DTYPES,
     draw_theta,
     exact,
-    identity,
     label,
     make_input,
     needs_native,

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 import torch
 
+from bench.definition import identity
 from stn_triton.native import sampler
 from stn_triton.transforms import Options
 from support.checks import (
     exact,
-    identity,
     make_input,
     needs_native,
     pairwise,

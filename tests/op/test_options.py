@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from bench import definition
+from bench.definition import identity
+from bench.layouts import LAYOUTS
 from stn_triton import st_sample
 from support.cases import IN_SIZES, MAPS, OUT_SIZES, PADDINGS, make
 from support.checks import (
     BACKENDS,
     DTYPES,
-    LAYOUTS,
     SLOW_TRITON,
     check,
-    identity,
     label,
     needs_triton,
     pairwise,

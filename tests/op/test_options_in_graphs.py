@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.layouts import laid_out
 from stn_triton import identity_theta, st_sample
 from support.cases import OUT_SIZES, make
 from support.checks import BACKENDS, SLOW_TRITON, mostly_slow, with_gradients
@@ -81,7 +82,7 @@ def test_export(dynamic: bool, setting: str, backend: str, device: torch.device)
             u[..., 1:].repeat(2, *[1] * (u.dim() - 1)),
             theta.repeat(2, *[1] * (theta.dim() - 1)),
         )
-        u = u.movedim(1, -1).contiguous().movedim(-1, 1) if "layout" in GRAPHS[setting] else u
+        u = laid_out(u, "channels_last") if "layout" in GRAPHS[setting] else u
         torch.testing.assert_close(program.module()(u, theta), run(u, theta))
 
 

@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bench.layouts import LAYOUTS
 from stn_triton import st_sample
 from support.checks import (
     BACKENDS,
     DTYPES,
-    LAYOUTS,
     SLOW_TRITON,
     check,
     distance_to_kinks,

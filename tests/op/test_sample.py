@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from bench import definition
+from bench.layouts import LAYOUTS
 from stn_triton import st_sample
 from stn_triton.native.library import MISSING
 from support.checks import (
     BACKENDS,
     DTYPES,
-    LAYOUTS,
     OPTIONS,
     check,
     draw_theta,

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bench import definition
 from bench.budget import beyond_budget, roundings_of_truth
+from bench.definition import identity
+from bench.layouts import laid_out
 from stn_triton import st_sample
 from stn_triton.native.library import MISSING
 
@@ -47,7 +49,6 @@ def mostly_slow(cases: Sequence[Any], every: int = 4) -> list[Any]:
 
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-LAYOUTS = ["contiguous", "channels_last", "strided", "expanded", "transposed"]
 OPTIONS: dict[str, list[Any]] = {
     "transform": ["affine", "attention"],
     "mode": ["bilinear", "nearest"],
@@ -90,19 +91,7 @@ def label(case: dict[str, Any]) -> str:
 
 
 def make_input(shape: Size, dtype: torch.dtype, layout: str, device: torch.device) -> Tensor:
-    n, c, *size, h, w = shape
-    u = torch.randn(shape, device=device).to(dtype)
-    if layout == "channels_last":
-        u = u.movedim(1, -1).contiguous().movedim(-1, 1)
-    elif layout == "strided":
-        u = torch.randn((n, c + 1, *size, 2 * h, 3 * w), device=device).to(dtype)
-        u = u[:, 1:, ..., ::2, 1::3]
-    elif layout == "expanded":
-        u = u[:1, ..., :1].expand(shape)
-    elif layout == "transposed":
-        u = u.transpose(-2, -1).contiguous().transpose(-2, -1)
-    assert u.shape == shape
-    return u
+    return laid_out(torch.randn(shape, device=device).to(dtype), layout)
 
 
 def distance_to_kinks(
@@ -119,27 +108,6 @@ def distance_to_kinks(
     movable = [s for s, size in zip(found, in_size[::-1], strict=True) if not (align and size == 1)]
     shifted = [s + (0.5 if mode == "nearest" else 0.0) for s in movable]
     return min((float((s - s.round()).abs().amin()) for s in shifted), default=1.0)
-
-
-def identity(
-    transform: str, ndim: int = 2, form: Size | None = None, control_points: Any = None
-) -> Tensor:
-    """The identity theta in float64, of the trailing shape `form` where a transform has several."""
-    if control_points is not None:
-        return definition.points_of(torch.empty(0, 2), control_points)
-    if transform == "affine":
-        return torch.eye(ndim, ndim + 1, dtype=torch.float64)
-    if transform == "attention":
-        return torch.tensor([1.0] + [0.0] * ndim, dtype=torch.float64)
-    if transform == "projective":
-        return (
-            torch.eye(3, dtype=torch.float64).flatten()[:8]
-            if form == (8,)
-            else torch.eye(3).double()
-        )
-    side = math.isqrt((form or (9,))[0])
-    points = torch.linspace(-1, 1, side, dtype=torch.float64)
-    return torch.cartesian_prod(points, points).flip(-1)
 
 
 def draw_theta(

@@ -349,7 +349,7 @@ def test_the_library_does_not_need_lightning() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes are of another kind there")
-@pytest.mark.parametrize("buffered", [False, True])
+@pytest.mark.parametrize("buffered", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_reader_that_has_enough_ends_a_command_in_silence(buffered: bool) -> None:
     command = [sys.executable, *([] if buffered else ["-u"]), "-m", "architectures", "list"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,9 @@ def test_learning_moves_the_frames() -> None:
 
 
 @pytest.mark.slow
-def test_throughput_table_has_a_row_for_every_shape() -> None:
+def test_throughput_table_has_a_row_for_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What Inductor makes of PyTorch's own sampler is not ours to test, and takes seconds for each shape.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     table = throughput_table(torch.device("cpu"), seconds=0.1)
     rows = re.findall(r"^\d+x\d+x\d+x\d+ .*$", table, re.MULTILINE)
     assert len(rows) == 3

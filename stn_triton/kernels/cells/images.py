@@ -67,7 +67,7 @@ def zero_blocks(SPEC: tl.constexpr):
 
 @triton.jit
 def add_blocks(first, second, SPEC: tl.constexpr):
-    """Block by block."""
+    """The sums of two tuples of blocks, block by block."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     total = ()
     for i in tl.static_range(CHUNKS):
@@ -77,7 +77,7 @@ def add_blocks(first, second, SPEC: tl.constexpr):
 
 @triton.jit
 def of_cell(blocks, number, SPEC: tl.constexpr):
-    """The blocks of one cell, for all."""
+    """The blocks of cell `number`, given to all cells."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     index = zero_block(tl.int32, SPEC) + number
     chosen = ()

@@ -213,13 +213,13 @@ def _either(first, second):
 
 @triton.jit
 def _loaded(found, out, SPEC: tl.constexpr):
-    """Those outputs with their gradients: loaded as soon as they are known, and added as late as possible."""
+    """Outputs that were found, with their gradients, which are loaded at once and added as late as possible."""
     return found, gradients(out, found.offset, found.dx, found.dy, found.hit, SPEC)
 
 
 @triton.jit
 def give_found(sums, corners, pixels, row, loaded, SPEC: tl.constexpr):
-    """Add those outputs."""
+    """Add outputs that `_loaded` gave."""
     found, grads = loaded
     fx, fy = found.sx - row.x.at, found.sy - row.y.at
     given = Given(found.hit, fx, fy, found.dx, found.dy, grads)

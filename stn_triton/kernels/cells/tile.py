@@ -44,6 +44,13 @@ class Strip(NamedTuple):
 
 
 @triton.jit
+def _strip_at(qx, there, lane, plan, W, SPEC: tl.constexpr):
+    """Columns qx of cells, those that are `there`."""
+    from_x, from_y = tl.fma(plan.x_by_x, qx, plan.from_x), tl.fma(plan.y_by_x, qx, plan.from_y)
+    return Strip(axis_of(qx, there, W - 1, SPEC), lane, from_x, from_y)
+
+
+@triton.jit
 def _row_at(strip, qy, there, plan, H, SPEC: tl.constexpr):
     """Row qy of cells, those that are `there`, and where the windows of its candidates begin: (row, at_x, at_y)."""
     row = Row(strip.x, axis_of(qy, there, H - 1, SPEC), strip.lane)
@@ -65,7 +72,7 @@ def _window(at_x, at_y, plan, out, SPEC: tl.constexpr):
 
 @triton.jit
 def _find_row(strip, qy, there, plan, m, H, out, SPEC: tl.constexpr):
-    """The outputs of a row of cells on paths that find one a cell; on others none."""
+    """The output of each cell in a row, on paths with at most one a cell. On other paths nothing is found here."""
     row, at_x, at_y = _row_at(strip, qy, there, plan, H, SPEC)
     dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
     zero = tl.zeros_like(at_x)
@@ -89,7 +96,7 @@ def _give_row(
     """
     none = zero_blocks(SPEC)
     corners = Corners(none, none, none, none)
-    # Fast paths leave the last output to be given below, and the compiler less to look at.
+    # A fast path returns its last output, which is added below for all of them: the compiler sees that code once.
     if (SPEC.COMPUTE == tl.float32) & (SPEC.TRANSFORM == "affine"):
         if plan.path == DIAGONAL:
             dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
@@ -114,9 +121,10 @@ def _give_row(
 
 @triton.jit
 def _corner_pixels(u, pixel, left, right, stride_w, SPEC: tl.constexpr):
-    """A row of the input at the cells' left and right corners: only theta's gradient needs it.
+    """The input at the left and at the right corners of a row of cells, which only theta's gradient needs.
 
-    Where masked as it is outside; of cells whose sums count elsewhere these are all, and have no slope.
+    A masked corner has the value that lies outside the image. Where the sums of a cell count in another tile all its
+    corners are masked, so that it has no slope here.
     """
     at_left, at_right = (), ()
     if SPEC.WITH_THETA:
@@ -144,7 +152,7 @@ def _cells_of(tile, phase, size, SPEC: tl.constexpr):
     if SPEC.PADDING == "border":  # no coordinate stays below 0
         there &= (ix >= 0) & (iy >= 0)
     counts = there & ((ix < 0) | (iy < 0) | (phase == ROWS_BELOW))
-    # Of the column, a corner inside the image's height belongs to the tile above.
+    # The first cell of the column lies above the tile. It counts in the tile above, if there is one.
     counts &= (phase != COLUMN) | (ix < 0)
     counts &= (phase != COLUMN) | (tile.lane > 0) | (iy < 0)
     return ix, iy, there, counts
@@ -166,7 +174,7 @@ def _with_neighbours(corners, lower_left, lower_right, to_first, step, lane, SPE
 def give_tile(
     sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC: tl.constexpr
 ):  # fmt: skip
-    """Make theta's sums of one transformer, and add what it gives to the tile's pixels to what `total` has `stored`."""
+    """Add what one transformer gives: to the pixels, in `total` (which may hold nothing `stored`), and to `sums`."""
     CORNERS: tl.constexpr = SPEC.MODE != "nearest"
     W, H, _ = size
     none = zero_blocks(SPEC)
@@ -175,8 +183,7 @@ def give_tile(
     for phase in range(COLUMN if CORNERS else ROWS_BELOW, 3):
         ix, iy, there, counts = _cells_of(tile, phase, size, SPEC)
         qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
-        from_x, from_y = tl.fma(plan.x_by_x, qx, plan.from_x), tl.fma(plan.y_by_x, qx, plan.from_y)
-        strip = Strip(axis_of(qx, there, W - 1, SPEC), tile.lane, from_x, from_y)
+        strip = _strip_at(qx, there, tile.lane, plan, W, SPEC)
         pixel = iy.to(SPEC.OFFSET) * stride_h + ix.to(SPEC.OFFSET) * stride_w
         left, right = counts & (ix >= 0), counts & (ix + 1 < W)
         # Eight channels in a lane take all registers there are: they are read twice instead of kept.
@@ -196,24 +203,19 @@ def give_tile(
                 last = _find_row(strip, qy, there, plan, m, H, out, SPEC)
             if READ_TWICE:
                 top, bottom = _pixel_rows(u, pixel, iy, left, right, H, stride_h, stride_w, SPEC)
-            pixel, iy = pixel + stride_h, iy + 1
-            ahead = bottom
-            if not READ_TWICE:  # these, too
+            pixel, iy, ahead = pixel + stride_h, iy + 1, bottom
+            if not READ_TWICE:  # the next row is read while this one is worked on
                 more = (iy + 1 < H) & (step + 1 < count)
-                next_row = pixel + stride_h
-                ahead = _corner_pixels(u, next_row, left & more, right & more, stride_w, SPEC)
+                ahead = _corner_pixels(u, pixel + stride_h, left & more, right & more, stride_w, SPEC)  # fmt: skip
             at = target * out.pixel if SPEC.CHANNELS_LAST else target
             before = none
             if SPEC.SEVERAL:
                 before = load_row(total, at, tile.exists & stored & (phase == ROWS_BELOW), SPEC)
             row, at_x, at_y = _row_at(strip, qy, there, plan, H, SPEC)
-            sums, corners = _give_row(
-                sums, Pixels(*top, *bottom), row, at_x, at_y, last, plan, m, out, SPEC
-            )
+            pixels = Pixels(*top, *bottom)
+            sums, corners = _give_row(sums, pixels, row, at_x, at_y, last, plan, m, out, SPEC)
             if phase == ROWS_BELOW:
-                found = _with_neighbours(
-                    corners, lower_left, lower_right, to_first, step, tile.lane, SPEC
-                )
+                found = _with_neighbours(corners, lower_left, lower_right, to_first, step, tile.lane, SPEC)  # fmt: skip
                 if SPEC.PADDING == "border":
                     if clipped & _at_edge(tile, tile.y + step, size, SPEC):
                         sums, found = turn_row(
@@ -235,7 +237,7 @@ def give_tile(
 def turn_tile(
     sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC: tl.constexpr
 ):  # fmt: skip
-    """The same, pixel by pixel."""
+    """The same as `give_tile`, pixel by pixel."""
     target = tile.y.to(SPEC.OFFSET) * size[0] + (tile.x + tile.lane)
     for step in range(tile.rows):
         sums, found = turn_row(

@@ -90,16 +90,6 @@ def along(m, t, d, SPEC: tl.constexpr):
 
 
 @triton.jit
-def widest(m, SPEC: tl.constexpr):
-    """Of a linear map: the most source pixels that one step of the output crosses along an axis."""
-    if SPEC.NDIM == 3:
-        most = volume.widest(m)
-    else:
-        most = affine.widest(m)
-    return most
-
-
-@triton.jit
 def sums(zero, SPEC: tl.constexpr):
     """The accumulators of `add_derivatives`, all of them `zero`; lattices have none."""
     if SPEC.TRANSFORM == "projective":
@@ -134,3 +124,13 @@ def store_gradient(ptr, sums, call, out, SPEC: tl.constexpr):
         volume.store_gradient(ptr, sums, call, out, SPEC)
     else:
         affine.store_gradient(ptr, sums, call, out, SPEC)
+
+
+@triton.jit
+def widest(m, SPEC: tl.constexpr):
+    """Of a linear map: the most source pixels that one step of the output crosses along an axis."""
+    if SPEC.NDIM == 3:
+        most = volume.widest(m)
+    else:
+        most = affine.widest(m)
+    return most

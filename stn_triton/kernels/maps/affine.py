@@ -25,25 +25,27 @@ class Affine(NamedTuple):
 
 
 @triton.jit
+def _three(row, SPEC: tl.constexpr):
+    """Three neighbouring numbers of theta."""
+    COMPUTE: tl.constexpr = SPEC.COMPUTE
+    first, second = tl.load(row).to(COMPUTE), tl.load(row + 1).to(COMPUTE)
+    return first, second, tl.load(row + 2).to(COMPUTE)
+
+
+@triton.jit
 def load(row, call, out, ORIGIN: tl.constexpr, SPEC: tl.constexpr):
     """The map that theta at `row` stands for; ORIGIN 0.0: its change, which has no centre of its own."""
     COMPUTE: tl.constexpr = SPEC.COMPUTE
     W, H, _ = call.size
     x_by_x, x_by_y, y_by_x, y_by_y = ratios(call, out, SPEC)
     if SPEC.TRANSFORM == "attention":
-        t00 = tl.load(row).to(COMPUTE)
-        t02 = tl.load(row + 1).to(COMPUTE)
-        t12 = tl.load(row + 2).to(COMPUTE)
+        t00, t02, t12 = _three(row, SPEC)
         t01 = tl.full((), 0.0, COMPUTE)
         t10 = tl.full((), 0.0, COMPUTE)
         t11 = t00
     else:
-        t00 = tl.load(row).to(COMPUTE)
-        t01 = tl.load(row + 1).to(COMPUTE)
-        t02 = tl.load(row + 2).to(COMPUTE)
-        t10 = tl.load(row + 3).to(COMPUTE)
-        t11 = tl.load(row + 4).to(COMPUTE)
-        t12 = tl.load(row + 5).to(COMPUTE)
+        t00, t01, t02 = _three(row, SPEC)
+        t10, t11, t12 = _three(row + 3, SPEC)
     mx = tl.fma(t02, half(W, call.align_corners, SPEC), ORIGIN * middle(W, SPEC))
     my = tl.fma(t12, half(H, call.align_corners, SPEC), ORIGIN * middle(H, SPEC))
     return Affine(t00 * x_by_x, t01 * x_by_y, mx, t10 * y_by_x, t11 * y_by_y, my)

@@ -5,6 +5,7 @@
 with (dx, dy) the distance from the centre of the output, and (mx, my) the centre of the source. z = 0 lies outside.
 """
 
+from collections import namedtuple
 from typing import Any, NamedTuple
 
 import triton
@@ -29,18 +30,8 @@ class Projective(NamedTuple):
     my: Any
 
 
-class Matrix(NamedTuple):
-    """Accumulators of the derivatives by the matrix."""
-
-    a: Any
-    b: Any
-    c: Any
-    d: Any
-    e: Any
-    f: Any
-    g: Any
-    h: Any
-    i: Any
+Matrix = namedtuple("Matrix", "a b c d e f g h i")
+"""Accumulators of the derivatives by the matrix."""
 
 
 @triton.jit

@@ -81,7 +81,11 @@ def meets(first, last, copy, side, plan, grid, SPEC: tl.constexpr):
 
 @triton.jit
 def _collects(q, axis: tl.constexpr, copy, plan, grid, SPEC: tl.constexpr):
-    """Whether outputs may touch pixel q along an axis, where its coordinates are not finite or its place is taken."""
+    """Whether pixel q may collect anything, as far as one axis tells.
+
+    Outputs whose coordinates are not finite touch only the pixels to which padding moves them. A pixel that two
+    mirrored copies share collects on one of them.
+    """
     size = grid.size[axis]
     found = plan.finite[axis] | (q < 0)
     if SPEC.PADDING == "border":

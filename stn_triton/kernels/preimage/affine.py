@@ -42,7 +42,7 @@ def invert(m, size, out):
     """The inverse of a map with its rounding: (i00, i01, i10, i11, slack, blur).
 
     slack: `rounding`. blur: the same bound after multiplying by the inverse, larger because the determinant may cancel.
-    Singular maps give non-finite entries, these the whole output.
+    A singular map has an inverse that is not finite, with which every output is a candidate.
     """
     a, b, _, c, d, _ = m
     det = a * d - b * c

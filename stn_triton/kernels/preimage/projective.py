@@ -27,9 +27,9 @@ class ProjectivePlan(NamedTuple):
     finite: Any  # whether coordinates may be
     z_finite: Any
     adjugate: Any  # three rows
-    rounding: Any  # of what each gives for a pixel
+    rounding: Any  # of the number that each row gives for a source pixel
     det: Any
-    least: Any  # its size at least
+    least: Any  # |det| is at least this
     error: Any  # of the homogeneous numbers, in source pixels times z
     plus: Any  # whether outputs may lie where z >= 0
     minus: Any  # whether they may where z < 0

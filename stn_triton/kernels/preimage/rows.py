@@ -2,7 +2,7 @@
 
 What a pixel collects are the outputs whose source coordinates lie within reach of it. For every map that can be turned
 round these are linear conditions on the output's coordinates, and in a row of the output each one is an interval.
-Bounds are conservative: who visits an output decides by its coordinate, recomputed as the forward kernel finds it.
+Bounds are generous: `visit` then decides about each output, by its coordinate as the forward kernel finds it.
 """
 
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ def is_finite(x):
 
 @triton.jit
 def whole_inverse(x):
-    """1 / x, and +inf for a zero of either sign: an empty or an infinite interval, as the other side of it says."""
+    """1 / x, and +inf for a zero of either sign: ends that are multiplied by it then leave an empty interval or all."""
     return 1 / tl.where(x == 0, 0.0, x).to(x.dtype)
 
 
@@ -87,7 +87,7 @@ def row_interval(strips, dy, dz, width, SPEC: tl.constexpr):
             left, right = near, far
         else:
             left, right = tl.maximum(left, near), tl.minimum(right, far)
-    # The ends are rounded: relatively four times, from numbers that the output's width bounds.
+    # Each end went through four roundings, of numbers up to the output's width: eight of them are allowed for.
     EPS: tl.constexpr = 2.0**-52 if SPEC.COMPUTE == tl.float64 else 2.0**-23
     most = width.to(SPEC.COMPUTE)
     slack = 8 * EPS * most

@@ -15,7 +15,9 @@ class VolumePlan(NamedTuple):
     extent: Any  # how far these reach from it
     finite: Any  # whether they are finite
     slack: Any  # their rounding
-    blur: Any  # the same after the inverse
+    blur: (
+        Any  # the same bound after multiplying by the inverse, larger as the determinant may cancel
+    )
     cofactors: Any  # of the matrix, by columns: the normals of the faces of the output
     det: Any
     per_x: Any  # columns of the output per source pixel, along each axis
