@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from bench import cpu, report
@@ -22,14 +23,14 @@ def _table(heading: list[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
-def _cpu() -> str:
-    about, rows = cpu.load(CPU_RESULTS)
+def _cpu(path: Path = CPU_RESULTS) -> str:
+    about, rows = cpu.load(path)
     cases: dict[tuple[str, ...], dict[str | None, cpu.Comparison]] = {}
     for row in rows:
         if row.peer == cpu.EAGER:
             cases.setdefault((row.case, row.dtype, row.memory_format), {})[row.grads] = row
     lines = (
-        [", ".join(names), *_times(passes[None]), *_times(passes["both"])]
+        [", ".join(names), *_times(passes.get(None)), *_times(passes.get("both"))]
         for names, passes in cases.items()
     )
     columns = ("eager", "ours", "speed")
@@ -43,8 +44,8 @@ def _cpu() -> str:
     return f"{where}\n\n{_cpu_means(rows)}\n{_table(heading, lines)}"
 
 
-def _times(row: cpu.Comparison) -> list[str]:
-    if row.peer_ms is None or row.ours_ms is None or row.ratio is None:
+def _times(row: cpu.Comparison | None) -> list[str]:
+    if row is None or row.peer_ms is None or row.ours_ms is None or row.ratio is None:
         return ["", "", "not timed"]
     return [f"{row.peer_ms:.2f}", f"{row.ours_ms:.2f}", f"{row.ratio:.2f}x"]
 
@@ -140,6 +141,8 @@ def _predicted() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "cpu": _cpu,
+    "cpu_further": lambda: _cpu(CPU_RESULTS.with_name(f"{CPU_RESULTS.stem}-further.json")),
+    "cpu_growth": lambda: _cpu(CPU_RESULTS.with_name(f"{CPU_RESULTS.stem}-growth.json")),
     "gpu_summary": _gpu_summary,
     "gpu": lambda: _gpu_rows(lambda eager, ours: True),
     "gpu_losses": lambda: _gpu_rows(lambda eager, ours: (eager.ms or 0) < (ours.ms or 0)),

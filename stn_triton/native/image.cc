@@ -136,17 +136,19 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
   }
 };
 
-// Channels side by side: as many as fit the cache brought into that form, or all of them where they lie so.
-template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
+// Channels side by side: as many as fit the cache brought into that form, or all of them where they lie so. TIGHT, forward
+// alone: L - 1 where they lie.
+template <class T, int K, int ND, int L, bool TIGHT = false> class Pixels : Image<T, K, ND> {
   typedef Image<T, K, ND> Base;
   using Base::buffers_, Base::call_, Base::maps_, Base::steps_, Base::t_;
   static constexpr int MOST = Taps<T>::MOST;
   bool direct_;
-  int64_t stride_;  // numbers of a pixel in memory, no fewer than L
+  int64_t stride_;  // numbers of a pixel in memory, no fewer than L unless TIGHT
 
  public:
   Pixels(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) : Base(call, buffers, t, unit) {
-    direct_ = call.channels_last && this->is_wide() && this->has_windows() && call.samples == 1 && call.channels >= L;
+    bool lie_so = call.channels_last && this->is_wide() && this->has_windows() && call.samples == 1;
+    direct_ = lie_so && (TIGHT || call.channels >= L);
     int64_t fit = TURNED / (steps_.all * int64_t(sizeof(T))) / L * L, all = (call.channels + L - 1) / L * L;
     stride_ = direct_ ? call.channels : fit > all ? all : fit > L ? fit : L;
   }
@@ -176,7 +178,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
             for (int64_t i = 0; i < r.n * stride_; i++) at[i] = T(call_.padding_value);
           } else {
             this->template over_samples<false>(m, r, [&](const Row&, bool more) {
-              pixels_forward<T, K, ND, L>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
+              pixels_forward<T, K, ND, L, TIGHT>(t_, r.n, u, steps_, stride_, lanes(c), at, more);
               if (this->weighed_) collect_beyond<T>(t_, r.n, more);
             });
             if (this->weighed_) add_beyond<T>(t_, r.n, call_.padding_value, this->samples_of(m), at, stride_, lanes(c), 1);
@@ -198,7 +200,7 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
   template <class P> auto result(P* p, int64_t k, int64_t c, int64_t pixel) const {
     return element(call_, p, this->result_at(k, c) + this->pixel(pixel));
   }
-  int64_t lanes(int64_t c) const { return direct_ ? stride_ : (width(c, stride_) + L - 1) / L * L; }
+  int64_t lanes(int64_t c) const { return direct_ && !TIGHT ? stride_ : (width(c, stride_) + L - 1) / L * L; }
   // Between pixels of memory, `from` or `to`, and rows of n pixels of `stride_`: L channels from c on.
   void get(const char* from, int64_t c, int64_t pixels, int64_t n, T divisor, T* row) const {
     stored_as<T>(call_, from, [&](auto* p) { gather<T, L>(p, this->layout(pixels, c), int(width(c, L)), n, divisor, row, stride_); });
@@ -289,11 +291,20 @@ template <class T, int K, int ND, int L> class Pixels : Image<T, K, ND> {
 
 template <class Run> void run(Run image, const Call& call) { call.is_forward() ? image.forward() : image.backward(); }
 
+// Whether three channels can be read as four where they lie: what follows the last pixel must be another image.
+template <class T, int K, int ND> bool is_tight(const Call& call, int64_t unit) {
+  bool lie_so = call.channels_last && call.channels == 3 && call.storage == FLOAT32 && call.samples == 1;
+  bool windows = call.in[0] >= K && call.in[1] >= K && (ND == 2 || call.in[2] >= K);
+  return call.is_forward() && lie_so && windows && call.padding_value == 0 && unit / call.parts + 1 < call.images;
+}
+
 template <class T, int K, int ND> void one_image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) {
   constexpr int L = WIDTH<T>;
   if (!call.channels_last && call.channels < (call.input_gradient ? FEW_SUMS : FEW)) return run(Planes<T, K, ND>(call, buffers, t, unit), call);
-  if constexpr (L > 4)
+  if constexpr (L > 4) {
+    if (is_tight<T, K, ND>(call, unit)) return Pixels<T, K, ND, 4, true>(call, buffers, t, unit).forward();
     if (call.channels <= 4) return run(Pixels<T, K, ND, 4>(call, buffers, t, unit), call);
+  }
   run(Pixels<T, K, ND, L>(call, buffers, t, unit), call);
 }
 

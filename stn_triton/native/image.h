@@ -134,12 +134,13 @@ template <class T, int K, int ND> class Image {
     return call_.channels_last ? Layout{call_.channels, 1, c} : Layout{1, pixels, 0};
   }
 
-  // Samples in any direction defeat the processor's own prefetching: the part of the image that is needed is read once
-  // in the order of memory, if it fits the cache.
+  // Whether so many numbers of each pixel of a box fit the cache.
   bool fits(const Box& box, int64_t numbers) const {
     int64_t pixels = (box.to[0] - box.from[0]) * (box.to[1] - box.from[1]) * (box.to[2] - box.from[2]);
     return pixels * numbers * int64_t(sizeof(T)) <= IN_CACHE;
   }
+  // Samples in any direction defeat the processor's own prefetching: the part of the image that is needed is read once
+  // in the order of memory, if it fits the cache.
   void read_ahead(const T* u, int64_t stride, int64_t planes, const Box& box) const {
     int64_t across = (box.to[0] - box.from[0]) * stride;
     if (!fits(box, stride * planes)) return;

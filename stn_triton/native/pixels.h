@@ -62,11 +62,19 @@ INLINE void over_window_rows(const Taps<T>& t, int i, Steps steps, int64_t strid
       body((kz * steps.slice + ky * steps.row) * stride, wy * wz, slopes);
     }
 }
+// Two neighbouring pixels of L numbers each. TIGHT: of L - 1 in memory, and the last lane of each is the next one's.
+template <class T, int L, bool TIGHT> INLINE Lanes<T> two_pixels(const T* p) {
+  Lanes<T> v = load<T>(p);
+  if constexpr (TIGHT) return shuffle<T, 8, 0, 1, 2, 3, 3, 4, 5, 6>(v, v);
+  return v;
+}
 // The sample of a whole window whose first pixel p is.
-template <class T, int K, int ND, int L> INLINE Lanes<T, L> sample_in_pairs(const Taps<T>& t, int i, const T* p, Steps steps) {
+template <class T, int K, int ND, int L, bool TIGHT>
+INLINE Lanes<T, L> sample_in_pairs(const Taps<T>& t, int i, const T* p, Steps steps) {
+  constexpr int STRIDE = TIGHT ? L - 1 : L;
   Lanes<T> rows[K / 2] = {}, both = {};
-  over_window_rows<T, K, ND>(t, i, steps, L, [&](int64_t at, T weight, const T*) {
-    for (int k = 0; k < K / 2; k++) rows[k] += weight * load<T>(p + at + 2 * k * L);
+  over_window_rows<T, K, ND>(t, i, steps, STRIDE, [&](int64_t at, T weight, const T*) {
+    for (int k = 0; k < K / 2; k++) rows[k] += weight * two_pixels<T, L, TIGHT>(p + at + 2 * k * STRIDE);
   });
   for (int k = 0; k < K / 2; k++) both += pair<T>(t.w[0], k, i) * rows[k];
   return low<T>(both) + high<T>(both);
@@ -93,25 +101,29 @@ template <int L, class Body> INLINE void over_channels(int64_t channels, Body bo
   if (c < channels) body(channels - L, int(L - (channels - c)));
 }
 
-// Pixels of `stride` elements. With `more` what is there is added to.
-template <class T, int K, int ND, int L>
+// Pixels of `stride` elements. With `more` what is there is added to. TIGHT: of L - 1 elements; each is stored with one
+// too many, which the next replaces.
+template <class T, int K, int ND, int L, bool TIGHT>
 static void pixels_forward(const Taps<T>& t, int n, const T* u, Steps steps, int64_t stride, int64_t channels, T* to, bool more) {
   typedef Lanes<T, L> V;
   int64_t at[Taken<T, K, ND>::MOST];
   offsets<K, ND>(steps, stride, at);
   for (int i = 0; i < n; i++, to += stride) {
     const T* p = u + t.at[i] * stride;
+    auto put = [&](int64_t c, V total) {
+      if (TIGHT && i == n - 1) store_some<T, L>(to, total, L - 1);
+      else store<T, L>(to + c, more ? load<T, L>(to + c) + total : total);
+    };
     if constexpr (IN_PAIRS<T, K, L>)
       if (t.has(i, EVERY_TAP<K, ND>)) {
-        V total = sample_in_pairs<T, K, ND, L>(t, i, p, steps);
-        store<T, L>(to, more ? load<T, L>(to) + total : total);
+        put(0, sample_in_pairs<T, K, ND, L, TIGHT>(t, i, p, steps));
         continue;
       }
     with_taps<T, K, ND, false>(t, i, at, [&](const Taken<T, K, ND>& taken, auto count) {
       over_channels<L>(channels, [&](int64_t c, int) {
         V total = {};
         for (int k = 0; k < count; k++) total += taken.w[k] * load<T, L>(p + taken.at[k] + c);
-        store<T, L>(to + c, more ? load<T, L>(to + c) + total : total);
+        put(c, total);
       });
     });
   }

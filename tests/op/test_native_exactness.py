@@ -155,3 +155,22 @@ def test_the_basis_is_the_same_kept_or_not(monkeypatch: pytest.MonkeyPatch) -> N
     assert sampler.can_sample(u)
     assert not sampler.can_sample(torch.empty(1, 1, 2**16, 2**15, device="meta"))
     assert Options().transform == "affine"
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("size", [(5, 7), (4, 5, 6)])
+def test_the_next_image_is_not_seen(size: tuple[int, ...], mode: str) -> None:
+    """Three channels in channels_last are read as four where another image follows."""
+    if len(size) == 3 and mode == "bicubic":
+        pytest.skip("volumes are not sampled bicubically")
+    u = torch.randn(3, 3, *size)
+    u[1] = torch.nan
+    ndim = len(size)
+    u = u.to(memory_format=torch.channels_last if ndim == 2 else torch.channels_last_3d)
+    theta = torch.eye(ndim, ndim + 1).expand(3, -1, -1) + 0.3 * torch.randn(3, ndim, ndim + 1)
+    out_size = tuple(2 * length + 1 for length in size)
+    output = native(u, theta, out_size, mode=mode)
+    for image in (0, 2):
+        alone = native(u[image : image + 1], theta[image : image + 1], out_size, mode=mode)
+        assert alone.isfinite().all()
+        assert torch.equal(output[image], alone[0])
