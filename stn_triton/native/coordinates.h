@@ -8,7 +8,8 @@
 #include "call.h"
 #include "taps.h"
 
-// Output pixels (x + i, y, z), i < n; with several samples in each: sample number (qx, qy, qz) of them.
+// A piece of an output row: pixels (x + i, y, z) for i < n. Where a pixel takes several samples, (qx, qy, qz) is the
+// number of the sample along each axis.
 struct Row {
   int64_t x, y, z;
   int n;
@@ -24,11 +25,12 @@ template <class T> struct Map {
   T unit[3];         // units per output pixel
   T middle[3];       // of the source
   T rows[3][4];      // linear maps: by dx, dy, dz, and the offset; projective: by dx, dy and the offset
-  double inverse[3], beyond[3];  // linear maps: of what they have by dx; how far from the image a tap may lie
+  // Linear maps: 1 / rows[axis][0]; and how far outside the image a coordinate may lie with a tap still inside.
+  double inverse[3], reach[3];
   const T *basis, *coefficients;
 };
 
-// a * b + c, one operation where the processor has that
+// a * b + c, which the compiler makes one operation where the processor has it.
 template <class T> INLINE T multiply_add(T a, T b, T c) { return a * b + c; }
 template <class T> INLINE Lanes<T> multiply_add(Lanes<T> a, T b, Lanes<T> c) { return a * b + c; }
 
@@ -74,19 +76,20 @@ template <class T> static void set_rows(Map<T>& m, const Call& call, const T* th
       double farthest = fabs(double(m.rows[r][3]));
       for (int c = 0; c < nd; c++) farthest += fabs(double(m.rows[r][c])) * double(m.finer[c]);
       m.inverse[r] = 1 / double(m.rows[r][0]);
-      m.beyond[r] = (call.taps == 4 ? 2 : 1) + 1e-5 * (farthest + double(call.in[r]));
+      m.reach[r] = (call.taps == 4 ? 2 : 1) + 1e-5 * (farthest + double(call.in[r]));
     }
   }
 }
 
-// As many samples as source pixels lie between output pixels, at most 8.
+// Anti-aliasing: how many samples an output pixel takes along each axis. It is the largest number of source pixels that
+// one step of an output pixel covers, rounded up, from 1 to 8.
 template <class T> static int64_t samples_asked(const Map<T>& m, const Call& call) {
   T widest = 0, total = 0;
   for (int r = 0; r < call.dimensions; r++)
     for (int c = 0; c < call.dimensions; c++) {
       T step = m.rows[r][c] < 0 ? -m.rows[r][c] : m.rows[r][c];
       widest = step > widest ? step : widest;
-      total += m.rows[r][c];  // a maximum may drop a NaN
+      total += m.rows[r][c];  // the sum finds a NaN, which a maximum may drop
     }
   if (!(widest < T(__builtin_inff())) || total != total) return 1;
   T wanted = ceil(widest - T(1e-3));
@@ -221,7 +224,7 @@ template <class T> static void add_derivatives(const Map<T>& m, const Row& r, co
     if (projective) {
       Lanes<T> z = line(2, dx);
       for (int a = 0; a < 2; a++) {
-        Whole<T> there = g[a] != T(0);  // where a coordinate is not finite 0 stays 0
+        Integers<T> there = g[a] != T(0);  // where a coordinate is not finite 0 stays 0
         g[a] = where<T>(there, g[a] / z);
         g[2] -= where<T>(there, g[a] * (line(a, dx) / z));
       }
@@ -305,7 +308,7 @@ static void span_of(const Map<T>& m, const Row& r, const Call& call, int64_t sta
   Line<T> line(m, r);
   double length = double(call.out[0]), from = double(start), to = double(end);
   for (int a = 0; a < call.dimensions; a++) {
-    double low = -m.beyond[a] - line.rest[a], high = double(call.in[a] - 1) + m.beyond[a] - line.rest[a];
+    double low = -m.reach[a] - line.rest[a], high = double(call.in[a] - 1) + m.reach[a] - line.rest[a];
     if (!(fabs(m.inverse[a]) < 1e12)) {  // it hardly moves, or is not finite
       if (low > 1e-6 * length || high < -1e-6 * length) to = from;
       continue;

@@ -1,13 +1,15 @@
-// One image, or a part of its results, after the other, through the three steps: coordinates (coordinates.h), taps (taps.h), channels (planes.h,
-// pixels.h). Compiled once for each instruction set, with STN_LEVEL as the name of that.
+// Samples one image, or a part of its results, after the other.
+//
+// Each goes through three steps: coordinates (coordinates.h), taps (taps.h), channels (planes.h or pixels.h). This file is
+// compiled once for each instruction set. STN_LEVEL is the name of that set, and the namespace of its `work`.
 #include "image.h"
 #include "pixels.h"
 
 namespace {
 
-constexpr int64_t FEW = 8;                   // so many channels in planes are brought side by side, fewer are not
+constexpr int64_t FEW = 8;                   // from so many channels on, planes are transposed to channels side by side
 constexpr int64_t FEW_SUMS = 3;              // the same where the gradient of the input is wanted
-constexpr int64_t TURNED = 256 << 10;         // bytes of channels brought side by side
+constexpr int64_t COPY_BYTES = 256 << 10;     // bytes of a copy of the image with its channels side by side
 constexpr int64_t SUMS_AT_A_TIME = 16 << 20; // bytes of sums that planes of one image may take together
 
 // Few channels in planes.
@@ -149,7 +151,7 @@ template <class T, int K, int ND, int L, bool TIGHT = false> class Pixels : Imag
   Pixels(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) : Base(call, buffers, t, unit) {
     bool lie_so = call.channels_last && this->is_wide() && this->has_windows() && call.samples == 1;
     direct_ = lie_so && (TIGHT || call.channels >= L);
-    int64_t fit = TURNED / (steps_.all * int64_t(sizeof(T))) / L * L, all = (call.channels + L - 1) / L * L;
+    int64_t fit = COPY_BYTES / (steps_.all * int64_t(sizeof(T))) / L * L, all = (call.channels + L - 1) / L * L;
     stride_ = direct_ ? call.channels : fit > all ? all : fit > L ? fit : L;
   }
 

@@ -12,13 +12,13 @@ template <class T, int K, int ND, class Add>
 INLINE void over_windows(const Taps<T>& t, int i, const T* u, Steps steps, Add add) {
   constexpr int L = WIDTH<T>;
   bool is_whole = t.is_whole(i);
-  Whole<T> bits = load<Integer<T>, L>(t.bits + i);
+  Integers<T> bits = load<Integer<T>, L>(t.bits + i);
   for (int kz = 0; kz < (ND == 3 ? K : 1); kz++)
     for (int ky = 0; ky < K; ky++) {
       Lanes<T> window[K];
       load_windows<T, K>(u + kz * steps.slice + ky * steps.row, t.at + i, window);
       if (!is_whole) {
-        Whole<T> there = bits >> (AXIS_BITS + ky);
+        Integers<T> there = bits >> (AXIS_BITS + ky);
         if (ND == 3) there &= bits >> (2 * AXIS_BITS + kz);
         for (int k = 0; k < K; k++) window[k] = where<T>(-((bits >> k) & there & 1), window[k]);
       }
@@ -76,10 +76,10 @@ static void planes_theta(Taps<T>& t, int n, const T* u, Steps steps, int channel
       for (int a = 0; a < ND; a++) store<T>(t.g[a] + i, by[a]);
       continue;
     }
-    Whole<T> taps = count<T>() < T(n - i), bits = load<Integer<T>, L>(t.bits + i);
+    Integers<T> taps = count<T>() < T(n - i), bits = load<Integer<T>, L>(t.bits + i);
     for (int a = 0; a < ND; a++) taps &= (bits & ((1 << K) - 1) << (a * AXIS_BITS)) != 0;
     for (int a = 0; a < ND; a++) {
-      Whole<T> moving = taps & ((bits & 1 << (a * AXIS_BITS + MOVES)) != 0);
+      Integers<T> moving = taps & ((bits & 1 << (a * AXIS_BITS + MOVES)) != 0);
       store<T>(t.g[a] + i, where<T>(moving, by[a]));
     }
   }

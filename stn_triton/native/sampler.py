@@ -37,11 +37,11 @@ _TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
 _STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _NS_PER_TAP = 0.3
-"""What one tap of one element costs at least: how many threads pay follows from it."""
+"""A low estimate of the time of one tap of one element. `_threads` estimates the time of a call with it."""
 _MS_OF_A_THREAD = 0.1
-"""The least work of a thread, counted by that. To make and to join one takes about 0.05 ms."""
+"""A thread is started only for at least this much estimated work. Starting and joining one takes about 0.05 ms."""
 _LARGEST_KEPT_BASIS = 2**23
-"""Numbers of a lattice's basis that are kept from call to call, 32 MB in single precision, at most four times."""
+"""The largest basis of a lattice that is cached, in numbers: 32 MB in float32. The last four are kept."""
 _ROWS_OF_BASIS = 2**18
 """Numbers of a basis that are computed together: enough to be fast, few enough to stay in cache."""
 
@@ -139,7 +139,9 @@ def _run(
     if index is not None:
         rows = rows_of_images(index, input.shape[0])
         call.order, call.starts = (each.data_ptr() for each in rows)
-        call.transformers = -(-len(theta) // call.images)  # about: for the number of threads
+        call.transformers = -(
+            -len(theta) // call.images
+        )  # the mean of an image, for `_threads` alone
     basis = of_theta = None
     if lattice is not None:
         basis = _basis(lattice, points, out_size, options, dtype)
@@ -204,7 +206,10 @@ def _parts(call: Call, threads: int) -> int:
 
 
 def _threads(call: Call) -> int:
-    """As many as have enough work each, and an image, or forward a row of every result of one."""
+    """How many threads to use: each must have enough work, and a unit of its own.
+
+    A unit is an image. Forward, where results can be divided into parts, it is a row of an image's results.
+    """
     units = call.images * (call.out_y * call.out_z if call.output else 1)
     if units == 1:
         return 1

@@ -1,15 +1,21 @@
-// Between memory, in its dtype and layout, and rows of numbers or of pixels whose channels lie side by side.
+// Loads and stores that convert: between tensors in memory and the rows that the computation works on.
+//
+// A tensor has its own dtype (S) and layout. A row holds numbers of the computation's type (T), either one channel of
+// neighbouring pixels, or pixels whose channels lie side by side.
 #pragma once
 #include "call.h"
 #include "vectors.h"
 
+// A float16 and a bfloat16 as they are stored. Half and Brain also select the conversion of their format.
 struct Half { uint16_t bits; };
 struct Brain { uint16_t bits; };
 
-// The lanes of a vector of float as a vector of bits, and as floats.
+// Vectors of 32-bit words and of 16-bit words.
 template <int L> using Words = typename LanesOf<uint32_t, L>::type;
 template <int L> using Shorts = typename LanesOf<uint16_t, L>::type;
 
+// widened: stored bits to floats. narrowed: floats to stored bits, rounded to nearest, ties to even.
+// The pointer is not read: its type says which format the bits have.
 template <int L> INLINE Lanes<float, L> widened(const Brain*, Words<L> bits) { return (Lanes<float, L>)(bits << 16); }
 template <int L> INLINE Words<L> narrowed(const Brain*, Lanes<float, L> v) {
   Words<L> bits = (Words<L>)v;
@@ -21,7 +27,7 @@ template <int L> INLINE Lanes<float, L> widened(const Half*, Words<L> bits) {
   Words<L> sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13, exponent = rest & 0x0f800000;
   rest += (127 - 15) << 23;
   Words<L> infinite = rest + ((128 - 16) << 23);
-  V tiny = (V)(rest + (1 << 23)) - 6.103515625e-5f;  // 2^-14: its leading bit is one too many
+  V tiny = (V)(rest + (1 << 23)) - 6.103515625e-5f;  // 2^-14: a subnormal half has no implicit leading bit
   rest = exponent == 0x0f800000 ? infinite : exponent == 0 ? (Words<L>)tiny : rest;
   return (V)(rest | sign);
 }
@@ -29,7 +35,7 @@ template <int L> INLINE Words<L> narrowed(const Half*, Lanes<float, L> v) {
   typedef Lanes<float, L> V;
   Words<L> bits = (Words<L>)v, sign = bits & 0x80000000u;
   bits ^= sign;
-  Words<L> tiny = (Words<L>)((V)bits + 0.5f) - 0x3f000000;  // the sum rounds where halves do
+  Words<L> tiny = (Words<L>)((V)bits + 0.5f) - 0x3f000000;  // adding 0.5 rounds to the spacing of subnormal halves
   Words<L> usual = (bits - ((127 - 15) << 23) + 0xfff + (bits >> 13 & 1)) >> 13;
   Words<L> large = bits > 0x7f800000u ? Words<L>{} + 0x7e00 : Words<L>{} + 0x7c00;
   Words<L> all = bits < (113u << 23) ? tiny : bits >= (143u << 23) ? large : usual;
@@ -54,18 +60,19 @@ template <class T, class S, int L> INLINE void store_as(S* p, Lanes<T, L> v, int
   }
 }
 
-// Where the channels of n neighbouring pixels lie: element (pixel, channel) at p[pixel * across + channel * apart];
-// before: how many channels of a pixel lie before the first.
+// Where the channels of neighbouring pixels lie: element (pixel, channel) is p[pixel * across + channel * apart].
+// before: how many channels of the same pixel lie in memory before p.
 struct Layout {
   int64_t across, apart, before;
 };
 
-// Up to L channels of n pixels -> L numbers every `stride`, those after the last channel 0; divided by `divisor`.
+// Reads `count` channels, at most L, of n pixels. Pixel i becomes the L numbers at to + i * stride: its channels, divided
+// by `divisor`, then zeros.
 template <class T, int L, class S>
 static void gather(const S* p, Layout lies, int count, int64_t n, T divisor, T* to, int64_t stride) {
   typedef Lanes<T, L> V;
   if (lies.apart == 1) {
-    Whole<T, L> there = ::count<T, L>() < T(count);
+    Integers<T, L> there = ::count<T, L>() < T(count);
     for (int64_t i = 0; i < n; i++, p += lies.across, to += stride) {
       bool within = lies.across * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
       V v = within ? where<T, L>(there, load_as<T, S, L>(p, L)) : load_as<T, S, L>(p, count);
@@ -82,7 +89,8 @@ static void gather(const S* p, Layout lies, int count, int64_t n, T divisor, T* 
   }
 }
 
-// The way back; `alone`: there are no other channels in memory, so that what follows may be overwritten on the way.
+// The reverse of gather: writes `count` channels of n pixels.
+// alone: memory holds no other channels. A store of L lanes may then run into the next pixel, which is written after it.
 template <class T, int L, class S>
 static void scatter(const T* from, int64_t stride, Layout lies, int count, bool alone, int64_t n, T divisor, S* p) {
   typedef Lanes<T, L> V;
@@ -106,7 +114,7 @@ static void scatter(const T* from, int64_t stride, Layout lies, int count, bool 
   }
 }
 
-// A row of n elements.
+// A row of n elements of one channel: widen reads it from memory, narrow writes it. Both divide by `divisor`.
 template <class T, class S> static void widen(const S* from, int64_t n, T divisor, T* to) {
   constexpr int L = WIDTH<T>;
   for (int64_t i = 0; i < n; i += L) {

@@ -1,8 +1,12 @@
 // Step 2: from source coordinates to the pixels that are read and what they weigh.
 //
 // Along each axis a sample reads a window of K neighbouring pixels that exist: K = 1 nearest, 2 bilinear, 4 bicubic.
-// Near an edge the window stays inside and the weights move; a pixel of the window that is no tap has its bit unset, and
-// is left out, never multiplied by 0. Images shorter than the window lie in a copy that is as long.
+// Near an edge the window stays inside the image, and each weight goes to the pixel of the window that it belongs to. A
+// pixel of the window that is read for no tap has its bit unset. It is left out, not multiplied by 0, as it may be NaN.
+// An image that is shorter than the window is copied into memory that is as long as the window; `have` is that size.
+//
+// Names: w weight, d derivative of the weight by the coordinate, s source coordinate, "beyond" and "outside" what the
+// taps outside the image weigh, "whole" a window all of whose pixels are taps.
 //
 // The formulas are those of `stn_triton/kernels/interpolation.py`.
 #pragma once
@@ -37,38 +41,40 @@ template <int K, int ND> constexpr int EVERY_BIT = on_every_axis(((1 << K) - 1) 
 INLINE bool is_tap(int64_t bits, int axis, int k) { return bits >> (axis * AXIS_BITS + k) & 1; }
 INLINE bool moves(int64_t bits, int axis) { return is_tap(bits, axis, MOVES); }
 
-constexpr double FAR = 4194304;  // 2^22: coordinates beyond it are not told apart by float32 taps
+constexpr double FAR = 4194304;  // 2^22: beyond it a float32 coordinate has too few bits left for weights
 
 template <class T> INLINE Lanes<T> bounded(Lanes<T> s, T low, T high) {  // NaN: low
   s = s > low ? s : splat<T>(low);
   return s < high ? s : splat<T>(high);
 }
 template <class T> INLINE Lanes<T> absolute(Lanes<T> s) { return s < T(0) ? -s : s; }
-template <class T> INLINE Whole<T> is_odd(Lanes<T> i) { return i - 2 * round_down<T>(i * T(0.5)) != T(0); }
+template <class T> INLINE Integers<T> is_odd(Lanes<T> i) { return i - 2 * round_down<T>(i * T(0.5)) != T(0); }
 
-// Folded at the ends, the outer pixels' centres (align) or their outer edges; side: 1 or -1 as it follows s, 0 where s
-// is not finite or farther than can be told.
+// Padding by reflection: s, mirrored at both ends until it lies inside the image. The mirrors are at the centres of the
+// outer pixels with align_corners, else at their outer edges.
+// side: the derivative of the result by s. It is 1 or -1, and 0 where s is not finite or too far out.
 template <class T> INLINE Lanes<T> reflected(Lanes<T> s, T size, T align, Lanes<T>& side) {
   T low = (align - 1) * T(0.5), span = size - align > 0 ? size - align : 1;
-  Whole<T> known = absolute<T>(s) < T(FAR) * span;
+  Integers<T> known = absolute<T>(s) < T(FAR) * span;
   Lanes<T> away = where<T>(known, s - low), length = absolute<T>(away);
   Lanes<T> image = round_down<T>(length / span), rest = length - image * span;
-  Whole<T> below = rest < T(0), above = rest >= span;
+  Integers<T> below = rest < T(0), above = rest >= span;
   image = below ? image - T(1) : above ? image + T(1) : image;
   rest = below ? rest + span : above ? rest - span : rest;
-  Whole<T> odd = is_odd<T>(image);
+  Integers<T> odd = is_odd<T>(image);
   Lanes<T> folded = (odd ? span - rest : rest) + low;
-  folded = (s >= T(0)) & (s <= size - 1) ? s : folded;  // without the rounding of folding
+  folded = (s >= T(0)) & (s <= size - 1) ? s : folded;  // inside the image s stays as it is, to the bit
   side = where<T>(known, odd == (away < T(0)) ? splat<T>(1) : splat<T>(-1));
   return size > 1 ? where<T>(known, folded) : Lanes<T>{};
 }
 
-// The coordinate that is read instead, bounded and not NaN; follows: how it moves with the one that came, 1, -1 or 0.
+// The coordinate that is read instead of s: bounded, and never NaN.
+// follows: its derivative by s, 1, -1 or 0.
 template <class T, int K> INLINE Lanes<T> padded(Lanes<T> s, T size, T align, int padding, Lanes<T>& follows) {
   follows = where<T>(absolute<T>(s) < T(__builtin_inff()), splat<T>(1));
-  if (K == 4) {  // Padding moves the taps.
+  if (K == 4) {  // Bicubic: padding is applied to the taps (windowed), not to s.
     if (padding != REFLECTION) return bounded<T>(s, -3, size + 2);
-    Whole<T> known = absolute<T>(s) < T(FAR);
+    Integers<T> known = absolute<T>(s) < T(FAR);
     follows = where<T>(known, follows);
     return where<T>(known, s);
   }
@@ -83,7 +89,7 @@ template <class T, int K> INLINE Lanes<T> padded(Lanes<T> s, T size, T align, in
 template <class T> INLINE void cubic(Lanes<T> away, Lanes<T>& weight, Lanes<T>& slope) {
   constexpr T A = T(-0.75);
   Lanes<T> x = absolute<T>(away);
-  Whole<T> near = x <= T(1);
+  Integers<T> near = x <= T(1);
   weight = near ? ((A + 2) * x - (A + 3)) * x * x + T(1) : ((A * x - 5 * A) * x + 8 * A) * x - 4 * A;
   slope = near ? (3 * (A + 2) * x - 2 * (A + 3)) * x : (3 * A * x - 10 * A) * x + 8 * A;
   slope = away < T(0) ? -slope : slope;
@@ -93,7 +99,7 @@ template <class T> INLINE void cubic(Lanes<T> away, Lanes<T>& weight, Lanes<T>& 
 template <class T, int K> INLINE void taps_around(Lanes<T> s, Lanes<T>* at, Lanes<T>* w, Lanes<T>* d) {
   Lanes<T> low = round_down<T>(s), rest = s - low;
   if constexpr (K == 1) {  // ties to even
-    Whole<T> up = (rest > T(0.5)) | ((rest == T(0.5)) & is_odd<T>(low));
+    Integers<T> up = (rest > T(0.5)) | ((rest == T(0.5)) & is_odd<T>(low));
     at[0] = up ? low + T(1) : low;
     w[0] = splat<T>(1);
     d[0] = Lanes<T>{};
@@ -109,15 +115,16 @@ template <class T, int K> INLINE void taps_around(Lanes<T> s, Lanes<T>* at, Lane
   }
 }
 
-// What the taps outside weigh along one axis: 0 where none is, 1 and constant where no other is.
+// The weight of the taps outside the image, along one axis, and its derivative. The weight is 0 where no tap lies
+// outside. Where all do, it is exactly 1 and its derivative 0.
 template <class T> struct Beyond {
   Lanes<T> weight, slope;
 };
 template <class T, int K> INLINE Beyond<T> weigh_beyond(const Lanes<T>* at, const Lanes<T>* w, const Lanes<T>* d, Lanes<T> follows, T size) {
   Beyond<T> found = {};
-  Whole<T> any = {};
+  Integers<T> any = {};
   for (int k = 0; k < K; k++) {
-    Whole<T> inside = (at[k] >= T(0)) & (at[k] < size);
+    Integers<T> inside = (at[k] >= T(0)) & (at[k] < size);
     found.weight += where<T>(~inside, w[k]);
     found.slope += where<T>(~inside, d[k] * follows);
     any |= inside;
@@ -128,7 +135,7 @@ template <class T, int K> INLINE Beyond<T> weigh_beyond(const Lanes<T>* at, cons
 // Taps that may lie outside, as windows that do not: weights, derivatives, first pixel; returns the axis' bits.
 // beyond: what is left out, if WEIGHED.
 template <class T, int K, bool WEIGHED>
-static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T align, int padding, Lanes<T>* w, Lanes<T>* d, Lanes<T>& base,
+static __attribute__((noinline)) Integers<T> windowed(Lanes<T> s, T size, T have, T align, int padding, Lanes<T>* w, Lanes<T>* d, Lanes<T>& base,
                                                    Beyond<T>* beyond) {
   typedef Lanes<T> V;
   V follows, side, at[K], weight[K], slope[K];
@@ -143,12 +150,12 @@ static __attribute__((noinline)) Whole<T> windowed(Lanes<T> s, T size, T have, T
     }
   }
   base = bounded<T>(base, 0, have - K);
-  Whole<T> bits = (follows != T(0)) & (Integer<T>(1) << MOVES);
+  Integers<T> bits = (follows != T(0)) & (Integer<T>(1) << MOVES);
   for (int j = 0; j < K; j++) {
     V all_weight = {}, all_slope = {};
-    Whole<T> any = {};
+    Integers<T> any = {};
     for (int k = 0; k < K; k++) {
-      Whole<T> here = (at[k] == base + T(j)) & (at[k] < size);
+      Integers<T> here = (at[k] == base + T(j)) & (at[k] < size);
       all_weight += where<T>(here, weight[k]);
       all_slope += where<T>(here, slope[k] * follows);
       any |= here;
@@ -208,7 +215,7 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
   int padding = int(call.padding);
   bool every = true;
   for (int i = 0; i < n; i += L) {
-    Whole<T> at = {}, bits = {};
+    Integers<T> at = {}, bits = {};
     Beyond<T> beyond[ND];
     for (int a = 0; WEIGHED && a < ND; a++) beyond[a] = Beyond<T>();
     for (int a = ND - 1; a >= 0; a--) {
@@ -220,7 +227,7 @@ static void find_taps(Taps<T>& t, int n, const int64_t* have, const Call& call) 
       } else {
         bits |= windowed<T, K, WEIGHED>(s, size[a], memory[a], align, padding, w, d, base, &beyond[a]) << (a * AXIS_BITS);
       }
-      at = at * Integer<T>(memory[a]) + __builtin_convertvector(base, Whole<T>);
+      at = at * Integer<T>(memory[a]) + __builtin_convertvector(base, Integers<T>);
       for (int k = 0; k < K; k++) {
         store<T>(t.w[a][k] + i, w[k]);
         if (SLOPES) store<T>(t.d[a][k] + i, d[k]);

@@ -1,4 +1,7 @@
-// Vectors of numbers by the extensions of GCC and Clang, which serve every processor.
+// Vectors of numbers, by the vector extensions of GCC and Clang, so that one source serves every processor.
+//
+// T is float or double, and L is the number of lanes. Lanes<T, L> is a vector of T. Integers<T, L> is a vector of integers
+// of the same width; it also serves as a mask, with -1 in a lane that is set and 0 in one that is not.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -22,10 +25,10 @@ template <class T> constexpr int WIDTH = VECTOR_BYTES / sizeof(T);  // lanes of 
 
 template <class T, int L> struct LanesOf {
   typedef T type __attribute__((vector_size(sizeof(T) * L)));
-  typedef T stored __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may_alias));  // anywhere in memory
+  typedef T stored __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may_alias));  // the same at any address
 };
 template <class T, int L = WIDTH<T>> using Lanes = typename LanesOf<T, L>::type;
-template <class T, int L = WIDTH<T>> using Whole = typename LanesOf<Integer<T>, L>::type;
+template <class T, int L = WIDTH<T>> using Integers = typename LanesOf<Integer<T>, L>::type;
 
 template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> load(const T* p) {
   return *reinterpret_cast<const typename LanesOf<T, L>::stored*>(p);
@@ -33,10 +36,11 @@ template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> load(const T* p) {
 template <class T, int L = WIDTH<T>> INLINE void store(T* p, Lanes<T, L> v) {
   *reinterpret_cast<typename LanesOf<T, L>::stored*>(p) = v;
 }
+// x in every lane.
 template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> splat(T x) { return x - Lanes<T, L>{}; }
-template <class T, int L = WIDTH<T>> INLINE Whole<T, L> whole(Integer<T> x) { return x + Whole<T, L>{}; }
+template <class T, int L = WIDTH<T>> INLINE Integers<T, L> whole(Integer<T> x) { return x + Integers<T, L>{}; }
 
-// The first n of L elements, n from 0 to L: copied in powers of two, as calls of memcpy cost more.
+// Copies the first n of L elements, n >= 0. It copies in powers of two: a memcpy of variable size is a call, and slower.
 template <int L, class E> INLINE void copy_some(E* to, const E* from, int64_t n) {
   if (n >= L) {
     memcpy(to, from, L * sizeof(E));
@@ -49,7 +53,7 @@ template <int L, class E> INLINE void copy_some(E* to, const E* from, int64_t n)
     if (n & 2) memcpy(to + done, from + done, 2 * sizeof(E)), done += 2;
   if (n & 1) to[done] = from[done];
 }
-// The lanes after the first n are 0.
+// Loads n elements, at most L; the other lanes are 0. store_some stores the first n lanes alone.
 template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> load_some(const T* p, int64_t n) {
   if (n >= L) return load<T, L>(p);
   T first[L] = {};
@@ -72,8 +76,8 @@ template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> count() {
 }
 
 // v where the mask is set, else +0, even if v is not finite
-template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> where(Whole<T, L> mask, Lanes<T, L> v) {
-  return (Lanes<T, L>)(mask & (Whole<T, L>)v);
+template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> where(Integers<T, L> mask, Lanes<T, L> v) {
+  return (Lanes<T, L>)(mask & (Integers<T, L>)v);
 }
 // Whether a mask is set in every lane.
 template <class M> INLINE bool all(M mask) {
@@ -93,8 +97,9 @@ template <class T, int L = WIDTH<T>> INLINE T sum(Lanes<T, L> v) {
   }
 }
 
+// The largest integer that is not above s, for s that fit the integer type.
 template <class T, int L = WIDTH<T>> INLINE Lanes<T, L> round_down(Lanes<T, L> s) {
-  Whole<T, L> i = __builtin_convertvector(s, Whole<T, L>);
+  Integers<T, L> i = __builtin_convertvector(s, Integers<T, L>);
   i += __builtin_convertvector(i, Lanes<T, L>) > s;
   return __builtin_convertvector(i, Lanes<T, L>);
 }
@@ -103,11 +108,11 @@ template <class T, int L, int... I> INLINE Lanes<T, L> shuffle(Lanes<T, L> a, La
 #ifdef __clang__
   return __builtin_shufflevector(a, b, I...);
 #else
-  return __builtin_shuffle(a, b, Whole<T, L>{I...});
+  return __builtin_shuffle(a, b, Integers<T, L>{I...});
 #endif
 }
 
-// The halves of a vector, and a vector of two equal ones.
+// low and high are the halves of a vector; twice joins two copies of a half.
 template <class T> INLINE Lanes<T, WIDTH<T> / 2> half(Lanes<T> v, int number) {
   Lanes<T, WIDTH<T> / 2> halves[2];
   memcpy(halves, &v, sizeof v);
@@ -142,6 +147,7 @@ template <class T, int L> INLINE void transpose(Lanes<T, L>* row) {
   if constexpr (L >= 8) exchange<T, L, 4>(row, Sequence());
 }
 
+// Two neighbouring floats, loaded together as the bits of one double.
 INLINE double two_floats(const float* p) {
   double pair;
   memcpy(&pair, p, sizeof pair);
@@ -154,7 +160,8 @@ INLINE void split(Lanes<float> a, Lanes<float> b, Lanes<float>* u, std::integer_
   u[0] = shuffle<float, L, (I / 4 * 4 + I % 2 * 2 + I / 2 % 2 * L)...>(a, b);
   u[1] = shuffle<float, L, (I / 4 * 4 + I % 2 * 2 + I / 2 % 2 * L + 1)...>(a, b);
 }
-// Loaded in the order in which no shuffle crosses the halves of a vector.
+// For every lane i: u[0] = p[at[i]], u[1] = p[at[i] + 1]. The pairs are loaded in an order for which no shuffle of `split`
+// crosses the halves of a vector, since crossing is slower.
 template <int... I>
 INLINE void float_pairs(const float* p, const int32_t* at, Lanes<float>* u, std::integer_sequence<int, I...>) {
   typedef double Pairs __attribute__((vector_size(VECTOR_BYTES)));
@@ -167,7 +174,7 @@ INLINE Lanes<T> gathered(const T* p, const Integer<T>* at, std::integer_sequence
   return Lanes<T>{p[at[I]]...};
 }
 
-// u[k] = p[at + k] of the pixels of a vector: two neighbouring floats by one load.
+// For every lane i and k < K: u[k] = p[at[i] + k]. Two neighbouring floats take one load.
 template <class T, int K> INLINE void load_windows(const T* p, const Integer<T>* at, Lanes<T>* u) {
   constexpr int L = WIDTH<T>;
   if constexpr (K >= 2 && sizeof(T) == 4) {
