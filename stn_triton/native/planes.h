@@ -7,7 +7,8 @@ struct Steps {
   int64_t row, slice, all;
 };
 
-// The sums over the K^(ND-1) rows of a window: of w u (along x) and of d u, weighted along the other axes by `weigh`.
+// Calls add(row, slice, its K vectors) for the K^(ND-1) rows of the windows of a vector of pixels. Numbers of the window
+// that are no taps are 0.
 template <class T, int K, int ND, class Add>
 INLINE void over_windows(const Taps<T>& t, int i, const T* u, Steps steps, Add add) {
   constexpr int L = WIDTH<T>;
