@@ -39,8 +39,8 @@ _STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat1
 _NS_PER_TAP = 0.3
 """A low estimate of the time of one tap of one element. `_threads` estimates the time of a call with it."""
 _MS_OF_A_THREAD = 1.0
-"""A thread is started only for at least this much estimated work. On an idle core it would pay from 0.1 ms on. But after
-an operation of PyTorch's the threads of OpenMP keep the cores busy for a while, and ours waits for its turn."""
+"""A thread is started only for at least this much estimated work. On an idle core it would pay from 0.1 ms on. But
+after an operation of PyTorch's the threads of OpenMP keep the cores busy for a while, and ours waits for its turn."""
 _LARGEST_KEPT_BASIS = 2**23
 """The largest basis of a lattice that is cached, in numbers: 32 MB in float32. The last four are kept."""
 _ROWS_OF_BASIS = 2**18
