@@ -73,9 +73,8 @@ def inside(folder: Path, name: str, index: Path) -> Path:
     path = folder / relative
     try:
         try:
-            found = path.resolve(
-                strict=True
-            )  # without `strict`, Python 3.13 gives a circle of links as it is
+            # Without `strict` Python 3.13 gives a circle of links as it is.
+            found = path.resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError):
             found = path.resolve()
         within = found.is_relative_to(folder.resolve())

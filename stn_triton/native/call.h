@@ -28,6 +28,7 @@ struct Call {
   double padding_value;  // what lies outside, with ZEROS
 
   bool is_forward() const { return output != nullptr; }
+  int64_t bytes_of_number() const { return storage == FLOAT64 ? 8 : storage == FLOAT32 ? 4 : 2; }
   // How many transformations image n has, and their numbers.
   int64_t maps_of(int64_t n) const { return starts ? starts[n + 1] - starts[n] : transformers; }
   int64_t number(int64_t n, int64_t k) const { return starts ? order[starts[n] + k] : n * transformers + k; }

@@ -33,7 +33,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
         char* to = element(call_, call_.output, this->result_at(k, 0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
         if (outside && !this->weighed_) {
-          for (int c = 0; c < channels; c++) memset(to + c * apart * bytes_of(call_), 0, r.n * bytes_of(call_));
+          for (int c = 0; c < channels; c++) memset(to + c * apart * call_.bytes_of_number(), 0, r.n * call_.bytes_of_number());
           return;
         }
         if (outside) {
@@ -99,7 +99,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
         const char* from = element(call_, call_.grad, this->result_at(k, c0) + this->pixel_of(r));
         int64_t apart = call_.pixels_out();
         for (int c = 0; c < channels; c++)
-          prefetch<0>(from + (c * apart + call_.out[0]) * bytes_of(call_), r.n * bytes_of(call_));
+          prefetch<0>(from + (c * apart + call_.out[0]) * call_.bytes_of_number(), r.n * call_.bytes_of_number());
         if (!direct)
           stored_as<T>(call_, from, [&](auto* p) {
             for (int c = 0; c < channels; c++) widen<T>(p + c * apart, r.n, this->samples_of(m), row + c * MOST);
@@ -138,6 +138,12 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
   }
 };
 
+// Whether pixels can be read where they lie: channels side by side, wide, and images no smaller than a window.
+template <class T, int K, int ND> bool are_read_in_place(const Call& call) {
+  bool windows = call.in[0] >= K && call.in[1] >= K && (ND == 2 || call.in[2] >= K);
+  return call.channels_last && call.storage == (sizeof(T) == 4 ? FLOAT32 : FLOAT64) && windows && call.samples == 1;
+}
+
 // Channels side by side: as many as fit the cache brought into that form, or all of them where they lie so. TIGHT, forward
 // alone: L - 1 where they lie.
 template <class T, int K, int ND, int L, bool TIGHT = false> class Pixels : Image<T, K, ND> {
@@ -149,8 +155,7 @@ template <class T, int K, int ND, int L, bool TIGHT = false> class Pixels : Imag
 
  public:
   Pixels(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) : Base(call, buffers, t, unit) {
-    bool lie_so = call.channels_last && this->is_wide() && this->has_windows() && call.samples == 1;
-    direct_ = lie_so && (TIGHT || call.channels >= L);
+    direct_ = TIGHT || (are_read_in_place<T, K, ND>(call) && call.channels >= L);
     int64_t fit = COPY_BYTES / (steps_.all * int64_t(sizeof(T))) / L * L, all = (call.channels + L - 1) / L * L;
     stride_ = direct_ ? call.channels : fit > all ? all : fit > L ? fit : L;
   }
@@ -216,10 +221,10 @@ template <class T, int K, int ND, int L, bool TIGHT = false> class Pixels : Imag
   // c on, are read in the order of memory before they are brought side by side, or stored from there.
   void read_planes(const void* p, int64_t start, int64_t c, int64_t pixels, int64_t first, int64_t count) const {
     int64_t channels = call_.channels_last ? call_.channels : width(c, stride_);
-    if ((call_.channels_last && c > 0) || channels * count * bytes_of(call_) > IN_CACHE) return;
-    if (call_.channels_last) return read_in_order(element(call_, p, start + first * channels), channels * count * bytes_of(call_));
+    if ((call_.channels_last && c > 0) || channels * count * call_.bytes_of_number() > IN_CACHE) return;
+    if (call_.channels_last) return read_in_order(element(call_, p, start + first * channels), channels * count * call_.bytes_of_number());
     for (int64_t k = 0; k < channels; k++)
-      read_in_order(element(call_, p, start + k * pixels + first), count * bytes_of(call_));
+      read_in_order(element(call_, p, start + k * pixels + first), count * call_.bytes_of_number());
   }
   void read_results(const void* p, int64_t k, int64_t c) const {
     int64_t row = call_.out[0];
@@ -295,9 +300,8 @@ template <class Run> void run(Run image, const Call& call) { call.is_forward() ?
 
 // Whether three channels can be read as four where they lie: what follows the last pixel must be another image.
 template <class T, int K, int ND> bool is_tight(const Call& call, int64_t unit) {
-  bool lie_so = call.channels_last && call.channels == 3 && call.storage == FLOAT32 && call.samples == 1;
-  bool windows = call.in[0] >= K && call.in[1] >= K && (ND == 2 || call.in[2] >= K);
-  return call.is_forward() && lie_so && windows && call.padding_value == 0 && unit / call.parts + 1 < call.images;
+  bool another_follows = unit / call.parts + 1 < call.images;
+  return call.is_forward() && call.channels == 3 && call.padding_value == 0 && another_follows && are_read_in_place<T, K, ND>(call);
 }
 
 template <class T, int K, int ND> void one_image(const Call& call, Buffers& buffers, Taps<T>& t, int64_t unit) {

@@ -51,13 +51,10 @@ struct Buffers {
   Buffer image, sums, row, grad, weights, theta;
 };
 
-int64_t bytes_of(const Call& call) {
-  return call.storage == FLOAT64 ? 8 : call.storage == FLOAT32 ? 4 : 2;
-}
 const char* element(const Call& call, const void* p, int64_t number) {
-  return static_cast<const char*>(p) + number * bytes_of(call);
+  return static_cast<const char*>(p) + number * call.bytes_of_number();
 }
-char* element(const Call& call, void* p, int64_t number) { return static_cast<char*>(p) + number * bytes_of(call); }
+char* element(const Call& call, void* p, int64_t number) { return static_cast<char*>(p) + number * call.bytes_of_number(); }
 
 // Calls body with a pointer of the type that is stored.
 template <class T, class P, class Body> void stored_as(const Call& call, P* p, const Body& body) {

@@ -61,7 +61,7 @@ const Level& level() {
 void in_large_pages(const Call& call, void* result, int64_t pixels) {
 #ifdef __linux__
   constexpr uintptr_t FROM = 32 << 20, PAGE = 2 << 20;
-  uintptr_t bytes = uintptr_t(pixels * call.channels) * (call.storage == FLOAT64 ? 8 : call.storage == FLOAT32 ? 4 : 2);
+  uintptr_t bytes = uintptr_t(pixels * call.channels * call.bytes_of_number());
   uintptr_t start = reinterpret_cast<uintptr_t>(result), first = (start + PAGE - 1) / PAGE * PAGE;
   if (result && bytes >= FROM) madvise(reinterpret_cast<void*>(first), (start + bytes) / PAGE * PAGE - first, MADV_HUGEPAGE);
 #else
