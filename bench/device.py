@@ -27,7 +27,7 @@ import torch
 from . import networks
 from .cases import BASE_CASES, OPTION_CASES, TINY_CASES, Case, Grads, expand, pass_name
 from .check import expect, run, verdict
-from .correctness import Outcome, run_checks
+from .check_matrix import Outcome, run_checks
 from .inputs import Inputs, make_inputs
 from .providers import present
 from .providers.provider import LAST, Provider

@@ -52,7 +52,7 @@ Reading order
     backward         which of those below give the gradients of a call
     backward_theta   (3) and (4), where theta alone wants a gradient;  theta_sum adds up what its programs found
     backward_cells   (2) to (4) in one pass: affine maps in 2-D, bilinear or nearest; `cells` has its parts
-    backward_pixels  (2) for every other map that can be turned round
-    backward_boxes   (2) for maps that cannot: lattices;  coefficients: from theta of a lattice to what a map needs
+    backward_pixels  (2) for every other map that has an inverse
+    backward_boxes   (2) for maps without one: lattices;  coefficients: from theta of a lattice to what a map needs
     blocks           how much one program holds;  launch: the one place where kernels are started
 """

@@ -53,7 +53,7 @@ def input_backward(
     grad: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options,
     tangent: Tensor | None = None, coordinates: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """The gradient of the input, or its change along a tangent; by pixels where the map can be turned round."""
+    """The gradient of the input, or its change along a tangent; by pixels where the map has an inverse."""
     invertible = TRANSFORMS[options.transform].matrix is not None or (
         # A horizon reflects without end.
         options.transform == "projective" and options.padding_mode != "reflection"

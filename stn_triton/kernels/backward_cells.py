@@ -31,9 +31,9 @@ from . import maps
 from .blocks import cell_blocks
 from .cells.images import Tile, channels_in, zero_row
 from .cells.paths import Output
+from .cells.pixel_by_pixel import pixel_by_pixel_pays
 from .cells.plan import finite_map, moves, plan_cells
-from .cells.tile import finish_tile, give_tile, turn_tile
-from .cells.turned import turning_pays
+from .cells.tile import finish_tile, give_tile, give_tile_pixel_by_pixel
 from .geometry import Call, geometry, parameters
 from .launch import MOST_PROGRAMS, launch
 from .layout import outside_value, rows_of
@@ -166,8 +166,10 @@ def _cell_backward_kernel(
         if reached:
             plan = plan_cells(m, size, finer, SPEC)
             out = _output(grad_output_ptr, nk, block, C, call.out, samples, finer, SPEC)
-            if turning_pays(tile, plan, m, size, out, SPEC):
-                sums = turn_tile(sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC)  # fmt: skip
+            if pixel_by_pixel_pays(tile, plan, m, size, out, SPEC):
+                sums = give_tile_pixel_by_pixel(
+                    sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC
+                )  # fmt: skip
             else:
                 sums = give_tile(
                     sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC

@@ -1,4 +1,4 @@
-"""Backward for the input of maps that can be turned round: a gather by pixels, without atomics.
+"""Backward for the input of maps that have an inverse: a gather by pixels, without atomics.
 
 Where cells (`backward_cells`) do not serve: projective maps, volumes, reflection, sixteen taps, second derivatives.
 

@@ -19,7 +19,7 @@ import stn_triton
 from bench import (
     cases,
     check,
-    correctness,
+    check_matrix,
     cpu,
     definition,
     networks,
@@ -179,7 +179,7 @@ def test_the_check_finds_errors() -> None:
 
 
 def test_the_correctness_part_on_a_cpu() -> None:
-    every = list(correctness.checks("cpu"))
+    every = list(check_matrix.checks("cpu"))
     assert len({name for name, _ in every}) == len(every)
     for name, wrong in every[::60]:
         assert wrong() is None, name

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from architectures import create_model
-from bench import cases, correctness, device, networks, providers, results, workers
+from bench import cases, check_matrix, device, networks, providers, results, workers
 from support import works
 
 
@@ -80,13 +80,13 @@ def test_networks_have_their_turn_before_bfloat16(
 
 
 def test_a_short_run_of_the_checks_sees_every_pair_of_options() -> None:
-    matrix = correctness._matrix()
+    matrix = check_matrix._matrix()
     first = matrix[: len(matrix) // 4]
 
     def pairs(some: list[cases.Case]) -> set[object]:
         found: set[object] = set()
         for case in some:
-            options = correctness._options(case)
+            options = check_matrix._options(case)
             found |= {frozenset((a, b)) for a in options for b in options}
         return found
 

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("triton")
 
 from stn_triton.kernels import backward_cells
-from stn_triton.kernels.cells import paths, turned
+from stn_triton.kernels.cells import paths, pixel_by_pixel
 from stn_triton.kernels.cells import tile as cell_tile
 from support.checks import check, distance_to_kinks, plain, slow, triton_sample, with_gradients
 from support.kernels import interpreted, turn
@@ -112,9 +112,9 @@ def test_what_has_no_tap_changes_nothing(value: float, device: torch.device) -> 
 
 
 def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the steps of the gather by cells, straight and turned; every lane visits one output in a step."""
+    """Counts the steps by cells and pixel by pixel; every lane visits one output in a step."""
     count = [0, 0]
-    for index, (module, name) in enumerate(((paths, "give"), (turned, "_visit"))):
+    for index, (module, name) in enumerate(((paths, "give"), (pixel_by_pixel, "_visit"))):
         original = getattr(module, name)
 
         def counted(*args: Any, index: int = index, original: Any = original) -> Any:
@@ -151,7 +151,7 @@ def test_a_tile_that_no_output_reaches_visits_nothing(
 @interpreted
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize("degrees", [0, slow(30)])
-def test_turned_tiles(
+def test_tiles_pixel_by_pixel(
     degrees: float, padding_mode: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     """The gradients are the same where lanes hold outputs instead of inputs."""
@@ -162,22 +162,22 @@ def test_turned_tiles(
     )
     count = visits(monkeypatch)
     torch.manual_seed(2)
-    straight = run()
+    by_cells = run()
     assert count[0] > 40
     assert (count[1] > 0) == (padding_mode == "border")
 
     count[:] = 0, 0
-    monkeypatch.setattr(backward_cells, "turning_pays", lambda *_: True)
+    monkeypatch.setattr(backward_cells, "pixel_by_pixel_pays", lambda *_: True)
     torch.manual_seed(2)
-    turned = run()
+    by_pixels = run()
     assert count[0] == 0
     assert 0 < count[1] < 100
-    for name in straight:
-        torch.testing.assert_close(turned[name], straight[name], rtol=1e-12, atol=1e-12)
+    for name in by_cells:
+        torch.testing.assert_close(by_pixels[name], by_cells[name], rtol=1e-12, atol=1e-12)
 
 
 @interpreted
-def test_a_point_that_takes_the_whole_output_turns_its_tile(
+def test_a_point_that_takes_the_whole_output_goes_pixel_by_pixel(
     monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     count = visits(monkeypatch)

@@ -1,4 +1,4 @@
-"""The gather by pixels: every map that can be turned round, beside the definition."""
+"""The gather by pixels: every map that has an inverse, beside the definition."""
 
 from __future__ import annotations
 
@@ -222,14 +222,14 @@ def test_reflection_of_what_is_far_or_not_finite(
 
 
 @pytest.mark.parametrize("transform", ["affine", slow("projective")])
-def test_turned_pixels(
+def test_pixels_one_by_one(
     transform: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     """Every pixel has its outputs in the lanes, along rows for one output size and along columns for the other."""
     if not INTERPRET:
         pytest.skip("compiled kernels keep their constants")
     monkeypatch.setattr(pixel_gather, "PATIENCE", tl.constexpr(1))
-    monkeypatch.setattr(pixel_gather, "TURNING", tl.constexpr(0))
+    monkeypatch.setattr(pixel_gather, "ONE_BY_ONE", tl.constexpr(0))
     torch.manual_seed(6)
     theta = identity(transform)[None].to(device) + 0.1
     for out_size in ((35, 4), (3, 40)):
@@ -237,11 +237,11 @@ def test_turned_pixels(
 
 
 @pytest.mark.slow
-def test_turned_volume(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+def test_voxels_one_by_one(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     if not INTERPRET:
         pytest.skip("compiled kernels keep their constants")
     monkeypatch.setattr(pixel_gather, "PATIENCE", tl.constexpr(1))
-    monkeypatch.setattr(pixel_gather, "TURNING", tl.constexpr(0))
+    monkeypatch.setattr(pixel_gather, "ONE_BY_ONE", tl.constexpr(0))
     torch.manual_seed(7)
     theta = torch.eye(3, 4, dtype=torch.float64, device=device)[None] + 0.05
     compare(image(1, 1, 1, 2, 2, device=device), theta, (2, 33, 2), Options())

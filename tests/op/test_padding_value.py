@@ -95,7 +95,7 @@ def test_a_few_planes_by_kernels(case: dict[str, Any], device: torch.device) -> 
 
 @pytest.mark.slow
 @needs_triton
-def test_turned_tiles(device: torch.device) -> None:
+def test_tiles_pixel_by_pixel(device: torch.device) -> None:
     # Nearly singular: a few pixels at the image's edge gather most of the output.
     matrix = [[1e-3, 0.4, -0.95], [2e-3, 1e-3, 0.3]]
     theta = torch.tensor([matrix], device=device, dtype=torch.float64)

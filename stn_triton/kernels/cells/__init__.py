@@ -1,1 +1,1 @@
-"""The parts of `backward_cells`: plan, paths, tile and the turned form of a tile, and rows of pixels in lanes."""
+"""The parts of `backward_cells`: plan, paths, tile, a tile pixel by pixel, and rows of pixels in lanes."""

@@ -27,8 +27,8 @@ from .paths import (
     give_listed,
     give_parity,
 )
+from .pixel_by_pixel import give_pixels
 from .plan import DIAGONAL, LISTED, PARITY, SEPARABLE, SINGLE
-from .turned import turn_row
 
 # Phases of a tile: the column of cells on its left, with lanes along it from the corner down, the row above, its rows.
 COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -218,7 +218,7 @@ def give_tile(
                 found = _with_neighbours(corners, lower_left, lower_right, to_first, step, tile.lane, SPEC)  # fmt: skip
                 if SPEC.PADDING == "border":
                     if clipped & _at_edge(tile, tile.y + step, size, SPEC):
-                        sums, found = turn_row(
+                        sums, found = give_pixels(
                             sums, found, tile, tile.y + step, u, stride_h, stride_w, m, size, out, False, SPEC
                         )  # fmt: skip
                 if SPEC.SEVERAL:
@@ -234,13 +234,13 @@ def give_tile(
 
 
 @triton.jit
-def turn_tile(
+def give_tile_pixel_by_pixel(
     sums, tile, u, stride_h, stride_w, total, stored, m, size, out, SPEC: tl.constexpr
 ):  # fmt: skip
-    """The same as `give_tile`, pixel by pixel."""
+    """The same as `give_tile`, for tiles whose pixels gather many outputs."""
     target = tile.y.to(SPEC.OFFSET) * size[0] + (tile.x + tile.lane)
     for step in range(tile.rows):
-        sums, found = turn_row(
+        sums, found = give_pixels(
             sums, zero_blocks(SPEC), tile, tile.y + step, u, stride_h, stride_w, m, size, out, True, SPEC
         )  # fmt: skip
         at = target * out.pixel if SPEC.CHANNELS_LAST else target

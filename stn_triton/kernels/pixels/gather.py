@@ -3,7 +3,7 @@ horizon.
 
 First each lane walks through the rows of its own pixel's preimage. Pixels with far more outputs than others would keep
 the tile waiting: a map close to singular puts a whole output onto a few, "border" all that lies beyond the image onto
-its edges. They are left, and turn round: one after the other, with all lanes on the outputs of one pixel.
+its edges. They are left, and follow one after the other, with all lanes on the outputs of one pixel.
 """
 
 import triton
@@ -20,9 +20,10 @@ from .copies import is_repeated, place
 from .visit import visit
 
 PATIENCE = tl.constexpr(16)
-TURNING = tl.constexpr(4)
-"""Steps after which the lanes that are left turn round: a few, and as many as turning would cost them. So a tile never
-takes much more than twice as long as the better of both ways."""
+ONE_BY_ONE = tl.constexpr(4)
+"""After PATIENCE steps, and ONE_BY_ONE for each lane that is not done, the pixels of those lanes follow one by one: a
+few steps, and as many as one by one would cost. So a tile never takes much more than twice as long as the better of
+both ways."""
 
 
 @triton.jit
@@ -125,7 +126,7 @@ def _preimage(q, copy, side, plan, grid, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _walk(given, q, alive, found, lanes, straight, copy, side, grid, SPEC: tl.constexpr):
+def _walk(given, q, alive, found, lanes, each_its_own, copy, side, grid, SPEC: tl.constexpr):
     """Visit the outputs of preimages, row by row: (what they give, the lanes that have not come to the end).
 
     lanes: (the first column of a lane, from one to the next, the first row of a lane, from one to the next).
@@ -137,7 +138,7 @@ def _walk(given, q, alive, found, lanes, straight, copy, side, grid, SPEC: tl.co
     alive &= row <= found.bottom
     left = tl.sum(alive.to(tl.int32))
     steps = left * 0
-    while (left > 0) & ((steps < PATIENCE + TURNING * left) | (straight == 0)):
+    while (left > 0) & ((steps < PATIENCE + ONE_BY_ONE * left) | (each_its_own == 0)):
         dy, dz = centred(row, OH, SPEC), centred(slice, OD, SPEC)
         first, last = row_interval(found.strips, dy, dz, OW, SPEC)
         px = first + column
@@ -165,30 +166,30 @@ def gather(total, tile, copy, side, plan, grid, SPEC: tl.constexpr):
     BLOCK_C: tl.constexpr = grid.channels.number.shape[0]
     lane = tl.arange(0, PIXELS)
     waiting = lane * 0 + PIXELS
-    turn = tl.full((), -1, tl.int32)  # the pixel that all lanes collect for, none at first
-    while turn < PIXELS:
-        straight = (turn < 0) != 0
-        own = lane == turn
-        ix = tl.where(straight, tile.x, tl.sum(tl.where(own, tile.x, 0)))
-        iy = tl.where(straight, tile.y, tl.sum(tl.where(own, tile.y, 0)))
+    served = tl.full((), -1, tl.int32)  # the pixel that all lanes collect for, none at first
+    while served < PIXELS:
+        each_its_own = (served < 0) != 0
+        own = lane == served
+        ix = tl.where(each_its_own, tile.x, tl.sum(tl.where(own, tile.x, 0)))
+        iy = tl.where(each_its_own, tile.y, tl.sum(tl.where(own, tile.y, 0)))
         q = ix.to(COMPUTE), iy.to(COMPUTE), tile.z.to(COMPUTE)
         found, collects = _preimage(q, copy, side, plan, grid, SPEC)
-        alive = collects & (tile.exists | ((turn >= 0) != 0))
-        # Lanes of a turned tile lie along rows where there are enough, else along columns.
+        alive = collects & (tile.exists | ((served >= 0) != 0))
+        # All lanes on one pixel lie along rows where there are enough, else along columns.
         high = found.bottom - found.top >= PIXELS - 1
         one = lane * 0 + 1
         lanes = (
-            tl.where(straight | high, 0, lane), tl.where(straight | high, one, PIXELS),
-            tl.where((straight == 0) & high, lane, 0), tl.where((straight == 0) & high, PIXELS, one),
+            tl.where(each_its_own | high, 0, lane), tl.where(each_its_own | high, one, PIXELS),
+            tl.where((each_its_own == 0) & high, lane, 0), tl.where((each_its_own == 0) & high, PIXELS, one),
         )  # fmt: skip
         given = block_zeros(PIXELS, BLOCK_C, SPEC)
-        given, alive = _walk(given, q, alive, found, lanes, straight, copy, side, grid, SPEC)
-        if straight:
+        given, alive = _walk(given, q, alive, found, lanes, each_its_own, copy, side, grid, SPEC)
+        if each_its_own:
             given = tl.where(per_pixel(alive, SPEC), 0.0, given).to(COMPUTE)
             waiting = tl.where(alive, lane, PIXELS)
         else:
             given = per_channel(sum_pixels(given, SPEC), SPEC)
             given = tl.where(per_pixel(own, SPEC), given, 0.0).to(COMPUTE)
         total += mean(given, sample_count(grid.samples, SPEC), SPEC)
-        turn = tl.min(tl.where(waiting > turn, waiting, PIXELS))
+        served = tl.min(tl.where(waiting > served, waiting, PIXELS))
     return total

@@ -1,7 +1,7 @@
 """Rows of a preimage: which outputs of a row lie in strips.
 
-What a pixel collects are the outputs whose source coordinates lie within reach of it. For every map that can be turned
-round these are linear conditions on the output's coordinates, and in a row of the output each one is an interval.
+What a pixel collects are the outputs whose source coordinates lie within reach of it. For every map that has an
+inverse these are linear conditions on the output's coordinates, and in a row of the output each one is an interval.
 Bounds are generous: `visit` then decides about each output, by its coordinate as the forward kernel finds it.
 """
 

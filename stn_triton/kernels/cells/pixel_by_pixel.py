@@ -1,8 +1,8 @@
-"""Pixels that gather a great part of the output: one pixel after the other, with output pixels in the lanes.
+"""Pixels that gather a great part of the output: one after the other, with all lanes on the outputs of one pixel.
 
 A map close to singular may put a whole output into a few cells, and "border" moves all that lies beyond the image onto
-the pixels at its edges. A lane that visited these alone would take seconds. So a row of pixels turns round: lanes take
-rows of the output, each visits the columns of its row that may touch the pixel, and the lanes' sums are added up.
+the pixels at its edges. A lane that visited these alone would take seconds. So the lanes take rows of the output
+instead of cells: each visits the columns of its row that may touch the pixel, and the lanes' sums are added up.
 """
 
 import triton
@@ -16,17 +16,17 @@ from stn_triton.kernels.preimage.affine import candidates, extents, invert, row_
 from .images import load_row, spread, zero_block, zero_blocks, zero_row
 from .paths import gradients
 
-TURN_ABOVE = tl.constexpr(256)
-"""Candidates of a cell above which a tile asks whether turning round is cheaper."""
+ASK_ABOVE = tl.constexpr(256)
+"""Candidates of a cell above which a tile asks whether pixel by pixel is cheaper."""
 
 
 @triton.jit
-def turning_pays(tile, plan, m, size, out, SPEC: tl.constexpr):
-    """Whether turning a tile round is cheaper than to list the candidates of its cells."""
+def pixel_by_pixel_pays(tile, plan, m, size, out, SPEC: tl.constexpr):
+    """Whether a tile is cheaper pixel by pixel than by a list of the candidates of its cells."""
     a, b, mx, c, d, my = m
     listed = plan.columns.to(tl.float32) * plan.rows
     pays = listed < 0
-    if listed > TURN_ABOVE:
+    if listed > ASK_ABOVE:
         # Pixels that outputs touch: between the ends of the output, or along the line that a singular map makes of it.
         extent_x, extent_y = extents(m, out.size)
         left, right = (
@@ -42,8 +42,9 @@ def turning_pays(tile, plan, m, size, out, SPEC: tl.constexpr):
         pixels = tl.minimum(wide * high, inside + 4 * (wide + high))
         # A row of the output crosses a pixel's reach in this many columns; 4 stands for what a row costs by itself.
         crossed = tl.minimum(2 / tl.maximum(tl.abs(a), tl.abs(c)), plan.columns)
-        turned = pixels * (1 + plan.rows // SPEC.CELLS) * (crossed + 4)
-        pays = turned < listed * (tile.rows + 2) * 0.25  # to list one costs a quarter of giving it
+        by_pixels = pixels * (1 + plan.rows // SPEC.CELLS) * (crossed + 4)
+        # To list one costs a quarter of giving it.
+        pays = by_pixels < listed * (tile.rows + 2) * 0.25
     return pays
 
 
@@ -63,7 +64,7 @@ def _kept_here(m, lane):
 
 
 @triton.jit
-def turn_row(
+def give_pixels(
     sums, found, tile, iy, u, stride_h, stride_w, m, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what outputs give to a row of pixels, to `found`: ALL of them, or those alone that "border" moves."""
@@ -88,7 +89,7 @@ def turn_row(
     number = tl.where(waiting, tile.lane, SPEC.CELLS)
     j = tl.min(number)
     while j < SPEC.CELLS:
-        sums, found = _turn_pixel(
+        sums, found = _give_pixel(
             sums, found, tile, tile.x + j, iy, u, stride_h, stride_w, m, inverse, size, out, ALL, SPEC
         )  # fmt: skip
         j = tl.min(tl.where(number > j, number, SPEC.CELLS))
@@ -96,7 +97,7 @@ def turn_row(
 
 
 @triton.jit
-def _turn_pixel(
+def _give_pixel(
     sums, found, tile, ix, iy, u, stride_h, stride_w, m, inverse, size, out, ALL: tl.constexpr, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what outputs give to pixel (ix, iy)."""
