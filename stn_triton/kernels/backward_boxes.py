@@ -1,4 +1,4 @@
-"""Backward for the input where a map has no inverse that can be written down: a gather through boxes, without atomics.
+"""Backward for the input where the inverse of a map does not help: a gather through boxes, without atomics.
 
 These are lattices, whose maps may fold, and homographies with reflection, whose horizon mirrors the image without end.
 
