@@ -31,19 +31,15 @@ def checked(
     control_points: ControlPoints = None, backend: str | None = None,
 ) -> tuple[tuple[int, ...], Options]:  # fmt: skip
     """The output's size and the options of a call; refuses what `st_sample` cannot do."""
-    size = _size_of(input) if out_size is None else checked_size(out_size)
+    _check_images(input)
+    size = tuple(input.shape[2:]) if out_size is None else checked_size(out_size)
+    _check_length(size, input)
     options = checked_options(
         len(size), transform, mode, padding_mode, padding_value, align_corners, antialias, control_points, backend
     )  # fmt: skip
-    _check_tensors(input, theta, index, size, options)
+    _check_thetas(input, theta, index, options)
     _check_range(options.padding_value, compute_dtype(input, theta))
     return size, options
-
-
-def _size_of(input: Tensor) -> tuple[int, ...]:
-    check_float("input", input)
-    _check_images(input)
-    return tuple(input.shape[2:])
 
 
 def checked_options(
@@ -164,19 +160,19 @@ def _checked_samples(antialias: bool | int, transform: str, align_corners: bool)
     return AUTO if antialias is True else samples
 
 
-def _check_tensors(
-    input: Tensor, theta: Tensor, index: Tensor | None, size: tuple[int, ...], options: Options
-) -> None:
-    for name, tensor in (("input", input), ("theta", theta)):
-        check_float(name, tensor)
-    _check_images(input)
+def _check_length(size: tuple[int, ...], input: Tensor) -> None:
     ndim = input.dim() - 2
     if len(size) != ndim:
         wanted = "2 entries, (h, w)," if ndim == 2 else "3 entries, (d, h, w),"
         raise ValueError(
             f"out_size must have {wanted} for input of shape {tuple(input.shape)}, got {len(size)}: {size!r}"
         )
-    check_theta(theta, options.transform, ndim, options.control_points)
+
+
+def _check_thetas(input: Tensor, theta: Tensor, index: Tensor | None, options: Options) -> None:
+    """Refuse thetas that are not those of the transformation, one for each image or entry of index."""
+    check_float("theta", theta)
+    check_theta(theta, options.transform, input.dim() - 2, options.control_points)
     if index is not None:
         _check_index(index, input, theta, options)
     elif theta.shape[0] != input.shape[0]:
@@ -192,6 +188,7 @@ def _check_tensors(
 
 
 def _check_images(input: Tensor) -> None:
+    check_float("input", input)
     if input.dim() not in (4, 5):
         raise ValueError(
             f"input must be (N, C, H, W) or (N, C, D, H, W), got shape {tuple(input.shape)}"

@@ -256,6 +256,10 @@ class _Expected:
                 if name == "output"
                 else torch.ones_like(true, dtype=torch.bool)
             )
+            if name == "theta gradient" and self.call.options["transform"] == "piecewise_affine":
+                # Of a control point that weighs 0, which then counts as 0 times NaN.
+                touched = true.isnan().flatten(-2).any(-1)[..., None, None]
+                compared = compared & ~touched
             if why := _difference(got, true, self.tolerance[name], compared):
                 wrong.append(f"{name}: {why}")
         return wrong + self.not_finite(found)

@@ -56,8 +56,8 @@ def _flat_units(theta: Tensor, transform: str) -> Tensor:
     return torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
 
 
-def _by_tps(theta: Tensor, at: list[Tensor], control_points: Any) -> list[Tensor]:
-    """The magnitudes that a spline is the sum of."""
+def _of_tps(theta: Tensor, at: list[Tensor], control_points: Any) -> Tensor:
+    """(P, *finer): the magnitudes that the weight of each control point is the sum of."""
     points = definition.points_of(theta, control_points)
     px, py = points.unbind(-1)
     count = len(px)
@@ -68,12 +68,10 @@ def _by_tps(theta: Tensor, at: list[Tensor], control_points: Any) -> list[Tensor
     solved = torch.linalg.inv(system)[:, :count].abs()
     x, y = (a[..., None] for a in at)
     basis = torch.cat((definition.radial(x - px, y - py), torch.ones_like(x), x, y), -1).abs()
-    sums = basis @ solved  # (*finer, P)
-    moved = theta.abs() + points.abs()
-    return [torch.einsum("...p,tp->t...", sums, moved[..., axis]) for axis in (0, 1)]
+    return (basis @ solved).movedim(-1, 0)
 
 
-def _projective(theta: Tensor, at: list[Tensor], eps: float) -> tuple[list[Tensor], ...]:
+def _projective(theta: Tensor, at: list[Tensor], wide: torch.dtype) -> tuple[list[Tensor], ...]:
     """(normalised wander, influence, [relative blur, overflowing]) of a homography."""
     flat = theta.flatten(1)
     whole = flat if flat.shape[1] == 9 else torch.cat((flat, torch.ones_like(flat[:, :1])), 1)
@@ -81,6 +79,8 @@ def _projective(theta: Tensor, at: list[Tensor], eps: float) -> tuple[list[Tenso
     factors = torch.stack((x, y, torch.ones_like(x)))
     sums = torch.einsum("trc,c...->tr...", whole.view(-1, 3, 3), factors)
     sizes = torch.einsum("trc,c...->tr...", whole.view(-1, 3, 3).abs(), factors.abs())
+    eps = torch.finfo(wide).eps
+    sizes = sizes + torch.finfo(wide).tiny  # numbers below it are rounded as it is
     below, of_below = sums[:, 2].abs(), sizes[:, 2]
     blur = _ROUNDINGS * eps * of_below / below
     wander, influence = [], []
@@ -113,7 +113,7 @@ def where(
     at = definition.output_coordinates(theta, finer, align)
     lost = torch.zeros_like(source[0], dtype=torch.bool)
     if transform == "projective":
-        wander, influence, (blur, largest) = _projective(theta, at, eps)
+        wander, influence, (blur, largest) = _projective(theta, at, wide)
         lost = blur >= 0.05  # a divisor that may have either sign, or be 0
     else:
         units = definition.normalised(
@@ -122,8 +122,14 @@ def where(
         influence = [each.abs().unsqueeze(0) for each in units]
         flat = theta.flatten(1).abs()[(..., *[None] * len(finer))]
         parts = [torch.where(each == 0, 0.0, each * flat).sum(1) for each in influence]
-        if transform == "tps":
-            parts = _by_tps(theta, at, control_points)
+        if transform == "tps":  # whose weights are what great terms leave of each other
+            sums = _of_tps(theta, at, control_points)
+            moved = theta.abs() + definition.points_of(theta, control_points).abs()
+            parts = [torch.einsum("p...,tp->t...", sums, moved[..., axis]) for axis in (0, 1)]
+            none = torch.zeros_like(sums)
+            influence = [
+                torch.stack(pair, 1).flatten(0, 1)[None] for pair in ((sums, none), (none, sums))
+            ]
         wander = [_ROUNDINGS * eps * (each + 1) for each in parts]
         blur = torch.full_like(wander[0], _ROUNDINGS * eps)
         largest = torch.stack(parts).amax(0)
