@@ -27,7 +27,7 @@ template <class T> struct Map {
   int64_t finer[3];  // the size of the finer output
   T centre[3];       // the coordinates of the finer output's centre
   T ratio[3][3];     // by [source axis][output axis]: source pixels per pixel of the finer output, for the identity
-  T half[3];         // source pixels per normalised unit: half the size of the source
+  T half[3];         // source pixels per normalised unit: half the source's size, with align_corners half of size - 1
   T unit[3];         // normalised units per pixel of the finer output
   T middle[3];       // the coordinates of the source's centre
   // Source axis a of a linear map: rows[a][0] dx + rows[a][1] dy + rows[a][2] dz + rows[a][3]. A projective map has three
@@ -42,6 +42,7 @@ template <class T> struct Map {
 template <class T> INLINE T multiply_add(T a, T b, T c) { return a * b + c; }
 template <class T> INLINE Lanes<T> multiply_add(Lanes<T> a, T b, Lanes<T> c) { return a * b + c; }
 
+// Everything of a map but its theta.
 template <class T> static void set_sizes(Map<T>& m, const Call& call, int64_t samples) {
   m.transform = call.transform;
   m.dimensions = call.dimensions;
@@ -60,6 +61,7 @@ template <class T> static void set_sizes(Map<T>& m, const Call& call, int64_t sa
   }
 }
 
+// What theta stands for: Map::rows, or the coefficients of a lattice.
 template <class T> static void set_rows(Map<T>& m, const Call& call, const T* theta) {
   int nd = int(call.dimensions);
   memset(m.rows, 0, sizeof m.rows);

@@ -32,7 +32,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
     T* row = buffers_.row.template of<T>(channels * PIECE_PIXELS);
     for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
-      bool direct = this->is_stored_as_computed() && m.samples == 1;
+      bool direct = this->is_stored_as_computed() && m.samples == 1;  // whether results are written without a copy
       this->over_row_pieces(m, u, 1, channels, [&](RowPiece& r, bool outside) {
         char* to = element(call_, call_.output, this->result_offset(k, 0) + this->first_pixel(r));
         int64_t channel_stride = call_.pixels_out();
@@ -101,7 +101,7 @@ template <class T, int K, int ND> class Planes : Image<T, K, ND> {
     T* row = buffers_.row.template of<T>(channels * PIECE_PIXELS);
     for (int64_t k = 0; k < maps_; k++) {
       Map<T> m = this->map(k);
-      bool direct = this->is_stored_as_computed() && m.samples == 1;
+      bool direct = this->is_stored_as_computed() && m.samples == 1;  // whether `grad` is read without a copy
       this->over_row_pieces(m, u ? u + c0 * pitches_.all : u, u ? 1 : S, channels, [&](RowPiece& r, bool outside) {
         if (outside) return;
         const char* from = element(call_, call_.grad, this->result_offset(k, c0) + this->first_pixel(r));
@@ -223,9 +223,9 @@ template <class T, int K, int ND, int L, bool THREE_AS_FOUR = false> class Pixel
   template <class P> auto result(P* p, int64_t k, int64_t c, int64_t pixel) const {
     return element(call_, p, this->result_offset(k, c) + this->pixel_offset(pixel));
   }
-  // The same for a whole stride, rounded up to whole vectors where there is room for them.
+  // How many numbers of a pixel are worked on. In a copy, and with THREE_AS_FOUR, they are rounded up to whole vectors.
   int64_t lanes(int64_t c) const { return direct_ && !THREE_AS_FOUR ? stride_ : (width(c, stride_) + L - 1) / L * L; }
-  // `get` copies L channels, from c on, of n pixels from the tensor at `from` into a row, with `stride_` numbers for each pixel;
+  // `get` copies L channels, from c on, of n pixels from the tensor at `from` into a row of pixels of `stride_` numbers;
   // `put` copies them back. `pixels` is the number of pixels of a plane.
   void get(const char* from, int64_t c, int64_t pixels, int64_t n, T divisor, T* row) const {
     stored_as<T>(call_, from, [&](auto* p) {

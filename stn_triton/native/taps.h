@@ -28,7 +28,7 @@ template <class T> struct Taps {
   alignas(64) T w[3][4][PIECE_PIXELS];        // weights, by axis and number in the window
   alignas(64) T d[3][4][PIECE_PIXELS];        // derivatives of the weights by the coordinate
   alignas(64) T g[3][PIECE_PIXELS];           // derivatives of the loss by the source coordinates, which step 3 writes
-  // With a padding value alone:
+  // The next three are used only where there is a padding value.
   alignas(64) T outside_weight[PIECE_PIXELS];    // the weight of all taps outside
   alignas(64) T outside_slope[3][PIECE_PIXELS];  // its derivatives by the source coordinates
   alignas(64) T outside_sum[PIECE_PIXELS];       // outside_weight summed over the samples of an output pixel
