@@ -1,6 +1,7 @@
-"""Compiles the native library: for the build hook of the package, and by `make native`. Needs no other module.
+"""Compiles the native library, for the build hook of the package and for `make native`.
 
-The compiler is $CXX, else `c++` or `clang++` if it compiles, else that of the package ziglang.
+It needs no other module than `sources.py`. The compiler is $CXX, else `c++` or `clang++` if one works, else that of the
+package ziglang.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def target() -> str | None:
 
 
 def local_compiler() -> list[str] | None:
-    """The command of a compiler that is installed and works; one that $CXX names must."""
+    """The command of a compiler that is installed and works, or None. If $CXX names one that fails, it raises."""
     if named := os.environ.get("CXX"):
         command = shlex.split(named)
         if failed := _failure(command):
@@ -100,7 +101,7 @@ def compile_library(
     options: Sequence[str] = (),
     main: Path | None = None,
 ) -> None:
-    """Write the library to `to`, which is whole or not written at all; with `main` a program."""
+    """Write the library to `to`; with `main` a program that has this file's `main`. A failure leaves no file behind."""
     system = zig_target or f"{platform.machine()}-{sys.platform}"
     windows = "windows" in system or system.endswith("win32")
     flags = [*FLAGS, *([] if windows else ["-fPIC"]), *options]
@@ -141,7 +142,7 @@ def _as_library(system: str, folder: Path, name: str) -> list[str]:
 
 
 def _units(system: str, digest: str, by_zig: bool) -> list[tuple[str, list[str]]]:
-    """What is compiled with which options."""
+    """The source files to compile, each with its own options."""
     said = f'-DSTN_DIGEST="{digest}"'
     if not system.startswith(("x86_64", "AMD64")):
         return [("image.cc", ["-DSTN_LEVEL=baseline"]), ("library.cc", [said])]

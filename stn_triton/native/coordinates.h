@@ -1,39 +1,48 @@
-// Step 1: from output pixels to source coordinates, and back from derivatives by these to derivatives by theta.
+// Step 1 of the chain from a call to pixels: from output pixels to source coordinates. Backward it is the last step: from
+// the derivatives by the source coordinates to the gradient of theta.
 //
-// A transformation is one function that writes a row of coordinates and one, its adjoint, that adds up a row of
-// derivatives. Numbers are in pixel units about the centre of the output, as in `stn_triton/kernels/maps`.
+// `map_of` turns theta into a Map, whose numbers are in pixel units about the centre of the output, as in
+// `stn_triton/kernels/maps`. `locate` writes the source coordinates of a row. `add_derivatives`, its adjoint, adds up the
+// derivatives of a row, equation (4), and `store_theta_gradient` turns these sums into the gradient of theta.
+//
+// Coordinates leave this file as they are, outside the image, too. Padding and reflection are step 2 (taps.h). The end
+// of this file bounds the part of the image that a part of the output reads.
 #pragma once
 #include <math.h>
 
 #include "call.h"
 #include "taps.h"
 
-// A piece of an output row: pixels (x + i, y, z) for i < n. Where a pixel takes several samples, (qx, qy, qz) is the
-// number of the sample along each axis.
-struct Row {
+// A piece of an output row: the pixels (x + i, y, z) for i < n. Where a pixel is the mean of several samples, it is one
+// sample of each of these pixels, and (qx, qy, qz) is its number along each axis.
+struct RowPiece {
   int64_t x, y, z;
   int n;
   int qx, qy, qz;
 };
 
+// One transformation. Its finer output has `samples` times the output's pixels along each axis, one for each sample.
 template <class T> struct Map {
   int64_t transform, dimensions, samples;
-  int64_t finer[3];  // the output's size, in samples
-  T centre[3];       // of the output
-  T ratio[3][3];     // source pixels per output pixel of the identity, source axis first
-  T half[3];         // source pixels per unit
-  T unit[3];         // units per output pixel
-  T middle[3];       // of the source
-  T rows[3][4];      // linear maps: by dx, dy, dz, and the offset; projective: by dx, dy and the offset
-  // Linear maps: 1 / rows[axis][0]; and how far outside the image a coordinate may lie with a tap still inside.
-  double inverse[3], reach[3];
-  const T *basis, *coefficients;
+  int64_t finer[3];  // the size of the finer output
+  T centre[3];       // the coordinates of the finer output's centre
+  T ratio[3][3];     // by [source axis][output axis]: source pixels per pixel of the finer output, for the identity
+  T half[3];         // source pixels per normalised unit: half the source's size, with align_corners half of size - 1
+  T unit[3];         // normalised units per pixel of the finer output
+  T middle[3];       // the coordinates of the source's centre
+  // Source axis a of a linear map: rows[a][0] dx + rows[a][1] dy + rows[a][2] dz + rows[a][3]. A projective map has three
+  // such rows without dz; the third is the denominator. Of a lattice they are the identity.
+  T rows[3][4];
+  double inverse[3];  // linear maps: 1 / rows[axis][0]
+  double reach[3];    // linear maps: how far outside the image a coordinate may lie with a tap still inside, in pixels
+  const T *basis, *coefficients;  // of a lattice, as `basis` and `theta` of the call
 };
 
 // a * b + c, which the compiler makes one operation where the processor has it.
 template <class T> INLINE T multiply_add(T a, T b, T c) { return a * b + c; }
 template <class T> INLINE Lanes<T> multiply_add(Lanes<T> a, T b, Lanes<T> c) { return a * b + c; }
 
+// Everything of a map but its theta.
 template <class T> static void set_sizes(Map<T>& m, const Call& call, int64_t samples) {
   m.transform = call.transform;
   m.dimensions = call.dimensions;
@@ -52,6 +61,7 @@ template <class T> static void set_sizes(Map<T>& m, const Call& call, int64_t sa
   }
 }
 
+// What theta stands for: Map::rows, or the coefficients of a lattice.
 template <class T> static void set_rows(Map<T>& m, const Call& call, const T* theta) {
   int nd = int(call.dimensions);
   memset(m.rows, 0, sizeof m.rows);
@@ -81,8 +91,8 @@ template <class T> static void set_rows(Map<T>& m, const Call& call, const T* th
   }
 }
 
-// Anti-aliasing: how many samples an output pixel takes along each axis. It is the largest number of source pixels that
-// one step of an output pixel covers, rounded up, from 1 to 8.
+// Antialiasing, where the call leaves it to theta: how many samples an output pixel takes along each axis. It is the largest
+// number of source pixels that one step of an output pixel covers, rounded up, from 1 to 8.
 template <class T> static int64_t samples_asked(const Map<T>& m, const Call& call) {
   T widest = 0, total = 0;
   for (int r = 0; r < call.dimensions; r++)
@@ -96,7 +106,7 @@ template <class T> static int64_t samples_asked(const Map<T>& m, const Call& cal
   return wanted < 1 ? 1 : wanted > 8 ? 8 : int64_t(wanted);
 }
 
-// Transformation number nk.
+// The map of transformation number nk (`Call::map_number`).
 template <class T> static Map<T> map_of(const Call& call, int64_t nk) {
   Map<T> m;
   int64_t numbers = call.transform == LATTICE ? 2 * call.functions : call.parameters;
@@ -112,28 +122,29 @@ template <class T> static Map<T> map_of(const Call& call, int64_t nk) {
 
 template <class T> INLINE bool is_linear(const Map<T>& m) { return m.transform == AFFINE || m.transform == ATTENTION; }
 
-// The distances of a row's samples from the centre of the output; those after the last one are as the last one.
+// dx of the samples of a row: their distances from the centre of the output along x. Lanes after the last sample repeat it.
 template <class T> struct Along {
   T first, step, last;
-  Along(const Map<T>& m, const Row& r)
+  Along(const Map<T>& m, const RowPiece& r)
       : first(T(r.x * m.samples + r.qx) - m.centre[0]), step(T(m.samples)), last(T(r.n - 1)) {}
   INLINE_MEMBER Lanes<T> operator()(int i) const {
     Lanes<T> x = count<T>() + T(i);
     return (x < last ? x : splat<T>(last)) * step + first;
   }
 };
-template <class T> INLINE T down_row(const Map<T>& m, const Row& r) { return T(r.y * m.samples + r.qy) - m.centre[1]; }
-template <class T> INLINE T deep_row(const Map<T>& m, const Row& r) {
+// dy and dz of a row.
+template <class T> INLINE T dy_of(const Map<T>& m, const RowPiece& r) { return T(r.y * m.samples + r.qy) - m.centre[1]; }
+template <class T> INLINE T dz_of(const Map<T>& m, const RowPiece& r) {
   return m.dimensions == 2 ? T(0) : T(r.z * m.samples + r.qz) - m.centre[2];
 }
-// What a row of a linear map or of a homography adds to the product with dx.
+// The part of a row of a linear or projective map that does not depend on dx.
 template <class T> INLINE T offset(const Map<T>& m, int row, T dy, T dz) {
   T deep = m.dimensions == 2 ? m.rows[row][3] : multiply_add(m.rows[row][2], dz, m.rows[row][3]);
   return multiply_add(m.rows[row][1], dy, deep);
 }
 
-// Basis function number f at the row's samples.
-template <class T> INLINE Lanes<T> basis_at(const Map<T>& m, const Row& r, int64_t f, int i) {
+// Basis function number f of a lattice at the row's samples, from number i on.
+template <class T> INLINE Lanes<T> basis_at(const Map<T>& m, const RowPiece& r, int64_t f, int i) {
   const T* row = m.basis + (f * m.finer[1] + r.y * m.samples + r.qy) * m.finer[0] + r.x * m.samples + r.qx;
   if (m.samples == 1) return load_some<T>(row + i, r.n - i);
   T values[WIDTH<T>] = {};
@@ -141,17 +152,19 @@ template <class T> INLINE Lanes<T> basis_at(const Map<T>& m, const Row& r, int64
   return load<T>(values);
 }
 
-// What is constant in a row of a linear map or of a homography: x[a] = by[a] dx + rest[a].
+// Along a row of the output, row a of a linear or projective map is by[a] dx + rest[a].
 template <class T> struct Line {
   T by[3], rest[3];
-  Line(const Map<T>& m, const Row& r) {
-    for (int a = 0; a < 3; a++) by[a] = m.rows[a][0], rest[a] = offset(m, a, down_row(m, r), deep_row(m, r));
+  Line(const Map<T>& m, const RowPiece& r) {
+    for (int a = 0; a < 3; a++) by[a] = m.rows[a][0], rest[a] = offset(m, a, dy_of(m, r), dz_of(m, r));
   }
   INLINE_MEMBER Lanes<T> operator()(int a, Lanes<T> dx) const { return multiply_add<T>(dx, by[a], splat<T>(rest[a])); }
 };
 
-// Writes the source coordinates of a row. Not inlined: forward and backward must find the same bits.
-template <class T> static __attribute__((noinline)) void locate(const Map<T>& m, const Row& r, const Call& call, Taps<T>& t) {
+// Writes the source coordinates of a row into t.s. It is not inlined, so that forward and backward run the same instructions
+// and find the same bits: inlined twice, the compiler might fuse other products with other sums.
+template <class T>
+static __attribute__((noinline)) void locate(const Map<T>& m, const RowPiece& r, const Call& call, Taps<T>& t) {
   constexpr int L = WIDTH<T>;
   Along<T> along(m, r);
   Line<T> line(m, r);
@@ -183,12 +196,13 @@ template <class T> static __attribute__((noinline)) void locate(const Map<T>& m,
   }
 }
 
-// How many sums the adjoint of a map needs.
+// How many sums add_derivatives keeps: one for each coefficient of a lattice, one for each number of Map::rows otherwise.
 static inline int64_t sums_of(const Call& call) { return call.transform == LATTICE ? 2 * call.functions : 12; }
 
-// The sums over a row of what the rows of a map were multiplied by, and of that times dx.
-template <class T> static void add_row(const Map<T>& m, const Row& r, const T* by, const T* by_dx, double* sums) {
-  double dy = down_row(m, r), dz = deep_row(m, r);
+// Adds an output row to the sums of Map::rows. by[a] is the sum of the derivatives by source axis a, and by_dx[a] that of
+// these derivatives times dx; dy and dz are the same for the whole row.
+template <class T> static void add_row(const Map<T>& m, const RowPiece& r, const T* by, const T* by_dx, double* sums) {
+  double dy = dy_of(m, r), dz = dz_of(m, r);
   for (int a = 0; a < 3; a++) {
     sums[4 * a] += by_dx[a];
     sums[4 * a + 1] += by[a] * dy;
@@ -197,9 +211,10 @@ template <class T> static void add_row(const Map<T>& m, const Row& r, const T* b
   }
 }
 
-// The adjoint of `locate`: adds the derivatives by the map's numbers, given those by the coordinates, t.g, which are 0
-// in lanes after the last one and wherever a coordinate does not move.
-template <class T> static void add_derivatives(const Map<T>& m, const Row& r, const Call& call, const Taps<T>& t, double* sums) {
+// The adjoint of `locate`, equation (4): adds to `sums` the derivatives by the numbers of the map. t.g has the derivatives by
+// the coordinates. It is 0 in lanes after the last sample, and wherever padding holds a coordinate fast (MOVES in taps.h).
+template <class T>
+static void add_derivatives(const Map<T>& m, const RowPiece& r, const Call& call, const Taps<T>& t, double* sums) {
   constexpr int L = WIDTH<T>;
   if (m.transform == LATTICE) {
     for (int64_t f = 0; f < call.functions; f++) {
@@ -236,7 +251,8 @@ template <class T> static void add_derivatives(const Map<T>& m, const Row& r, co
   add_row(m, r, by_sum, by_dx_sum, sums);
 }
 
-// The chain from the map, whose derivatives `sums` holds, back to theta number nk.
+// Writes the gradient of theta number nk. `sums` has the derivatives by the numbers of the map, in pixels; each is multiplied
+// by what set_rows multiplied theta's number by.
 template <class T> static void store_theta_gradient(const Map<T>& m, const Call& call, int64_t nk, const double* sums) {
   int nd = int(call.dimensions);
   if (call.transform == LATTICE) {
@@ -267,15 +283,16 @@ template <class T> static void store_theta_gradient(const Map<T>& m, const Call&
   if (call.transform == ATTENTION) to[0] = T(scale);
 }
 
-// ---- What part of the image is read: supersets, found from linear maps.
+// What part of the image is read. Of linear maps both functions find a superset; of other maps they return everything.
 
+// Pixels [from, to) along each axis.
 struct Box {
   int64_t from[3], to[3];
 };
 
-// Pixels that the windows of a part of the output hold; `have`: the size in memory.
-template <class T> static Box box_of(const Map<T>& m, const Call& call, const int64_t* have, const Box& output) {
-  Box box = {{0, 0, 0}, {have[0], have[1], have[2]}};
+// The pixels of the image that the part `output` of the output may read. memory_size is explained in taps.h.
+template <class T> static Box box_of(const Map<T>& m, const Call& call, const int64_t* memory_size, const Box& output) {
+  Box box = {{0, 0, 0}, {memory_size[0], memory_size[1], memory_size[2]}};
   if (!is_linear(m) || call.padding == REFLECTION) return box;
   double low[3], high[3];
   for (int o = 0; o < 3; o++) {
@@ -293,16 +310,18 @@ template <class T> static Box box_of(const Map<T>& m, const Call& call, const in
     reach += call.taps + 2 + 1e-5 * size;
     double first = floor(centre - reach), last = ceil(centre + reach) + 1;
     if (!(first > -1e15 && last < 1e15)) continue;  // not finite, or nearly so: everything
-    double most = double(have[a] - call.taps);
+    double most = double(memory_size[a] - call.taps);
     box.from[a] = int64_t(first < 0 ? 0 : first > most ? most : first);
-    box.to[a] = int64_t(last > have[a] ? have[a] : last < call.taps ? call.taps : last);
+    box.to[a] = int64_t(last > memory_size[a] ? memory_size[a] : last < call.taps ? call.taps : last);
   }
   return box;
 }
 
-// Pixels [first, last) of an output row's [start, end) that may have a tap inside; all where that is hard to say.
+// Finds the pixels [first, last) among [start, end) of an output row that may have a tap inside the image. The others need no
+// sampling.
 template <class T>
-static void span_of(const Map<T>& m, const Row& r, const Call& call, int64_t start, int64_t end, int64_t* first, int64_t* last) {
+static void span_of(const Map<T>& m, const RowPiece& r, const Call& call, int64_t start, int64_t end, int64_t* first,
+                    int64_t* last) {
   *first = start, *last = end;
   if (!is_linear(m) || call.padding != ZEROS || m.samples != 1) return;
   Line<T> line(m, r);

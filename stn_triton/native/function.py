@@ -1,4 +1,4 @@
-"""The native sampler under autograd. Whoever needs more than a gradient gets index operations (`st_sample_taps`)."""
+"""The native sampler under autograd. Higher derivatives and transforms such as vmap take the operations of torch."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _Size = tuple[int, ...]
 
 
 def sees_only_tensors(*tensors: Tensor) -> bool:
-    """Whether the library may read these: nobody looks on who would have to see every operation."""
+    """Whether the library may read these: no tracer, transform or mode has to see every operation."""
     return not (is_transformed(*tensors) or is_vectorized(*tensors) or is_dispatched(*tensors))
 
 
 def sample(
     input: Tensor, theta: Tensor, index: Tensor | None, size: _Size, options: Options
 ) -> Tensor:
-    """S(theta) u of plain tensors, with its gradient and what follows from that."""
+    """The output, S(theta) u, of plain tensors; autograd can differentiate it."""
     if is_gradient_wanted(input, theta):
         return _Sample.apply(input, theta, index, size, options)
     return sample_forward(input, theta, index, size, options)
 
 
 class _Sample(torch.autograd.Function):
-    """S(theta) u, from (input, theta, index, size, options)."""
+    """The output, from (input, theta, index, size, options)."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:

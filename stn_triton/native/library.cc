@@ -1,4 +1,5 @@
-// What Python calls: the choice of the instruction set, and the threads of a call.
+// What Python calls (library.py, by ctypes). It stands at the head of the chain from a call to pixels: it chooses the
+// instruction set and starts the threads, each of which runs `work` of image.cc. call.h has the order of reading.
 #include "call.h"
 
 #ifdef _WIN32
@@ -29,8 +30,8 @@ struct Level {
 };
 
 #ifdef STN_X86
-// Whether processor and system know all of x86-64-v3. Asked directly: __builtin_cpu_supports needs a runtime library
-// that not every toolchain links.
+// Whether processor and system know all of x86-64-v3. The processor is asked directly, since __builtin_cpu_supports needs
+// a runtime library that not every toolchain links.
 bool has_v3() {
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
@@ -56,11 +57,12 @@ const Level& level() {
   return LEVELS[chosen];
 }
 
-// Asks for large pages where a result will lie. The C library maps one of 32 MB and more anew for every call, and then
-// the first touches of its small pages take as long as the samples.
-void in_large_pages(const Call& call, void* result, int64_t pixels) {
+// Asks the system for large pages where a result will lie. The C library maps a result of 32 MB or more anew for every
+// call, and each first touch of a small page is a page fault. In 32x3x448² to two crops of 224² the page faults took as
+// long as the sampling.
+void request_large_pages(const Call& call, void* result, int64_t pixels) {
 #ifdef __linux__
-  constexpr uintptr_t FROM = 32 << 20, PAGE = 2 << 20;
+  constexpr uintptr_t FROM = 32 << 20, PAGE = 2 << 20;  // bytes
   uintptr_t bytes = uintptr_t(pixels * call.channels * call.bytes_of_number());
   uintptr_t start = reinterpret_cast<uintptr_t>(result), first = (start + PAGE - 1) / PAGE * PAGE;
   if (result && bytes >= FROM) madvise(reinterpret_cast<void*>(first), (start + bytes) / PAGE * PAGE - first, MADV_HUGEPAGE);
@@ -69,16 +71,17 @@ void in_large_pages(const Call& call, void* result, int64_t pixels) {
 #endif
 }
 
+// What the threads of a call share.
 struct Shared {
   const Call* call;
-  int64_t next;
-  int failed;
+  int64_t next;  // the next unit of work (`Worker` in call.h)
+  int failed;    // whether memory ran out in any thread
 };
 void work(Shared* shared) {
   if (level().work(*shared->call, &shared->next)) __atomic_store_n(&shared->failed, 1, __ATOMIC_RELAXED);
 }
 
-// Threads live for one call: there is nothing for a fork to break, and no pool whose threads spin.
+// Threads live for one call. So there is nothing for a fork to break, and no pool whose threads spin between calls.
 #ifdef _WIN32
 typedef HANDLE Thread;
 DWORD WINAPI entry(void* shared) { return work(static_cast<Shared*>(shared)), 0; }
@@ -98,18 +101,18 @@ EXPORT const char* stn_digest() { return STN_DIGEST; }
 EXPORT const char* stn_level() { return level().name; }
 EXPORT int64_t stn_call_size() { return sizeof(Call); }
 
-// Takes the instruction set of that number instead of the best one; 1 if this processor does not have it.
+// Uses instruction set `number` instead of the best one, for tests. Returns 1 if this processor does not have it.
 EXPORT int stn_choose(int number) {
   if (number < 0 || number > best()) return 1;
   chosen = number;
   return 0;
 }
 
-// 0, or 1 where memory ran out.
+// Runs a call. Returns 0, or 1 where memory ran out.
 EXPORT int stn_sample(const Call* call, int64_t threads) {
   int64_t results = call->starts ? call->starts[call->images] : call->images * call->transformers;
-  in_large_pages(*call, call->output, results * call->pixels_out());
-  in_large_pages(*call, call->input_gradient, call->images * call->pixels_in());
+  request_large_pages(*call, call->output, results * call->pixels_out());
+  request_large_pages(*call, call->input_gradient, call->images * call->pixels_in());
   Shared shared = {call, 0, 0};
   Thread others[MOST_THREADS];
   int made = 0;

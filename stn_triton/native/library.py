@@ -1,4 +1,4 @@
-"""The shared library of the native sampler: found, checked and loaded once, or why it is not there."""
+"""Finds the shared library of the native sampler, checks it and loads it once; or says why it is not there."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _POINTERS = (
 _NUMBERS = (
     "images", "transformers", "channels", "in_x", "in_y", "in_z", "out_x", "out_y", "out_z", "dimensions", "transform",
     "taps", "padding", "align_corners", "samples", "channels_last", "storage", "parameters", "functions",
-    "parts",
+    "row_parts",
 )  # fmt: skip
 
 
 class Call(ctypes.Structure):
-    """The arguments of a call, as `call.h` has them."""
+    """The arguments of a call: the fields of `Call` in `call.h`, in the same order. They are explained there."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in _POINTERS),
@@ -30,7 +30,10 @@ class Call(ctypes.Structure):
 
 
 def load(path: Path) -> tuple[Any, str | None]:
-    """The library at `path`, or why it is none that belongs to the sources beside this file."""
+    """(the library at `path`, None), or (None, why it cannot be used).
+
+    A library is used only if it was built from the sources that lie beside this file.
+    """
     if not path.is_file():
         return (None, f"stn_triton was installed without its native library ({path.name})")
     try:
@@ -50,7 +53,7 @@ def load(path: Path) -> tuple[Any, str | None]:
 
 
 LIBRARY, MISSING = load(sources.FOLDER / sources.LIBRARY)
-"""The library beside the sources, or None and why."""
+"""LIBRARY is the library beside the sources, or None. MISSING then says why."""
 
 
 def level() -> str | None:

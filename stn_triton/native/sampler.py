@@ -1,4 +1,8 @@
-"""`st_sample` and its gradients by the native library, for tensors on the CPU, arguments validated."""
+"""`st_sample` and its gradients by the native library, for tensors on the CPU whose arguments were validated.
+
+This is the only place that calls the library. The chain from a call to pixels goes on in `library.cc`; `call.h` has
+the order of reading.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +41,14 @@ _TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 _PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
 _STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _NS_PER_TAP = 0.3
-"""A low estimate of the time of one tap of one element. `_threads` estimates the time of a call with it."""
-_MS_OF_A_THREAD = 1.0
-"""A thread is started only for at least this much estimated work. On an idle core it would pay from 0.1 ms on. But
+"""Nanoseconds for one tap of one element, estimated low. `_threads` estimates the time of a call with it."""
+_MS_PER_THREAD = 1.0
+"""Milliseconds of estimated work for which a thread is started. On an idle core a thread would pay from 0.1 ms on. But
 after an operation of PyTorch's the threads of OpenMP keep the cores busy for a while, and ours waits for its turn."""
 _LARGEST_KEPT_BASIS = 2**23
 """The largest basis of a lattice that is cached, in numbers: 32 MB in float32. The last four are kept."""
-_ROWS_OF_BASIS = 2**18
-"""Numbers of a basis that are computed together: enough to be fast, few enough to stay in cache."""
+_BASIS_NUMBERS_AT_A_TIME = 2**18
+"""Numbers of a basis that are computed together. It bounds the memory of the intermediate results."""
 
 _Size = tuple[int, ...]
 _Wanted = tuple[bool, bool]
@@ -58,7 +62,7 @@ def can_sample(input: Tensor) -> bool:
 def sample_forward(
     input: Tensor, theta: Tensor, index: Tensor | None, out_size: _Size, options: Options
 ) -> Tensor:
-    """S(theta) u."""
+    """The output, S(theta) u: equation (1) of `stn_triton/kernels/__init__.py`."""
     outer = outer_shape(theta, len(out_size), options)
     output = empty_output(input, outer, out_size)
     if not output.numel():
@@ -157,7 +161,7 @@ def _run(
         of_theta = torch.empty_like(numbers)
         call.theta_gradient = of_theta.data_ptr()
     threads = _threads(call)
-    call.parts = _parts(call, threads)
+    call.row_parts = _row_parts(call, threads)
     if LIBRARY.stn_sample(ctypes.byref(call), threads):
         raise MemoryError("the native sampler found no memory for a copy of one image")
     if of_theta is None:
@@ -171,7 +175,7 @@ def _run(
 def _arguments(
     input: _Size, theta: _Size, trailing: _Size, out_size: _Size, options: Options
 ) -> bytes:
-    """What a call says besides its tensors and their layout."""
+    """The fields of a call that depend on shapes and options alone, as bytes of a Call."""
     in_x, in_y, in_z = (*reversed(input[2:]), 1)[:3]
     out_x, out_y, out_z = (*reversed(out_size), 1)[:3]
     return bytes(
@@ -192,14 +196,14 @@ def _arguments(
             align_corners=options.align_corners,
             samples=options.samples,
             parameters=math.prod(trailing),
-            parts=1,
+            row_parts=1,
             padding_value=options.padding_value,
         )
     )
 
 
-def _parts(call: Call, threads: int) -> int:
-    """How many parts the rows of each result are divided into, forward alone, so that every thread has one."""
+def _row_parts(call: Call, threads: int) -> int:
+    """How many parts the output rows of an image are divided into, so that every thread has one; backward it is 1."""
     if not call.output:
         return 1
     rows: int = call.out_y * call.out_z
@@ -209,7 +213,7 @@ def _parts(call: Call, threads: int) -> int:
 def _threads(call: Call) -> int:
     """How many threads to use: each must have enough work, and a unit of its own.
 
-    A unit is an image. Forward, where results can be divided into parts, it is a row of an image's results.
+    Backward a unit is an image. Forward it is an output row of an image, as an image can be divided into parts.
     """
     units = call.images * (call.out_y * call.out_z if call.output else 1)
     if units == 1:
@@ -218,13 +222,13 @@ def _threads(call: Call) -> int:
     taps = call.taps**call.dimensions * max(call.samples, 1) ** call.dimensions
     directions = 1 if call.output else 2
     milliseconds = results * call.channels * taps * directions * _NS_PER_TAP / 1e6
-    return max(1, min(torch.get_num_threads(), units, int(milliseconds / _MS_OF_A_THREAD)))
+    return max(1, min(torch.get_num_threads(), units, int(milliseconds / _MS_PER_THREAD)))
 
 
 def _basis(
     lattice: Lattice, points: Points, out_size: _Size, options: Options, dtype: torch.dtype
 ) -> Tensor:
-    """What the coefficients of a lattice multiply at every sample of the output: (functions, h, w)."""
+    """The basis functions of a lattice at every sample of the output: (functions, h, w)."""
     finer = tuple(options.samples * length for length in out_size)
     arguments = lattice, points, finer, options.align_corners, dtype
     if (count_of(points) + lattice.extra) * math.prod(finer) > _LARGEST_KEPT_BASIS:
@@ -239,7 +243,7 @@ def _computed_basis(
         start = torch.empty(0, dtype=torch.float64, device="cpu")
         x, y = output_axes(finer, align_corners, start)
         functions = count_of(points) + lattice.extra
-        together = max(1, _ROWS_OF_BASIS // (functions * len(x)))
+        together = max(1, _BASIS_NUMBERS_AT_A_TIME // (functions * len(x)))
         basis = x.new_empty((functions, len(y), len(x)), dtype=dtype)
         for first in range(0, len(y), together):
             rows = lattice.basis(

@@ -1,4 +1,4 @@
-"""What the library is built from. Imports nothing, as the build runs it by itself."""
+"""What the library is built from. It imports nothing of `stn_triton`, as the build loads it alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIBRARY = {"win32": "stn_native.dll", "darwin": "stn_native.dylib"}.get(
 
 
 def digest(folder: Path = FOLDER) -> str:
-    """Of all sources: which library belongs to them."""
+    """A digest of all sources, comments included. A library carries that of the sources it was built from."""
     found = hashlib.sha256()
     for path in sorted((*folder.glob("*.h"), *folder.glob("*.cc"))):
         found.update(path.name.encode())

@@ -1,4 +1,5 @@
-// Loads and stores that convert: between tensors in memory and the rows that the computation works on.
+// Loads and stores that convert: between tensors in memory and the rows that steps 1 to 3 of the chain from a call to pixels
+// work on. image.cc calls them before and after these steps.
 //
 // A tensor has its own dtype (S) and layout. A row holds numbers of the computation's type (T), either one channel of
 // neighbouring pixels, or pixels whose channels lie side by side.
@@ -6,9 +7,9 @@
 #include "call.h"
 #include "vectors.h"
 
-// A float16 and a bfloat16 as they are stored. Half and Brain also select the conversion of their format.
-struct Half { uint16_t bits; };
-struct Brain { uint16_t bits; };
+// A float16 and a bfloat16 as they are stored. The types also select the conversion of their format.
+struct Float16 { uint16_t bits; };
+struct BFloat16 { uint16_t bits; };
 
 // Vectors of 32-bit words and of 16-bit words.
 template <int L> using Words = typename LanesOf<uint32_t, L>::type;
@@ -16,13 +17,13 @@ template <int L> using Shorts = typename LanesOf<uint16_t, L>::type;
 
 // widened: stored bits to floats. narrowed: floats to stored bits, rounded to nearest, ties to even.
 // The pointer is not read: its type says which format the bits have.
-template <int L> INLINE Lanes<float, L> widened(const Brain*, Words<L> bits) { return (Lanes<float, L>)(bits << 16); }
-template <int L> INLINE Words<L> narrowed(const Brain*, Lanes<float, L> v) {
+template <int L> INLINE Lanes<float, L> widened(const BFloat16*, Words<L> bits) { return (Lanes<float, L>)(bits << 16); }
+template <int L> INLINE Words<L> narrowed(const BFloat16*, Lanes<float, L> v) {
   Words<L> bits = (Words<L>)v;
   Words<L> rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   return v != v ? Words<L>{} + 0x7fc0 : rounded;
 }
-template <int L> INLINE Lanes<float, L> widened(const Half*, Words<L> bits) {
+template <int L> INLINE Lanes<float, L> widened(const Float16*, Words<L> bits) {
   typedef Lanes<float, L> V;
   Words<L> sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13, exponent = rest & 0x0f800000;
   rest += (127 - 15) << 23;
@@ -31,7 +32,7 @@ template <int L> INLINE Lanes<float, L> widened(const Half*, Words<L> bits) {
   rest = exponent == 0x0f800000 ? infinite : exponent == 0 ? (Words<L>)tiny : rest;
   return (V)(rest | sign);
 }
-template <int L> INLINE Words<L> narrowed(const Half*, Lanes<float, L> v) {
+template <int L> INLINE Words<L> narrowed(const Float16*, Lanes<float, L> v) {
   typedef Lanes<float, L> V;
   Words<L> bits = (Words<L>)v, sign = bits & 0x80000000u;
   bits ^= sign;
@@ -60,21 +61,22 @@ template <class T, class S, int L> INLINE void store_as(S* p, Lanes<T, L> v, int
   }
 }
 
-// Where the channels of neighbouring pixels lie: element (pixel, channel) is p[pixel * across + channel * apart].
+// Where the channels of neighbouring pixels lie: element (pixel, channel) is
+// p[pixel * pixel_stride + channel * channel_stride].
 // before: how many channels of the same pixel lie in memory before p.
 struct Layout {
-  int64_t across, apart, before;
+  int64_t pixel_stride, channel_stride, before;
 };
 
 // Reads `count` channels, at most L, of n pixels. Pixel i becomes the L numbers at to + i * stride: its channels, divided
 // by `divisor`, then zeros.
 template <class T, int L, class S>
-static void gather(const S* p, Layout lies, int count, int64_t n, T divisor, T* to, int64_t stride) {
+static void load_pixels(const S* p, Layout lies, int count, int64_t n, T divisor, T* to, int64_t stride) {
   typedef Lanes<T, L> V;
-  if (lies.apart == 1) {
+  if (lies.channel_stride == 1) {
     Integers<T, L> there = ::count<T, L>() < T(count);
-    for (int64_t i = 0; i < n; i++, p += lies.across, to += stride) {
-      bool within = lies.across * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
+    for (int64_t i = 0; i < n; i++, p += lies.pixel_stride, to += stride) {
+      bool within = lies.pixel_stride * (n - i) - lies.before >= L;  // reading L elements stays inside these pixels
       V v = within ? where<T, L>(there, load_as<T, S, L>(p, L)) : load_as<T, S, L>(p, count);
       store<T, L>(to, divisor == 1 ? v : v / divisor);
     }
@@ -83,21 +85,21 @@ static void gather(const S* p, Layout lies, int count, int64_t n, T divisor, T* 
   for (int64_t i = 0; i < n; i += L, p += L, to += L * stride) {
     V row[L];
     int64_t left = n - i;
-    for (int c = 0; c < L; c++) row[c] = c < count ? load_as<T, S, L>(p + c * lies.apart, left) : V{};
+    for (int c = 0; c < L; c++) row[c] = c < count ? load_as<T, S, L>(p + c * lies.channel_stride, left) : V{};
     transpose<T, L>(row);
     for (int k = 0; k < L && k < left; k++) store<T, L>(to + k * stride, divisor == 1 ? row[k] : row[k] / divisor);
   }
 }
 
-// The reverse of gather: writes `count` channels of n pixels.
-// alone: memory holds no other channels. A store of L lanes may then run into the next pixel, which is written after it.
+// The reverse of load_pixels: writes `count` channels of n pixels.
+// alone: memory holds no other channels, so that a store of L lanes may run into the next pixel, which is written after it.
 template <class T, int L, class S>
-static void scatter(const T* from, int64_t stride, Layout lies, int count, bool alone, int64_t n, T divisor, S* p) {
+static void store_pixels(const T* from, int64_t stride, Layout lies, int count, bool alone, int64_t n, T divisor, S* p) {
   typedef Lanes<T, L> V;
-  if (lies.apart == 1) {
-    for (int64_t i = 0; i < n; i++, p += lies.across, from += stride) {
+  if (lies.channel_stride == 1) {
+    for (int64_t i = 0; i < n; i++, p += lies.pixel_stride, from += stride) {
       V v = load<T, L>(from);
-      bool within = alone && lies.across * (n - i) >= L;
+      bool within = alone && lies.pixel_stride * (n - i) >= L;
       store_as<T, S, L>(p, divisor == 1 ? v : v / divisor, within ? L : count);
     }
     return;
@@ -110,7 +112,7 @@ static void scatter(const T* from, int64_t stride, Layout lies, int count, bool 
       if (divisor != 1) row[k] = row[k] / divisor;
     }
     transpose<T, L>(row);
-    for (int c = 0; c < count; c++) store_as<T, S, L>(p + c * lies.apart, row[c], left);
+    for (int c = 0; c < count; c++) store_as<T, S, L>(p + c * lies.channel_stride, row[c], left);
   }
 }
 

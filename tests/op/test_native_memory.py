@@ -172,9 +172,9 @@ def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     call.out_x = call.out_y = 2048
     assert sampler._threads(call) == 8
     call.images = 5
-    assert (sampler._threads(call), sampler._parts(call, 8)) == (8, 2)
+    assert (sampler._threads(call), sampler._row_parts(call, 8)) == (8, 2)
     call.output = None  # gradients: an image is one thread's
-    assert (sampler._threads(call), sampler._parts(call, 5)) == (5, 1)
+    assert (sampler._threads(call), sampler._row_parts(call, 5)) == (5, 1)
 
 
 def test_several_python_threads() -> None:

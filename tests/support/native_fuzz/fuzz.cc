@@ -78,9 +78,9 @@ static void one() {
   Tensor du(in, size, wide, false), theta(nk * numbers, computed, wide, true), dtheta(nk * numbers, computed, wide, true);
   Tensor basis(call.functions * call.pixels_out() * samples * samples + 1, computed, wide, true);
   call.input = input.p, call.theta = theta.p, call.basis = basis.p;
-  call.parts = 1;
+  call.row_parts = 1;
   Call forward = call, backward = call;
-  forward.parts = upto(call.out[1] * call.out[2]);
+  forward.row_parts = upto(call.out[1] * call.out[2]);
   forward.output = output.p;
   backward.grad = grad.p;
   int wanted = draw() % 3;
