@@ -78,4 +78,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 def bits(tensor: Tensor) -> Tensor:
     """A copy to compare with later, NaN for NaN."""
-    return tensor.detach().contiguous().view(torch.uint8).clone() if tensor.numel() else tensor
+    if not tensor.numel():
+        return tensor
+    # Strides of axes of one pixel are anything, until a copy sets them.
+    return tensor.detach().clone(memory_format=torch.contiguous_format).view(torch.uint8)

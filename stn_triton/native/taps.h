@@ -226,6 +226,8 @@ static void find_taps(Taps<T>& t, int n, const int64_t* memory_size, const Call&
   typedef Lanes<T> V;
   constexpr int L = WIDTH<T>;
   constexpr T margin = K == 4 ? 1 : 0;  // pixels of a window before the coordinate
+  // From here on all of a window is inside and the coordinate moves. Border and reflection hold a coordinate of exactly 0.
+  const T first = K == 2 && call.padding != ZEROS ? std::numeric_limits<T>::min() : margin;
   T size[ND], memory[ND], last[ND], align = T(call.align_corners);
   for (int a = 0; a < ND; a++) {
     size[a] = T(call.in[a]), memory[a] = T(memory_size[a]);
@@ -239,9 +241,8 @@ static void find_taps(Taps<T>& t, int n, const int64_t* memory_size, const Call&
     for (int a = 0; HAS_PADDING_VALUE && a < ND; a++) outside[a] = OutsideWeight<T>();
     for (int a = ND - 1; a >= 0; a--) {
       V s = load<T>(t.s[a] + i), base, taps[K], w[K], d[K];
-      // The simple case: the whole window of every lane lies inside. Here a coordinate of exactly 0 counts as moving, while
-      // find_window holds it fast with border and reflection.
-      if (all((s >= margin) & (K == 1 ? s <= last[a] : s < last[a]))) {
+      // The simple case: the whole window of every lane lies inside, and every coordinate moves.
+      if (all((s >= first) & (K == 1 ? s <= last[a] : s < last[a]))) {
         taps_around<T, K>(s, taps, w, d);
         base = taps[0];
         bits |= EVERY_BIT<K, 1> << (a * AXIS_BITS);

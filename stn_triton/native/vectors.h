@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <limits>
 #include <utility>
 
 #define INLINE_MEMBER inline __attribute__((always_inline))
