@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
-from pathlib import Path
+from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -83,7 +83,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return is_number and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    return isinstance(value, get_origin(kind) or kind)  # a `PathLike[str]` is a `PathLike`
 
 
 def _shown(kind: Any) -> str:
@@ -102,6 +102,7 @@ def _shown(kind: Any) -> str:
         bool: "True or False",
         str: "a string",
         dict: "a dictionary",
-        Path: "a path",
+        PathLike: "a path",
     }
+    kind = get_origin(kind) or kind
     return "None" if kind is NoneType else names.get(kind, getattr(kind, "__name__", str(kind)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +55,7 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 4.3.
     """
 
-    def __init__(self, root: Path | str, *, train: bool, image_size: int = 224) -> None:
+    def __init__(self, root: str | PathLike[str], *, train: bool, image_size: int = 224) -> None:
         if image_size < 1:
             raise ValueError(f"wanted image_size >= 1, got {image_size}")
         root = cub_root(Path(root))

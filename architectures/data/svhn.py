@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,12 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        root: Path | str,
+        root: str | PathLike[str],
         split: str,
         *,
         image_size: int = 64,
         margin: float = _MARGIN,
-        cache_dir: Path | str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
         allow_missing: bool = False,
     ) -> None:
         if split not in SPLITS:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from os import PathLike
 
 import torch.nn.functional as F
 from einops.layers.torch import Reduce
@@ -53,7 +53,7 @@ def cnn(
     dropout: float = 0.7,
     backbone: Backbone = None,
     backbone_features: int | None = None,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
 ) -> nn.Sequential:
     """(N, in_channels, s, s) -> logits (N, num_classes): one network, no transformers.
 
@@ -75,7 +75,7 @@ def st_cnn(
     localisation_width: int = 128,
     backbone: Backbone = None,
     backbone_features: int | None = None,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
     padding_mode: str = "zeros",
 ) -> ParallelSTN:
     """(N, in_channels, s, s) -> logits (N, num_classes): K crops of half the image, a network for each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Any]
 
 
-class ExperimentData:
+class ExperimentData(ABC):
     """The data of an experiment: batches to train on, a validation set and a test set.
 
     schedule.batch_size: images a step, of all processes together. seed: that of the training batches; the validation
@@ -36,37 +37,37 @@ class ExperimentData:
         self.seed = seed
         self.options = options
 
+    @abstractmethod
     def train_batches(self) -> Iterable[Any]:
         """The batches of this process, from the step on that the trainer is at."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validation_batches(self) -> Iterable[Any]:
         """The part of the validation set that is this process's, in chunks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_device(self, batch: Any, device: torch.device) -> Batch:
         """A batch that one of these gave, as the network reads it: on the device, in its dtype."""
-        raise NotImplementedError
 
+    @abstractmethod
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         """The test set in chunks, on the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _first_batch(self, n: int) -> Batch:
         """At most n of the examples that training begins with, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def origin(self) -> Origin:
         """Which data these are, to be recorded in checkpoints.
 
         Raises:
             DataError: the training data are not there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def classes(self) -> int | None:
         """The number of classes; None: the labels are no classes."""
-        raise NotImplementedError
 
     def first_examples(self, n: int) -> Batch:
         """At most n of the examples that training begins with: images as float32 in [0, 1], and their labels.

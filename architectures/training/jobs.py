@@ -27,7 +27,8 @@ from architectures.networks.registry import parameter_count
 from .errors import Diverged, UsageError
 from .evaluate import evaluate, read_run
 from .files import write_json
-from .train import Run, train
+from .run import Run
+from .train import train
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

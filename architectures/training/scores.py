@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ _HALF = 0.5
 """The IoU above which a box counts as right."""
 
 
-class Task:
+class Task(ABC):
     """What networks of an experiment are asked for, and which of their answers are right.
 
     has_boxes: the labels are boxes (N, 4) and not classes.
@@ -21,13 +22,13 @@ class Task:
 
     has_boxes = False
 
+    @abstractmethod
     def right(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
         """Which examples (N,) a network that gives these outputs gets right."""
-        raise NotImplementedError
 
+    @abstractmethod
     def titles(self, outputs: Any, images: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
         """For each example the answer of a network, as text, and whether it is right."""
-        raise NotImplementedError
 
 
 class Classify(Task):

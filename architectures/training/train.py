@@ -46,8 +46,7 @@ from .module import Classification
 from .origin import Origin, check_resumed
 from .progress import Progress
 from .quiet import quiet
-from .run import Run as Run
-from .run import fresh_settings
+from .run import Run, fresh_settings
 from .summary import beginning
 
 _REFUSALS = (

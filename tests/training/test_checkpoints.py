@@ -27,7 +27,8 @@ from architectures.data import digits as digits_module
 from architectures.networks.colocalisation import CoLocaliser
 from architectures.training import colocalise, datamodule
 from architectures.training.origin import digest_of_digits, digest_of_files
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.mnist import write_part
 

@@ -25,7 +25,8 @@ from architectures.data import digits
 from architectures.training import datamodule
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.mnist import write_part
 

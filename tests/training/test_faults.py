@@ -32,7 +32,8 @@ from architectures.training.datamodule import _Steps
 from architectures.training.evaluate import read_run
 from architectures.training.files import remove_parts
 from architectures.training.module import Classification
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.mnist import write_part
 

@@ -23,7 +23,8 @@ from architectures.training import datamodule, export_weights
 from architectures.training.evaluate import error_on_test_set
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.origin import digest_of_digits
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support.mnist import write_part
 
 pytestmark = pytest.mark.usefixtures("quick_digits")

@@ -33,8 +33,9 @@ from architectures.training.module import Classification
 from architectures.training.provenance import commit
 from architectures.training.reproduce import reproduce
 from architectures.training.results import Results
+from architectures.training.run import Run
 from architectures.training.tables import TABLES, Cell
-from architectures.training.train import Run, train
+from architectures.training.train import train
 from support import ROOT
 from support.runs import last_state
 

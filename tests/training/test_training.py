@@ -27,9 +27,10 @@ from architectures.training.errors import UsageError
 from architectures.training.evaluate import evaluate
 from architectures.training.experiments import EXPERIMENTS, Schedule
 from architectures.training.module import Classification
+from architectures.training.run import Run
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
-from architectures.training.train import Run, _steps_between, train
+from architectures.training.train import _steps_between, train
 from support import ROOT
 from support.runs import last_state
 

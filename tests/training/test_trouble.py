@@ -30,7 +30,8 @@ from architectures.training.callbacks import Finite
 from architectures.training.errors import Diverged, UsageError
 from architectures.training.lock import locked
 from architectures.training.module import Classification
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.runs import last_state
 
