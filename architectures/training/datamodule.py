@@ -32,8 +32,10 @@ _HELD_OUT = 12
 _VALIDATED = 2_000
 _WORKERS = 2
 _TEST_SEED = 0
-_OURS = {"generator", "difficulty", "image_size", "train"}
-"""Keywords of data functions that are no options: training sets them itself."""
+_SET_BY_TRAINING = {"generator", "difficulty", "image_size", "train"}
+"""Keywords of data functions that are no options, since training sets them itself."""
+_FILE_SETS: dict[str, tuple[type, str]] = {"svhn": (SVHN, check.SVHN), "cub": (CUB, check.CUB)}
+"""For each experiment whose data are files: the data set, and the kind of folder that it reads."""
 
 
 class _Drawn:
@@ -303,9 +305,9 @@ def make_data(
     experiment, options = settings["experiment"], settings["data_options"]
     schedule, seed = Schedule(**settings["schedule"]), settings["seed"]
     entry = EXPERIMENTS[experiment]
-    source = entry.batch or {"svhn": SVHN, "cub": CUB}[experiment]
+    source = entry.batch or _FILE_SETS[experiment][0]
     try:
-        known = [name for name in free_keywords(source) if name not in _OURS]
+        known = [name for name in free_keywords(source) if name not in _SET_BY_TRAINING]
         check_known(f"the data of {experiment}", options, known)
         check_kinds(source, options)
     except TypeError as error:
@@ -324,7 +326,7 @@ def make_data(
         )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
-    check.check_holds(data_dir, check.SVHN if experiment == "svhn" else check.CUB)
+    check.check_holds(data_dir, _FILE_SETS[experiment][1])
     return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
 
 
