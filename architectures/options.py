@@ -74,10 +74,8 @@ def _fits(value: Any, kind: Any) -> bool:
         if kinds[-1] is ...:
             kinds = (kinds[0],) * len(value)
         return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if (
-        get_origin(kind) is Callable
-    ):  # the network that takes it checks it, and its message says more
-        return True
+    if get_origin(kind) is Callable:
+        return True  # the network that is given the function checks it, and its message says more
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and math.isfinite(value)

@@ -36,7 +36,7 @@ def generate_svhn(
     """Write n pictures of house numbers of one to five digits for each split, with their digitStruct.mat.
 
     Args:
-        folder: made; it may exist if it is empty.
+        folder: the folder to make; it may exist if it is empty.
         n: the number of pictures for each of the splits.
         seed: the same pictures for the same seed.
         digits: (train, test) to write numbers with, the test digits for the split "test"; by default those that
@@ -141,9 +141,9 @@ def generate_cub(
     """Write pictures of birds in the layout of CUB-200-2011. Every second picture of a species is for training.
 
     Args:
-        folder: made; it may exist if it is empty.
-        classes: the number of species; of more than about 20 the colours come close.
-        images_per_class: the number of pictures for each, 2 or more to have both parts.
+        folder: the folder to make; it may exist if it is empty.
+        classes: the number of species; beyond about 20 their colours are hard to tell apart.
+        images_per_class: the number of pictures of each species, at least 2 to have some for training and for testing.
         seed: the same pictures for the same seed.
 
     Raises:

@@ -25,8 +25,9 @@ Batch = tuple[Tensor, Any]
 class ExperimentData(ABC):
     """The data of an experiment: batches to train on, a validation set and a test set.
 
-    schedule.batch_size: images a step, of all processes together. seed: that of the training batches; the validation
-    and test sets are the same for all seeds. options: those of the data. trainer: the one that trains on them, if any.
+    schedule: its batch_size is the number of images a step, of all processes together. seed: of the training batches;
+    the validation and test sets are the same for all seeds. options: the keywords of the data's function or data set.
+    trainer: the one that trains on them, if any.
     """
 
     trainer: L.Trainer | None = None
@@ -39,7 +40,7 @@ class ExperimentData(ABC):
 
     @abstractmethod
     def train_batches(self) -> Iterable[Any]:
-        """The batches of this process, from the step on that the trainer is at."""
+        """The part of each batch that is this process's, from the trainer's present step on."""
 
     @abstractmethod
     def validation_batches(self) -> Iterable[Any]:
@@ -47,7 +48,7 @@ class ExperimentData(ABC):
 
     @abstractmethod
     def on_device(self, batch: Any, device: torch.device) -> Batch:
-        """A batch that one of these gave, as the network reads it: on the device, in its dtype."""
+        """A batch of `train_batches` or `validation_batches` as the network reads it: on the device, in its dtype."""
 
     @abstractmethod
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
@@ -89,7 +90,7 @@ class ExperimentData(ABC):
     def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
         """Refuse data that a network cannot train on, before the training begins.
 
-        The network reads images of this shape, (C, [D,] H, W), and tells so many classes apart (None: it has none).
+        The network reads images of this shape, (C, [D,] H, W), and has `num_classes` classes; None: it has none.
 
         Raises:
             DataError: data that are missing or broken.
@@ -108,7 +109,9 @@ class ExperimentData(ABC):
             )
 
     def _step(self) -> int:
+        """The number of the step that comes next."""
         return self.trainer.global_step if self.trainer else 0
 
-    def _rank(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -24,20 +24,20 @@ from architectures.networks.colocalisation import CoLocaliser
 from architectures.networks.registry import model_input
 from stn_triton import onnx_translations
 
-from .datamodule import make_data
+from .batches import make_data
 from .errors import ExportError
 from .evaluate import device, read_run
 from .experiments import EXPERIMENTS
 from .files import replacing
 
 _IMAGES = 8
-"""Images that the file is checked on."""
+"""How many images the file is checked on."""
 _ROUNDED = 16
 """The file's error may be this many times that of PyTorch's own result in float32."""
 _SAMPLED = 1e-6
 """The error that sampling in float32 may add, relative to the largest value, for each pixel of the longer side."""
 
-Run = Callable[[Tensor], list[Tensor]]
+Runner = Callable[[Tensor], list[Tensor]]
 
 
 def export_onnx(
@@ -132,9 +132,9 @@ def _network_and_images(
     checkpoint: Path, data_dir: Path | None, workers: int | None
 ) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     """The network, images of its experiment to compare on, and the settings of its training."""
-    found = read_run(checkpoint)
-    settings = found["hyper_parameters"]
-    network = restored_network(found, checkpoint)
+    saved = read_run(checkpoint)
+    settings = saved["hyper_parameters"]
+    network = restored_network(saved, checkpoint)
     if data_dir is None and EXPERIMENTS[settings["experiment"]].batch is None:
         shape = model_input(settings["model"], **settings["model_options"])
         return network, _embedded_digits(shape), settings
@@ -154,20 +154,20 @@ def _embedded_digits(shape: tuple[int, ...]) -> Tensor:
 
 
 def _example(images: Tensor, dynamic_batch: bool) -> tuple[Tensor, Any]:
-    """Images to trace with, and what may change of their shape."""
+    """Images to trace with, and the dimensions that are dynamic."""
     if dynamic_batch:
         return images[:2], ({0: torch.export.Dim("batch", min=1)},)
     return images[:1], None
 
 
-def _batches(run: Run, images: Tensor, dynamic_batch: bool) -> list[Tensor]:
+def _batches(run: Runner, images: Tensor, dynamic_batch: bool) -> list[Tensor]:
     """The outputs for all images: one by one, or one alone and the others together."""
     sizes = [1, len(images) - 1] if dynamic_batch else [1] * len(images)
     each = [run(batch) for batch in images.split([size for size in sizes if size])]
     return [torch.cat(parts) for parts in zip(*each, strict=True)]
 
 
-def _onnx_runner(content: bytes) -> Run:
+def _onnx_runner(content: bytes) -> Runner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -22,7 +22,7 @@ pytest.importorskip("mlxtend")
 from architectures import list_models
 from architectures.commands.main import main
 from architectures.data import digits
-from architectures.training import datamodule
+from architectures.training import batches
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
 from architectures.training.run import Run
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=out, quiet=True,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datamodule, "_VALIDATED", 10)
+        patch.setattr(batches, "_VALIDATED", 10)
         train(settings)
     return out
 
@@ -85,7 +85,7 @@ def test_list_names_every_network_and_experiment(capsys: pytest.CaptureFixture[s
 def test_train_says_where_its_checkpoint_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     out = tmp_path / "new" / "run"
     arguments = (
         "train mnist_r --model mnist_fcn --fast --max-steps 2 --batch-size 4 --lr 1e-3 --out"
@@ -118,7 +118,7 @@ def test_train_says_where_its_checkpoint_is(
 def test_a_resumed_run_says_so_and_a_quiet_one_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     arguments = ["train", "mnist_r", "--resume", str(run / "last.ckpt"), "--max-steps", "2"]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
     assert "fast: 2 steps, 1 of them done, of 4 images" in capsys.readouterr().out
@@ -368,7 +368,7 @@ def test_a_reader_that_has_enough_ends_a_command_in_silence(buffered: bool) -> N
 def test_ctrl_c_in_training_saves_and_is_status_130(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     step = Classification.training_step
 
     def interrupted(self: Classification, batch: Any, batch_idx: int) -> Any:

