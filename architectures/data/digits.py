@@ -101,11 +101,15 @@ def load_mnist(data_dir: str | PathLike[str], *, train: bool) -> Digits:
     if images.dim() != 3 or images.shape[1:] != (28, 28):
         raise DataError(f"{image_path}: wanted images of 28 x 28, got shape {tuple(images.shape)}")
     if labels.dim() != 1:
-        raise DataError(f"{label_path}: wanted one label each, got shape {tuple(labels.shape)}")
+        raise DataError(
+            f"{label_path}: wanted one label for each image, got shape {tuple(labels.shape)}"
+        )
     if len(images) != len(labels):
-        raise DataError(f"{label_path}: {len(labels)} labels for {len(images)} images")
+        raise DataError(
+            f"{label_path}: wanted {len(images)} labels, one for each image, got {len(labels)}"
+        )
     if len(labels) == 0:
-        raise DataError(f"{image_path}: no digits in it")
+        raise DataError(f"{image_path}: wanted at least one digit, got none")
     if labels.max() >= _NUM_CLASSES:
         raise DataError(f"{label_path}: wanted labels 0 to 9, got {int(labels.max())}")
     return Digits(images=images, labels=labels.long())

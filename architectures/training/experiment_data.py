@@ -99,13 +99,13 @@ class ExperimentData(ABC):
         images, _ = self.first_examples(1)
         if images.shape[1:] != shape:
             raise UsageError(
-                f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
-                f"the network reads {shape}"
+                f"--data-option or --model-option: the network wants images of {shape}, "
+                f"got data of {tuple(images.shape[1:])}"
             )
         classes = self.classes()
         if num_classes is not None and classes is not None and num_classes < classes:
             raise UsageError(
-                f"--model-option num_classes: the data have {classes} classes, got {num_classes}"
+                f"--model-option num_classes: wanted at least {classes}, the classes of the data, got {num_classes}"
             )
 
     def _step(self) -> int:

@@ -241,7 +241,9 @@ def _take(
             if not _belongs(settings, cell, seed, results):
                 continue
             if key in taken:
-                raise CheckpointError(f"{path}: is for {key}, as {taken[key]} is; wanted one")
+                raise CheckpointError(
+                    f"{path}: is for {key}, as {taken[key]} is; wanted one run for it"
+                )
             taken[key] = path
     for key, path in taken.items():
         if key in results.runs or (folder / key).exists():

@@ -193,7 +193,7 @@ def test_runs_of_train_are_taken(
         reproduce("table4", None, tmp_path / "x", **options | {"runs": tmp_path / "x"})
     (tmp_path / "made/d").mkdir()
     (tmp_path / "made/d/last.ckpt").write_bytes((tmp_path / "made/a/last.ckpt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"is for .*seed0, as .* is; wanted one"):
+    with pytest.raises(CheckpointError, match=r"is for .*seed0, as .* is; wanted one run for it"):
         reproduce("table4", None, tmp_path / "y", **options)
 
 
