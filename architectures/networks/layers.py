@@ -35,8 +35,8 @@ def fcn(in_channels: int, image_size: int, hidden: int, num_classes: int) -> nn.
 def cnn(in_channels: int, image_size: int, filters: int, num_classes: int) -> nn.Sequential:
     """(N, in_channels, s, s) -> logits (N, num_classes): the convolutional classifier.
 
-    A sequence of three layers, each with its nonlinearity and pooling: conv 9x9 and conv 7x7, each
-    pooled by the maximum of 2x2, and the classifying layer.
+    A sequence of three modules: conv 9x9 and conv 7x7, each with ReLU and maximum pooling of 2x2, and
+    the classifying layer.
 
     Raises:
         ValueError: maps below 21 pixels, which leave less than 7 pixels to the second convolution.

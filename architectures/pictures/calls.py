@@ -26,8 +26,8 @@ class Call:
     """One call of a transformer's `sample`, by K transformations.
 
     name: of the transformer in the network; transform: that of theta.
-    frame: what its frames can be drawn on. "image": the network's images, which it samples itself; "composed": these
-        images, by the product of several thetas; "source": only what it samples.
+    frames_on: what its frames can be drawn on. "image": the network's images, which it samples itself; "composed":
+        these images, by the product of several thetas; "source": only what it samples.
 
     Shapes: source (N, C, [D,] H, W), theta (N, K, *theta shape), maps (N, K, C, [d,] h, w), composed
     (N, K, 2, 3) or (N, K, 3, 4), from the maps to the network's images.
@@ -40,13 +40,13 @@ class Call:
     theta: Tensor
     maps: Tensor
     composed: Tensor | None
-    frame: Literal["image", "composed", "source"]
+    frames_on: Literal["image", "composed", "source"]
 
     def lines(self, images: Tensor) -> list[list[Tensor]]:
         """For each of the K, the lines of its frames (N, P, 2), on the images or on what it samples, in pixels."""
-        on = self.source if self.frame == "source" else images
+        on = self.source if self.frames_on == "source" else images
         size = tuple(on.shape[2:])
-        if self.frame == "composed":
+        if self.frames_on == "composed":
             assert self.composed is not None
             aligned = {"align_corners": self.options["align_corners"]}
             return [frame_lines(one, size, "affine", **aligned) for one in self.composed.unbind(1)]
@@ -112,7 +112,7 @@ class _Record:
                 name=name, transform=transform, options=options, theta=thetas.clone(), composed=composed,
                 # Copies, since the network's next layer may work in place.
                 source=source.clone(), maps=each.clone(),
-                frame="image" if direct else "source" if composed is None else "composed",
+                frames_on="image" if direct else "source" if composed is None else "composed",
             )
         )  # fmt: skip
 

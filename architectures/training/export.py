@@ -72,28 +72,28 @@ def onnx_content(
     network: nn.Module,
     images: Tensor,
     outputs: Sequence[str],
-    origin: object,
+    subject: object,
     *,
     dynamic_batch: bool = False,
 ) -> tuple[bytes, str]:
     """A network as an ONNX model that was compared with it on images, and a sentence that says how near it is.
 
-    outputs: the names of what the network gives; origin: what errors begin with, such as the checkpoint's path.
+    outputs: the names of what the network gives; subject: what errors are about, such as the checkpoint's path.
 
     Raises:
         ExportError, ModuleNotFoundError: as `export_onnx`.
     """
     example, shapes = _example(images, dynamic_batch)
-    with _quiet(), _refusals(origin, "ONNX, with stn_triton.onnx_translations()"):
+    with _quiet(), _refusals(subject, "ONNX, with stn_triton.onnx_translations()"):
         program = torch.onnx.export(
             network, (example,), dynamo=True, custom_translation_table=onnx_translations(),
             input_names=["images"], output_names=outputs, dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
         assert program is not None
         content = program.model_proto.SerializeToString()
-    with _refusals(origin, "ONNX, and run by onnxruntime"):
+    with _refusals(subject, "ONNX, and run by onnxruntime"):
         results = _batches(_onnx_runner(content), images, dynamic_batch)
-    return content, _compared(network, images, results, origin, "onnxruntime")
+    return content, _compared(network, images, results, subject, "onnxruntime")
 
 
 def export_aoti(
@@ -180,7 +180,7 @@ def _onnx_runner(content: bytes) -> Runner:
 
 @torch.no_grad()
 def _compared(
-    network: nn.Module, images: Tensor, outputs: list[Tensor], origin: object, runner: str
+    network: nn.Module, images: Tensor, outputs: list[Tensor], subject: object, runner: str
 ) -> str:
     """A sentence that says how near outputs are to the network's own.
 
@@ -197,7 +197,7 @@ def _compared(
         off = float((theirs - true).abs().max()) if theirs.shape == true.shape else float("inf")
         if not off <= budget:  # also if it is NaN
             raise ExportError(
-                f"{origin}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
+                f"{subject}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
                 f"{budget:.1e}, got {tuple(theirs.shape)} with a difference of {off:.1e}"
             )
         farthest = max(farthest, float((theirs - ours).abs().max()))
@@ -228,7 +228,7 @@ def _check_compiler() -> None:
 
 
 @contextmanager
-def _refusals(origin: object, form: str) -> Iterator[None]:
+def _refusals(subject: object, form: str) -> Iterator[None]:
     """Turn an error of an exporter into one line, which says the first cause."""
     try:
         yield
@@ -238,7 +238,9 @@ def _refusals(origin: object, form: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ExportError(f"{origin}: cannot be exported as {form}: {first_line(cause)}") from error
+        raise ExportError(
+            f"{subject}: cannot be exported as {form}: {first_line(cause)}"
+        ) from error
 
 
 @contextmanager
