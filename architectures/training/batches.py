@@ -41,7 +41,7 @@ _FILE_SETS: dict[str, tuple[type, str]] = {"svhn": (SVHN, check.SVHN), "cub": (C
 
 
 class _Drawn:
-    """A loader that draws one batch for each of some numbers; they are asked for anew in each pass."""
+    """A loader that draws a batch for each number; `numbers` is called anew in each pass."""
 
     def __init__(self, draw: Callable[[int], Batch], numbers: Callable[[], Iterable[int]]) -> None:
         self._draw = draw

@@ -48,9 +48,8 @@ class Finite(Callback):
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
-        self._first_bad: Tensor | None = (
-            None  # the first step whose loss is not finite, on the device
-        )
+        self._first_bad: Tensor | None = None
+        """The number of the first step whose loss is not finite, on the device; infinite if there is none."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"].detach()

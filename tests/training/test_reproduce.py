@@ -59,8 +59,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return found
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.mark.usefixtures("few")
