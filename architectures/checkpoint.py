@@ -69,23 +69,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         _check_sums(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # archives, pickles and their contents fail in many ways
         reason = error.strerror if isinstance(error, OSError) else None
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {reason or 'truncated, damaged or a file of another kind'}"
         ) from error
     try:
-        check_kind("its content", found, dict)
+        check_kind("its content", saved, dict)
         for name, kind in _PARTS.items():
-            check_kind(name, found.get(name), kind)
-        settings = found["hyper_parameters"]
+            check_kind(name, saved.get(name), kind)
+        settings = saved["hyper_parameters"]
         for name, kind in _SETTINGS.items():
             check_kind(f"its {name}", settings.get(name), kind)
         check_at_least("its image_size", settings["image_size"], 1)
     except (TypeError, ValueError) as error:
         raise not_of_train(path, error) from error
-    return found
+    return saved
 
 
 def not_of_train(path: Path, reason: Exception) -> CheckpointError:
@@ -106,13 +106,13 @@ def _check_sums(path: Path) -> None:
         raise zipfile.BadZipFile(f"{damaged} is not what its checksum says")
 
 
-def restored_network(found: dict[str, Any], path: Path) -> nn.Module:
-    """The network of what `read_checkpoint` found at path, in evaluation mode.
+def restored_network(saved: dict[str, Any], path: Path) -> nn.Module:
+    """The network of a checkpoint that `read_checkpoint` read from this path, in evaluation mode.
 
     Raises:
         CheckpointError: no network has that name, or these options; weights that do not fit or are not finite.
     """
-    settings = found["hyper_parameters"]
+    settings = saved["hyper_parameters"]
     try:
         network = create_model(settings["model"], **settings["model_options"])
     except (RuntimeError, TypeError, ValueError) as error:
@@ -121,7 +121,7 @@ def restored_network(found: dict[str, Any], path: Path) -> nn.Module:
         ) from error
     weights = {
         name.removeprefix(_NETWORK): value
-        for name, value in found["state_dict"].items()
+        for name, value in saved["state_dict"].items()
         if isinstance(name, str) and name.startswith(_NETWORK)
     }
     load_weights(network, weights, settings["model"], path)

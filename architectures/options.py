@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
-from pathlib import Path
+from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -74,16 +74,14 @@ def _fits(value: Any, kind: Any) -> bool:
         if kinds[-1] is ...:
             kinds = (kinds[0],) * len(value)
         return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if (
-        get_origin(kind) is Callable
-    ):  # the network that takes it checks it, and its message says more
-        return True
+    if get_origin(kind) is Callable:
+        return True  # the network that is given the function checks it, and its message says more
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    return isinstance(value, get_origin(kind) or kind)  # a `PathLike[str]` is a `PathLike`
 
 
 def _shown(kind: Any) -> str:
@@ -102,6 +100,7 @@ def _shown(kind: Any) -> str:
         bool: "True or False",
         str: "a string",
         dict: "a dictionary",
-        Path: "a path",
+        PathLike: "a path",
     }
+    kind = get_origin(kind) or kind
     return "None" if kind is NoneType else names.get(kind, getattr(kind, "__name__", str(kind)))

@@ -20,7 +20,7 @@ from .checkpoint import CheckpointError, load_weights
 WEIGHTS = Path(__file__).parent / "weights"
 _ABOUT = "about"
 _USUAL = {"mnist_addition_": "mnist_addition", "mnist_": "mnist_rts"}
-"""The experiment of `pretrained=True`, by what the network's name begins with; the first that fits."""
+"""The experiment that `pretrained=True` stands for, by what the network's name begins with; the first that fits."""
 
 
 @dataclass(frozen=True, kw_only=True)

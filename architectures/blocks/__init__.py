@@ -1,1 +1,1 @@
-"""Transformers side by side, one after the other or between stages, and parameter groups to train them with."""
+"""Networks with several transformers, in parallel, in series or between stages, and parameter groups for optimisers."""

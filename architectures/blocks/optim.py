@@ -20,12 +20,12 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Sort a model's parameters into groups for any torch optimiser.
 
-    The groups, each with "params", "lr", "weight_decay" and a "name": "regression" (the regression
-    layers of all `SpatialTransformer`s), "localisation" (the rest of their parameters, and what those of a
-    `ParallelSTN` share) and "rest".
+    Each group has "params", "lr", "weight_decay" and a "name". In their order the groups are "regression" (the
+    regression layers of all `SpatialTransformer`s), "localisation" (all other parameters of these, and those of
+    a localisation that the transformers of a `ParallelSTN` share) and "rest".
     The first two have the learning rate lr * localisation_lr_multiplier; regression layers are not
-    decayed, since decay would pull their bias away from the initial theta. A parameter that occurs
-    twice is in the first of these groups that it fits; groups without parameters are left out.
+    decayed, since decay would pull their bias away from the initial theta. A parameter that belongs to
+    several groups is in the first of them; groups without parameters are left out.
 
     Units: `lr` and `weight_decay` as the optimiser takes them.
 

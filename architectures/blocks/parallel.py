@@ -20,7 +20,7 @@ Maps = Tensor | list[Tensor]
 
 
 class ParallelSTN(nn.Module):
-    """K transformers read one input, a stream reads what each of them saw, a head reads what the streams give.
+    """K transformers sample the same input, a stream reads the map of each, and a head reads the streams' features.
 
     Convention: as in `SpatialTransformer`: each theta maps coordinates of the transformer's output
     to coordinates of the input, both normalised to [-1, 1] in (x, y[, z]) order.
@@ -50,7 +50,7 @@ class ParallelSTN(nn.Module):
 
     Raises:
         TypeError: neither a module nor a list of modules; and as `SpatialTransformer`.
-        ValueError: a list of other than K; some for images and some for volumes; and as `SpatialTransformer`.
+        ValueError: a list that has not K entries; some for images and some for volumes; and as `SpatialTransformer`.
 
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 3.4, and for maps joined side by side
     appendix A.1.
@@ -77,20 +77,20 @@ class ParallelSTN(nn.Module):
         self.separate_maps = bool(varied.keys() & {"out_size", "antialias"})
         self.separate_thetas = "transform" in varied
         self.localisation: nn.Module | None = None
-        """What K separate `SpatialTransformer`s share as their localisation; None if each of them has its own."""
+        """The localisation that K separate `SpatialTransformer`s share; None if they have their own, or are one."""
         if len(localisations) == 1 and not varied:
-            each = [SpatialTransformer(localisations[0], **given, num_transformers=k)]
+            transformers = [SpatialTransformer(localisations[0], **given, num_transformers=k)]
         else:
             if len(localisations) == 1 < k:
                 self.localisation = localisations[0]
                 localisations = [nn.Identity() for _ in range(k)]
-            each = [
+            transformers = [
                 SpatialTransformer(module, **its_own)
                 for module, its_own in zip(localisations, _options_of_each(given, k), strict=True)
             ]
-        self.transformers = nn.ModuleList(each)
-        _check_axes(each)
-        self._launches = _launches(each, k)
+        self.transformers = nn.ModuleList(transformers)
+        _check_axes(transformers)
+        self._launches = _launches(transformers, k)
         self.streams = nn.ModuleList(_one_or_each("streams", streams, k))
         self.head = checked_module("head", head)
 
@@ -100,8 +100,8 @@ class ParallelSTN(nn.Module):
         thetas = [cast(SpatialTransformer, each).localise(features) for each in self.transformers]
         if self.separate_thetas:
             return thetas
-        alone = cast(SpatialTransformer, self.transformers[0]).num_transformers is None
-        return torch.stack(thetas, 1) if alone else thetas[0]
+        joint = cast(SpatialTransformer, self.transformers[0]).num_transformers is not None
+        return thetas[0] if joint else torch.stack(thetas, 1)
 
     def sample(self, source: Tensor, theta: Tensor | Sequence[Tensor]) -> Maps:
         """What the transformers see at these thetas: (N, C, [D,] H, W) -> (N, K, C, [d,] h, w), or a list of K.
@@ -221,13 +221,14 @@ def _options_of_each(given: dict[str, Any], k: int) -> list[dict[str, Any]]:
     elif initial is None:
         starts = [None] * k
     else:
+        # A single transformer with K thetas broadcasts `initial_theta`, and refuses other shapes.
         usual = {**given, "fixed_scale": None, "antialias": False}
         usual["out_size"] = sizes[0] if sizes else None
         joint = SpatialTransformer(nn.Identity(), **usual, num_transformers=k)
         starts = joint.initial_theta or [None] * k  # a parametrisation has no initial theta
     for one, start in zip(each, starts, strict=True):
         if start is None and one["out_size"] is None and sizes and len(sizes[0]) == 3:
-            # A transformer that keeps the size of its source is for images unless its initial theta is a volume's.
+            # Without size and initial theta it would be for images, but the others are for volumes.
             start = identity_theta(one.get("transform", "affine"), ndim=3)
         one["initial_theta"] = start
     return each

@@ -33,11 +33,11 @@ class SerialSTN(nn.Module):
         compose: every transformer localises on the map resampled so far, and then the input, not
             that map, is resampled by the product of all thetas so far, with this transformer's
             size, mode and padding. Nothing is blurred step by step, and what left the frame can
-            come back. For affine and attention, with one `align_corners` for all.
+            come back. All transformers must be affine or attention, with the same `align_corners`.
 
-    Usage: `forward(x, source=large)` finds the thetas on x and gives the head `large`, resampled by them; apart from
-        the size of its maps, what a transformer with `out_size` None keeps, x and `source` may differ in channels
-        and pixels. To put something in between, call the three parts that `forward` consists of:
+    Usage: `forward(x, source=large)` finds the thetas on x and gives the head `large`, resampled by them. x and
+        `source` may differ in channels and in size; where `out_size` is None, the sizes of their maps then differ, too.
+        To put something in between, call the three parts that `forward` consists of:
         `thetas = network.localise(x)`, `seen = network.sample(source, thetas)`, `network.classify(seen)`.
 
     Shapes: x (N, C, H, W) -> what `head` makes of the last map (N, C, h, w); a list of one theta
@@ -166,7 +166,7 @@ class SerialSTN(nn.Module):
 
 
 def composed(transformers: Iterable[nn.Module], thetas: Sequence[Tensor]) -> list[Tensor]:
-    """The product of the first theta, of the first two, ... as affine thetas to the first input."""
+    """For each transformer the product of all thetas up to its own: the affine theta from its output to the input."""
     row = [cast(SpatialTransformer, module) for module in transformers]
     check_thetas(row, thetas)
     return list(accumulate(map(_affine, row, thetas), product))

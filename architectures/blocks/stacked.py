@@ -1,7 +1,7 @@
 """Transformers between the layers of a network (Jaderberg et al. 2015, arXiv:1506.02025, section 3.4).
 
 The paper puts transformers at increasing depth, where they transform more abstract features and
-their localisations see richer ones; for house numbers one before each of the first four
+their localisations see richer ones. For house numbers one stands before each of the first four
 convolutions (section 4.2, appendix A.5).
 """
 
@@ -29,14 +29,15 @@ class StackedSTN(nn.Module):
         head: reads what the last stage gives.
         transformers: for each stage the `SpatialTransformer` that stands before it, or None.
 
-    `transformers` of the module holds those there are, `before` the number of the stage before
-    which each of them stands.
+    The attribute `transformers` holds the entries that are not None, and `before` the index of the
+    stage that each of them stands before.
 
     Shapes: x (N, C, H, W) -> what `head` makes of the last stage's map; a list of one theta
     (N, *theta shape) for each transformer, in float32. Volumes (N, C, D, H, W) likewise.
 
     Raises:
-        TypeError: stages or a head that are not modules, other transformers than those or None.
+        TypeError: stages or a head that are not modules, an entry of `transformers` that is neither a
+            `SpatialTransformer` nor None.
         ValueError: another number of transformers than stages, a transformer with
             `num_transformers`, some for images and some for volumes.
 

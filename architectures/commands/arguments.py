@@ -30,7 +30,7 @@ def add_command(commands: Any, name: str, run: Command, text: str) -> argparse.A
 
 
 def add_tasks(parser: argparse.ArgumentParser, metavar: str) -> Any:
-    """What the tasks of a command are added to; one of them must be given."""
+    """The object that the tasks of a command are added to; the user must give one of them."""
     return parser.add_subparsers(dest=metavar.lower(), required=True, metavar=metavar)
 
 

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = int(chosen.run(chosen))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # Who reads the output, such as `head`, has enough.
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE, which Windows does not name
     except UsageError as error:

@@ -127,8 +127,9 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> int:
+    from architectures.training.run import Run
     from architectures.training.summary import ending
-    from architectures.training.train import Run, train
+    from architectures.training.train import train
 
     options = {
         name: value for name, value in vars(chosen).items() if name in Run.__dataclass_fields__

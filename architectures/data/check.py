@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 
 from .cub import check_cub, cub_root
@@ -40,12 +41,13 @@ def check_holds(folder: Path, kind: str) -> None:
         raise DataError(f"{folder}: wanted the folder of {kind}, got that of {' and '.join(found)}")
 
 
-def check_folder(folder: Path) -> tuple[str, list[str]]:
+def check_folder(folder: str | PathLike[str]) -> tuple[str, list[str]]:
     """What a folder holds, and a line for each picture or file in it that cannot be read.
 
     Raises:
         DataError: no folder, or neither MNIST's files nor SVHN's nor those of CUB-200-2011.
     """
+    folder = Path(folder)
     check_directory(folder)
     kind = next(iter(kinds_of(folder)), None)
     if kind == MNIST:

@@ -39,7 +39,7 @@ def cluttered_batch(
             f"patches come from other digits: wanted 2 digits at least, got {len(digits)}"
         )
     chosen = torch.randint(len(digits), (n,), generator=generator, device=generator.device)
-    # A number among all others than the digit itself: from its own number on they are one higher.
+    # Drawn from all digits but the chosen one: numbers from its own on are raised by one.
     others = torch.randint(
         max(len(digits) - 1, 1), (n, patches), generator=generator, device=generator.device
     )
@@ -62,7 +62,7 @@ def colocalisation_batch(
 ) -> tuple[Tensor, Tensor]:
     """Images that share a class, and where in them its digit is: T, or TC with patches of `clutter_from`.
 
-    No digit comes twice before all came once. The box is the digit's whole 28 x 28 image, which a
+    No digit is used twice before all were used once. The box is the digit's whole 28 x 28 image, which a
     digit classifier expects as its input, not only its ink.
 
     Shapes: digits of one class; images (n, 1, *canvas) float32 in [0, 1]; boxes (n, 4) float32, (x0, y0, x1, y1) in

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,14 +37,14 @@ INDEX = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classe
 class CUB(Dataset[tuple[Tensor, Tensor]]):
     """Pictures of birds and their species.
 
-    Items: a uint8 image (3, image_size, image_size) and its species, int64 (), 0 to 199 in the official order. To
-    train on: a random crop, flipped with a chance of one half; to test on: the middle crop. Both are taken from the
-    picture resized so that its shorter side is 8/7 of image_size (256 for 224, 512 for 448).
+    Items: a uint8 image (3, image_size, image_size) and its species, int64 (), 0 to 199 in the official order. The
+    images are crops of the picture, resized so that its shorter side is 8/7 of image_size (256 for 224, 512 for 448):
+    random crops for training, flipped with a chance of one half, and the middle one for testing.
 
     Crops and flips are drawn from torch's default generator, which a `DataLoader` seeds for each of its workers.
 
     Args:
-        root: the folder that holds images.txt, CUB_200_2011, or the one that holds that.
+        root: CUB_200_2011, the folder that holds images.txt, or the folder that it lies in.
         train: the training or the test pictures of train_test_split.txt.
         image_size: the side of the crops, in pixels.
 
@@ -54,7 +55,7 @@ class CUB(Dataset[tuple[Tensor, Tensor]]):
     Source: Jaderberg et al. 2015 (arXiv:1506.02025), section 4.3.
     """
 
-    def __init__(self, root: Path | str, *, train: bool, image_size: int = 224) -> None:
+    def __init__(self, root: str | PathLike[str], *, train: bool, image_size: int = 224) -> None:
         if image_size < 1:
             raise ValueError(f"wanted image_size >= 1, got {image_size}")
         root = cub_root(Path(root))
@@ -115,7 +116,10 @@ def check_cub(root: Path) -> tuple[int, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """For each image its file's name, its species from 0 on, and whether it is for training; classes: all species."""
+    """For each image, by its id, the file's name, the species from 0 on, and whether it is for training.
+
+    path: of images.txt; classes: the names of all species.
+    """
 
     path: Path
     names: dict[str, str]

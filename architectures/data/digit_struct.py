@@ -79,7 +79,8 @@ def read_digit_struct(path: Path) -> list[HouseNumber]:
         ) from error
 
 
-# The file holds millions of single numbers. h5py's low-level interface reads them five times as fast as its usual one.
+# The functions below use h5py's low-level interface: the file holds millions of single numbers, which it reads five
+# times as fast as the usual one.
 
 
 def _fields(file: h5py.h5f.FileID, group: h5py.h5g.GroupID) -> _Array:

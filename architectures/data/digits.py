@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,14 @@ def draw_digits(digits: Digits, n: int, *, generator: torch.Generator) -> tuple[
     return digits.images[chosen].unsqueeze(1).float() / 255, digits.labels[chosen]
 
 
-def read_idx(path: Path) -> Tensor:
+def read_idx(path: str | PathLike[str]) -> Tensor:
     """Read one IDX file of unsigned bytes, plain or gzipped, into a uint8 tensor.
 
     Raises:
         DataError: unreadable, not gzip although it starts so, not IDX, or more or fewer bytes than
             its header says.
     """
+    path = Path(path)
     try:
         raw = path.read_bytes()
         # The content tells: extensions are often lost, or kept by mistake, when files are unpacked.
@@ -85,7 +87,7 @@ def read_idx(path: Path) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
-def load_mnist(data_dir: Path, *, train: bool) -> Digits:
+def load_mnist(data_dir: str | PathLike[str], *, train: bool) -> Digits:
     """MNIST's training or test digits from `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`.
 
     They lie in `data_dir`, or in raw/ or MNIST/raw/ below it, where torchvision puts them. Any number of digits is
@@ -94,16 +96,20 @@ def load_mnist(data_dir: Path, *, train: bool) -> Digits:
     Raises:
         DataError: a file that is missing or broken, or images and labels that do not fit together.
     """
-    image_path, label_path = (_find(data_dir, name) for name in _names(train))
+    image_path, label_path = (_find(Path(data_dir), name) for name in _names(train))
     images, labels = read_idx(image_path), read_idx(label_path)
     if images.dim() != 3 or images.shape[1:] != (28, 28):
         raise DataError(f"{image_path}: wanted images of 28 x 28, got shape {tuple(images.shape)}")
     if labels.dim() != 1:
-        raise DataError(f"{label_path}: wanted one label each, got shape {tuple(labels.shape)}")
+        raise DataError(
+            f"{label_path}: wanted one label for each image, got shape {tuple(labels.shape)}"
+        )
     if len(images) != len(labels):
-        raise DataError(f"{label_path}: {len(labels)} labels for {len(images)} images")
+        raise DataError(
+            f"{label_path}: wanted {len(images)} labels, one for each image, got {len(labels)}"
+        )
     if len(labels) == 0:
-        raise DataError(f"{image_path}: no digits in it")
+        raise DataError(f"{image_path}: wanted at least one digit, got none")
     if labels.max() >= _NUM_CLASSES:
         raise DataError(f"{label_path}: wanted labels 0 to 9, got {int(labels.max())}")
     return Digits(images=images, labels=labels.long())
@@ -191,7 +197,9 @@ def load_embedded(*, seed: int = 0) -> tuple[Digits, Digits]:
     )
 
 
-def load_digits(data_dir: Path | None = None, *, seed: int = 0) -> tuple[Digits, Digits]:
+def load_digits(
+    data_dir: str | PathLike[str] | None = None, *, seed: int = 0
+) -> tuple[Digits, Digits]:
     """(train, test): MNIST from `data_dir`, or else the embedded digits, split with `seed`."""
     if data_dir is None:
         return load_embedded(seed=seed)

@@ -52,10 +52,10 @@ def rts_theta(
     The angle is uniform in [-degrees, degrees], the scale (canvas pixels per image pixel) uniform
     in `scale`, and the place uniform over those where the whole of the image's ink stays on the
     canvas; ink is what is above 0. Ink too large for the canvas is put in its middle. A `spread`
-    below 1 keeps to that part of the places around the middle: at 0 all ink is in the middle.
+    below 1 allows only this share of the places, around the middle; at 0 all ink is in the middle.
 
-    Shapes: images (N, 1, H, W), on the generator's device -> theta (N, 2, 3) float32. Each sum of
-    pixels grows by about scale².
+    Shapes: images (N, 1, H, W), on the generator's device -> theta (N, 2, 3) float32. The sum of an
+    image's pixels grows by about scale².
 
     Raises:
         ValueError: images that are not (N, 1, H, W), a scale that is no range above 0.
@@ -104,7 +104,10 @@ def rts(
 
 
 def ink_bounds(images: Tensor, forward: Tensor) -> tuple[Tensor, Tensor]:
-    """Where ink that matrices (N, axes, 2) transform begins and ends: 2 x (N, axes), in pixels from the centre."""
+    """The least and the greatest coordinates (N, axes) of ink that matrices (N, axes, 2) transformed.
+
+    Coordinates are in pixels from the centre; they are 0 for an image without ink.
+    """
     _, _, h, w = images.shape
     ink = images[:, 0] > 0
     # The outermost ink in any direction is the first or the last of a row. Columns are counted from 1, from either
@@ -150,8 +153,8 @@ def projective_theta(
     in `scale`; every corner is then moved by N(0, corner_std) canvas pixels along x and along y.
 
     Corners are drawn again (6 % of the images) where one is nearly in line with its neighbours, or behind that line:
-    there a homography squeezes a digit to a speck, or tears it. After a fixed number of draws, a chance of 1e-8, they
-    stay unmoved.
+    there a homography squeezes a digit to a speck, or tears it. If none of a fixed number of draws will do, which has a
+    chance of 1e-8, they stay unmoved.
 
     Shapes: -> (n, 8) float32, row-major with h33 = 1.
 

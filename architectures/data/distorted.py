@@ -1,9 +1,9 @@
 """Batches of distorted MNIST digits: R, RTS, P and E of the paper's section 4.1 and appendix A.4.
 
 Every function draws n digits with replacement, distorts them by one `st_sample` and gives images (n, 1, *canvas),
-float32 in [0, 1], with their labels (n,), int64; all on the generator's device, where the digits must be. Choices that
-the paper leaves open: digits are distorted anew for every batch, and the canvas of R, P and E has the digits' own size,
-28 x 28.
+float32 in [0, 1], with their labels (n,), int64. All of this is on the generator's device, where the digits must be.
+Choices that the paper leaves open: digits are distorted anew for every batch, and the canvas of R, P and E has the
+digits' own size, 28 x 28.
 """
 
 from __future__ import annotations

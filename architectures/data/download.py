@@ -7,6 +7,7 @@ import http.client
 import tempfile
 import urllib.request
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,7 +27,7 @@ _CHUNK = 1 << 16
 _TIMEOUT_S = 60
 
 
-def download_mnist(folder: Path, *, base_url: str = MNIST_URL) -> None:
+def download_mnist(folder: str | PathLike[str], *, base_url: str = MNIST_URL) -> None:
     """Fetch the four files of MNIST, about 12 MB, into a folder. Files with the right checksum are left alone.
 
     A file gets its name only once its checksum was right, so that no part of a file, and no wrong one, has that name.
@@ -34,6 +35,7 @@ def download_mnist(folder: Path, *, base_url: str = MNIST_URL) -> None:
     Raises:
         DataError: a file that cannot be fetched or written, or that has another checksum; names the URL.
     """
+    folder = Path(folder)
     is_new = not folder.exists()
     try:
         for name, md5 in MNIST_MD5.items():

@@ -1,4 +1,4 @@
-"""What all loaders share: their error, paths that stay inside a folder, pictures, folders that are written whole."""
+"""What all data sets share: their error, paths that stay inside a folder, pictures, folders that are written whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DataError(RuntimeError):
     """Data that is missing or broken; the message is one line that names the file."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader hands on an error of its worker as the text of a traceback, whose last line has the message.
+        # A DataLoader raises a worker's error again with the text of its traceback, whose last line has the message.
         if message.startswith("Caught DataError "):
             message = message.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(message)
@@ -53,8 +53,8 @@ def check_directory(path: Path) -> None:
 def find_root(folder: Path, marker: str, *below: str) -> Path:
     """The folder that holds a file or folder named `marker`: this one, or one of those `below` it.
 
-    People name either the folder that they unpacked an archive in or the one that the archive made. Where the file is
-    in none of them the folder itself is given, and reading it tells what is missing.
+    People name either the folder that they unpacked an archive in or the one that the archive made. If none of them
+    holds the file, the folder itself is given, and reading it tells what is missing.
     """
     places = [folder, *(folder / name for name in below)]
     return next((place for place in places if (place / marker).exists()), folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ _Numbers = Sequence[tuple[str, _Array]]
 
 
 def generate_svhn(
-    folder: Path | str,
+    folder: str | PathLike[str],
     n: int,
     seed: int,
     *,
@@ -35,7 +36,7 @@ def generate_svhn(
     """Write n pictures of house numbers of one to five digits for each split, with their digitStruct.mat.
 
     Args:
-        folder: made; it may exist if it is empty.
+        folder: the folder to make; it may exist if it is empty.
         n: the number of pictures for each of the splits.
         seed: the same pictures for the same seed.
         digits: (train, test) to write numbers with, the test digits for the split "test"; by default those that
@@ -134,13 +135,15 @@ def _referred(refs: h5py.Group, values: _Array, kind: str) -> Any:
     return dataset.ref
 
 
-def generate_cub(folder: Path | str, classes: int, images_per_class: int, seed: int) -> None:
+def generate_cub(
+    folder: str | PathLike[str], classes: int, images_per_class: int, seed: int
+) -> None:
     """Write pictures of birds in the layout of CUB-200-2011. Every second picture of a species is for training.
 
     Args:
-        folder: made; it may exist if it is empty.
-        classes: the number of species; of more than about 20 the colours come close.
-        images_per_class: the number of pictures for each, 2 or more to have both parts.
+        folder: the folder to make; it may exist if it is empty.
+        classes: the number of species; beyond about 20 their colours are hard to tell apart.
+        images_per_class: the number of pictures of each species, at least 2 to have some for training and for testing.
         seed: the same pictures for the same seed.
 
     Raises:
@@ -196,7 +199,7 @@ def _save(picture: _Array, path: Path) -> None:
     Image.fromarray(picture).save(path)
 
 
-def _vacant(folder: Path | str) -> Path:
+def _vacant(folder: str | PathLike[str]) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: wanted a new or empty folder, got one with something in it")

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    """Counts of an index: all numbers, those of too many digits, those without a picture and their first name."""
+    """Counts of an index: all numbers, those with too many digits, those without a picture, and the first of these."""
 
     named: int
     left_out: int
@@ -86,8 +87,8 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
         margin: by how much of its width and height the box around all digits grows.
         cache_dir: where the decoded crops go, 12 kB each at 64 px; by default ~/.cache/stn-triton, or
             $XDG_CACHE_HOME/stn-triton. A changed source, size or margin makes another cache.
-        allow_missing: leave out pictures that the index names but that are not there, instead of raising; `missing`
-            says how many.
+        allow_missing: leave out pictures that the index names but that are not there, instead of raising a `DataError`;
+            `missing` says how many.
 
     Raises:
         ValueError: an unknown split, a size below 1, a negative margin, an empty cache_dir.
@@ -98,12 +99,12 @@ class SVHN(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        root: Path | str,
+        root: str | PathLike[str],
         split: str,
         *,
         image_size: int = 64,
         margin: float = _MARGIN,
-        cache_dir: Path | str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
         allow_missing: bool = False,
     ) -> None:
         if split not in SPLITS:
@@ -299,7 +300,7 @@ def _crop(image_size: int, margin: float, pair: tuple[HouseNumber, Path]) -> Ten
 def grown(
     box: tuple[float, float, float, float], margin: float, image_size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """A box (x0, y0, x1, y1) longer by `margin` of each side, about its middle, cut at an image (H, W)."""
+    """A box (x0, y0, x1, y1) wider and higher by the share `margin`, about its middle, and cut at an image (H, W)."""
     x0, y0, x1, y1 = box
     more_x, more_y = margin * (x1 - x0) / 2, margin * (y1 - y0) / 2
     h, w = image_size

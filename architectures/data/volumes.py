@@ -1,4 +1,4 @@
-"""Digits as bodies somewhere in a volume: 3-D MNIST (appendix A.3).
+"""Digits as solid bodies somewhere in a volume: 3-D MNIST (Jaderberg et al. 2015, appendix A.3).
 
 The paper gives neither the depth of a body nor the range of its rotation. Both are options, whose defaults are ours.
 """
@@ -75,7 +75,10 @@ def volume_batch(
 
 
 def _theta(rotation: Tensor, centre: Tensor, body: tuple[int, ...], extent: Tensor) -> Tensor:
-    """Thetas (n, 3, 4) of bodies (d, h, w) turned, their centres that far (n, 3) from the middle of what is sampled."""
+    """Thetas (n, 3, 4) that sample rotated bodies of shape (d, h, w).
+
+    centre (n, 3): of each body, from the middle of what is sampled, in voxels. extent (3,): the size of that.
+    """
     half = torch.tensor(body[::-1], device=rotation.device)[:, None] / 2
     inverse = rotation.mT
     return torch.cat((inverse * extent / 2, -(inverse @ centre[:, :, None])), 2) / half

@@ -16,8 +16,8 @@ from stn_triton import st_sample
 
 SHAPES = ((256, 1, 42, 42), (128, 3, 64, 64), (16, 64, 32, 32))
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
-"""How far two right results may differ, for each pixel of the longer side. Each sampler rounds a coordinate, on each of
-two axes, by about twice eps of the side; values in [0, 1] change by at most 1 from a pixel to the next."""
+"""How far two correct results may differ, for each pixel of the longer side. Each of two samplers rounds a coordinate,
+on each of two axes, by about twice eps of the side; values in [0, 1] change by at most 1 from a pixel to the next."""
 _Sampler = Callable[[Tensor, Tensor], Tensor]
 
 

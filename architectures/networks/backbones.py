@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,7 +22,7 @@ def make_backbone(
     backbone: Backbone,
     features: int | None,
     in_channels: int,
-    weights: str | Path | None,
+    weights: str | PathLike[str] | None,
 ) -> tuple[nn.Module, int]:
     """A new backbone, with the weights of the file if there is one, and the number of its features."""
     if backbone is None:
@@ -63,7 +64,7 @@ def _from_timm(name: str, in_channels: int) -> nn.Module:
     return network
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | PathLike[str]) -> None:
     """Load a state dict from a local file, strictly; nothing but tensors is unpickled.
 
     Raises:

@@ -12,8 +12,8 @@ Choices that the paper leaves open, or where it says two things:
   same: it is over all ordered pairs, and distances are symmetric.
 - The crop starts as the whole image (the identity), as in the paper's other experiments.
 - "Activations" of the encoder are what its layers give: those behind ReLU and pooling, and those of the last layer
-  before the softmax. Most of them are the first layer's, which alone would decide, and squared distances are in the
-  thousands against a margin of 1; `Encoder` can balance the layers.
+  before the softmax. Most of them are the first layer's, which would dominate the distance; squared distances are in
+  the thousands, against a margin of 1. `Encoder` can balance the layers.
 - Initialisation: see `layers.initialise`.
 """
 
@@ -66,7 +66,7 @@ def colocaliser(
 
     crop_size: c; the crop must fit the encoder.
     width: filters and units of each layer of the localiser.
-    initial_scale: side of the first crop relative to the image's.
+    initial_scale: side of the crop relative to the image's, before any training.
     antialias: as in `st_sample`; the paper samples without.
 
     Raises:
@@ -166,8 +166,8 @@ def colocalisation_loss(
             f"{tuple(crops.shape)}, got {tuple(random_crops.shape)}"
         )
     codes, others = (_wide(encode(images)) for images in (crops, random_crops))
-    between = _squared(codes.unsqueeze(1) - codes)
-    to_random = _squared(codes - others)
+    between = _squared_norm(codes.unsqueeze(1) - codes)
+    to_random = _squared_norm(codes - others)
     hinge = (between - to_random.unsqueeze(1) + margin).relu()
     return hinge.sum() - hinge.diagonal().sum()
 
@@ -177,7 +177,7 @@ def _wide(codes: Tensor) -> Tensor:
     return codes.to(torch.promote_types(codes.dtype, torch.float32))
 
 
-def _squared(difference: Tensor) -> Tensor:
+def _squared_norm(difference: Tensor) -> Tensor:
     return difference.square().sum(-1)
 
 

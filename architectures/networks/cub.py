@@ -1,17 +1,17 @@
 """Birds (Jaderberg et al. 2015, arXiv:1506.02025, section 4.3 and appendix A.6, table 3).
 
-CUB-200-2011 has 200 species, in images of 224 or 448 pixels. Two or four transformers look at the image, each with a
-crop of half its sides, in 224 pixels. Each crop has a network of its own that reads it, and one softmax reads all their
-features. One more network says where the crops of all transformers are.
+CUB-200-2011 has 200 species, in images of 224 or 448 pixels. Each of two or four transformers crops half the width and
+height of the image to 224 pixels. Each crop is read by a network of its own, and one softmax reads the features of all.
+One more network, the localisation, says where all the crops are.
 
 Choices that the paper leaves open:
 
-- The network is Inception with batch normalisation (see `inception`) without its classes, or any other that is given
+- The network is Inception with batch normalisation (see `inception`) without its last layer, or any other that is given
   as `backbone`. It is untrained unless `weights` names a file; the paper starts from a network trained on ImageNet.
 - The localisation sees images of 448 pixels averaged over 2x2. The network without transformers reads the whole image,
   and averages over a larger feature map.
-- The first crops tile the image: two stand left and right, as in other reimplementations, four are its quadrants.
-- Dropout of 0.7 before the softmax is the share that is dropped.
+- The crops start by tiling the image: two stand left and right, as in other reimplementations, four are its quadrants.
+- The paper's dropout of 0.7 before the softmax is taken for the share that is dropped.
 
 Parameters: 10.5 million without transformers, 32.1 with two, 53.1 with four.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from os import PathLike
 
 import torch.nn.functional as F
 from einops.layers.torch import Reduce
@@ -38,7 +38,7 @@ TILES = {
     2: ((-0.5, 0.0), (0.5, 0.0)),
     4: ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)),
 }
-"""The centres (tx, ty) of the first crops."""
+"""The centres (tx, ty) at which the crops start."""
 
 MAP = 7
 """Side of the feature map that the localisation reads: 1/32 of 224."""
@@ -53,7 +53,7 @@ def cnn(
     dropout: float = 0.7,
     backbone: Backbone = None,
     backbone_features: int | None = None,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
 ) -> nn.Sequential:
     """(N, in_channels, s, s) -> logits (N, num_classes): one network, no transformers.
 
@@ -75,14 +75,15 @@ def st_cnn(
     localisation_width: int = 128,
     backbone: Backbone = None,
     backbone_features: int | None = None,
-    weights: str | Path | None = None,
+    weights: str | PathLike[str] | None = None,
     padding_mode: str = "zeros",
 ) -> ParallelSTN:
     """(N, in_channels, s, s) -> logits (N, num_classes): K crops of half the image, a network for each.
 
     The localisation, one for all K: the backbone, conv 1x1, a fully connected layer, 2 K numbers.
 
-    image_size: crop_size or twice that. crop_size: side of the crops, and of the image for the localisation.
+    image_size: crop_size or twice that.
+    crop_size: side of the crops, and of the averaged image that the localisation reads.
     localisation_width: filters of its conv 1x1, and units of its last layer.
     backbone: makes a new network, (N, in_channels, crop_size, crop_size) -> feature maps
         (N, F, h, w), each time it is called; or the name of a model of timm, if that is installed;
@@ -128,7 +129,7 @@ def st_cnn(
 class _MapOfOneSize(nn.Module):
     """(N, F, h, w) -> (N, F, 7, 7), by adaptive average pooling where a backbone's map is of another size.
 
-    Not where it has this size already: on a GPU the gradient of adaptive pooling is not deterministic.
+    A map that has this size already is left alone: on a GPU the gradient of adaptive pooling is not deterministic.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 The network that Jaderberg et al. 2015 start from for birds (section 4.3, appendix A.6), up to its
 last feature map: the global pooling and the 1000 classes are left out. Numbers of filters are those
-of the published table. Where they contradict its column of depths (the fourth modules 4c and 4d:
-608, not 576), filters count, as they do in the Caffe and MXNet models. The first convolution is an
-ordinary one, not a separable one. Convolutions have no biases, which the normalisation would undo.
+of the published table. Its column of output sizes contradicts them in one place: 4c and 4d have 608
+channels by their filters, and 576 by that column. The filters are followed, as in the Caffe and MXNet
+models. The first convolution is an ordinary one, not a separable one. Convolutions have no biases,
+which the normalisation would undo.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 
 
 class Widths(NamedTuple):
-    """Filters of one module. Where `single` and `projection` are 0, the module halves the map."""
+    """Filters of one module, named as in torchvision. Where `ch1x1` and `pool_proj` are 0, it halves the map."""
 
-    single: int  # 1x1
-    reduced: int  # 1x1 before 3x3
-    triple: int  # 3x3
-    double_reduced: int  # 1x1 before the pair of 3x3
-    double: int  # each of the pair
-    projection: int  # 1x1 after the pooling
+    ch1x1: int  # 1x1
+    ch3x3_red: int  # 1x1 before 3x3
+    ch3x3: int  # 3x3
+    ch3x3dbl_red: int  # 1x1 before the pair of 3x3
+    ch3x3dbl: int  # each of the pair
+    pool_proj: int  # 1x1 after the pooling
     pooling: str = "average"
 
 
@@ -46,25 +47,25 @@ class InceptionModule(nn.Module):
 
     def __init__(self, in_channels: int, widths: Widths) -> None:
         super().__init__()
-        stride = 1 if widths.single else 2
+        stride = 1 if widths.ch1x1 else 2
         branches: list[nn.Module] = []
-        if widths.single:
-            branches.append(_convolution(in_channels, widths.single, 1))
+        if widths.ch1x1:
+            branches.append(_convolution(in_channels, widths.ch1x1, 1))
         branches += [
             nn.Sequential(
-                _convolution(in_channels, widths.reduced, 1),
-                _convolution(widths.reduced, widths.triple, 3, stride),
+                _convolution(in_channels, widths.ch3x3_red, 1),
+                _convolution(widths.ch3x3_red, widths.ch3x3, 3, stride),
             ),
             nn.Sequential(
-                _convolution(in_channels, widths.double_reduced, 1),
-                _convolution(widths.double_reduced, widths.double, 3),
-                _convolution(widths.double, widths.double, 3, stride),
+                _convolution(in_channels, widths.ch3x3dbl_red, 1),
+                _convolution(widths.ch3x3dbl_red, widths.ch3x3dbl, 3),
+                _convolution(widths.ch3x3dbl, widths.ch3x3dbl, 3, stride),
             ),
             _pooling(in_channels, widths, stride),
         ]
         self.branches = nn.ModuleList(branches)
-        pooled = widths.projection or in_channels
-        self.filters = widths.single + widths.triple + widths.double + pooled
+        pooled = widths.pool_proj or in_channels
+        self.filters = widths.ch1x1 + widths.ch3x3 + widths.ch3x3dbl + pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """All branches, joined."""
@@ -112,4 +113,4 @@ def _pooling(in_channels: int, widths: Widths, stride: int) -> nn.Module:
     if stride == 2:
         return _halving()
     pooling = nn.AvgPool2d if widths.pooling == "average" else nn.MaxPool2d
-    return nn.Sequential(pooling(3, 1, padding=1), _convolution(in_channels, widths.projection, 1))
+    return nn.Sequential(pooling(3, 1, padding=1), _convolution(in_channels, widths.pool_proj, 1))

@@ -35,11 +35,11 @@ def fcn(in_channels: int, image_size: int, hidden: int, num_classes: int) -> nn.
 def cnn(in_channels: int, image_size: int, filters: int, num_classes: int) -> nn.Sequential:
     """(N, in_channels, s, s) -> logits (N, num_classes): the convolutional classifier.
 
-    A sequence of three layers, each with its nonlinearity and pooling: conv 9x9 and conv 7x7, each
-    pooled by the maximum of 2x2, and the classifying layer.
+    A sequence of three modules: conv 9x9 and conv 7x7, each with ReLU and maximum pooling of 2x2, and
+    the classifying layer.
 
     Raises:
-        ValueError: maps below 21 pixels, of which the second convolution would see less than its 7.
+        ValueError: maps below 21 pixels, which leave less than 7 pixels to the second convolution.
     """
     if image_size < 21:
         raise ValueError(
@@ -55,7 +55,7 @@ def cnn(in_channels: int, image_size: int, filters: int, num_classes: int) -> nn
 
 
 def fcn_localisation(features: int, width: int, *, layers: int) -> nn.Sequential:
-    """(N, ...) of so many features an image -> (N, width): fully connected layers of one width."""
+    """(N, ...), `features` numbers an image -> (N, width): so many fully connected layers, all of this width."""
     return nn.Sequential(flatten(), *fully_connected(features, *[width] * layers))
 
 
@@ -64,11 +64,11 @@ def cnn_localisation(
 ) -> nn.Sequential:
     """(N, in_channels, s, s) -> (N, filters): two convolutions and a fully connected layer.
 
-    The input averaged over 2x2, conv 5x5, maximum of 2x2, conv 5x5, fully connected; everything of
-    one width. With ndim=3 the same for volumes, (N, in_channels, s, s, s).
+    The input averaged over 2x2, conv 5x5, maximum of 2x2, conv 5x5, fully connected; each with
+    `filters` outputs. With ndim=3 the same for volumes, (N, in_channels, s, s, s).
 
     Raises:
-        ValueError: images below 26 pixels, of which the second convolution would see less than 5.
+        ValueError: images below 26 pixels, which leave less than 5 pixels to the second convolution.
     """
     if image_size < 26:
         raise ValueError(

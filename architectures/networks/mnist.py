@@ -30,7 +30,7 @@ from stn_triton.modules import SpatialTransformer, check_at_least
 
 from . import layers
 
-# Units of the fully connected classifiers; each number is for images of the size before it and larger ones.
+# Units of the fully connected classifiers, by the smallest images that they are for.
 FCN_HIDDEN = {28: 208, 42: 128, 60: 232}
 ST_FCN_HIDDEN = {28: 187, 42: 256, 60: 144}
 
@@ -50,7 +50,7 @@ def fcn(
     """
     pool = pool or (2 if image_size >= 60 else 1)
     side = layers.pooled_size(image_size, pool)
-    network = layers.fcn(in_channels, side, hidden or _of(FCN_HIDDEN, image_size), num_classes)
+    network = layers.fcn(in_channels, side, hidden or _units(FCN_HIDDEN, image_size), num_classes)
     return nn.Sequential(nn.AvgPool2d(pool), *network)
 
 
@@ -81,9 +81,9 @@ def st_fcn(
     hidden: units in each of the classifier's two hidden layers; None: those of `ST_FCN_HIDDEN`.
     localisation_width: units in each of the localisation's three layers.
     pool: average pooling between transformer and classifier; None: 2 from 42 pixels on, else 1.
-    padding_mode: of the transformer; the paper's is "zeros", "border" leaves frames a way back.
+    padding_mode: of the transformer. With the paper's "zeros" a frame that has left the image gets no gradient.
     """
-    hidden = hidden or _of(ST_FCN_HIDDEN, image_size)
+    hidden = hidden or _units(ST_FCN_HIDDEN, image_size)
     pool = pool or _st_pool(image_size)
     side = layers.pooled_size(image_size, pool)
     localisation = layers.fcn_localisation(
@@ -127,7 +127,7 @@ def st_cnn(
 def _transformer(
     localisation: nn.Module, features: int, image_size: int, transform: str, padding_mode: str
 ) -> SpatialTransformer:
-    """One that keeps the size of the image."""
+    """A transformer whose map has the size of the image."""
     return SpatialTransformer(
         localisation, (image_size, image_size), in_features=features, transform=transform, padding_mode=padding_mode
     )  # fmt: skip
@@ -137,7 +137,7 @@ def _check_size(image_size: int) -> None:
     check_at_least("image_size", image_size, min(FCN_HIDDEN))
 
 
-def _of(table: dict[int, int], image_size: int) -> int:
+def _units(table: dict[int, int], image_size: int) -> int:
     """The entry of the largest size that is not above the image's."""
     _check_size(image_size)
     return table[max(size for size in table if size <= image_size)]

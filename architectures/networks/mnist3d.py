@@ -1,8 +1,8 @@
 """Digits as volumes (Jaderberg et al. 2015, arXiv:1506.02025, appendix A.3, figure 5).
 
-A digit made solid lies somewhere, rotated, in a volume of 60x60x60 voxels. A transformer of three
-dimensions resamples the volume. The sum over its depth is a picture, which a network of two
-dimensions reads. Only class labels train it. The paper gives neither layers nor errors; here
+A digit, extruded to a solid body and rotated, lies somewhere in a volume of 60x60x60 voxels. A 3-D
+transformer resamples the volume. The sum over its depth is an image, which a 2-D network reads. It is
+trained with class labels alone. The paper gives neither layers nor errors; here
 localisation and classifier are those of the 60-pixel images of section 4.1, the localisation with
 convolutions in three dimensions.
 

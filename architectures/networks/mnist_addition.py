@@ -9,7 +9,7 @@ Choices that the paper leaves open:
   ones (less than 2,000 more for the other transforms). For the same number the network behind one transformer needs 296
   units and the convolutional one 90 filters, which is more than the paper's; equal numbers were preferred.
 - Pooling. Where the distortions are the same (RTS) the paper pools x2 behind the transformer; for addition it does not
-  say. It is pooled here (`pool=2`): the numbers above are equal only so.
+  say. Here maps are pooled, too (`pool=2`); the numbers above are equal only with that.
 - Localisation. The paper does not repeat it for addition. It is that of the distorted MNIST experiments, three fully
   connected layers of 32 units. Every transformer has a localisation of its own and sees both channels.
 """

@@ -65,7 +65,7 @@ def cnn(
     dropout: the share that is dropped.
 
     Raises:
-        ValueError: images below 16 pixels, of which four poolings leave nothing.
+        ValueError: images below 16 pixels, which four poolings reduce to nothing.
     """
     stages = _stages(in_channels, width, dropout)
     return nn.Sequential(*stages, _head(image_size, num_digits, num_classes, width, dropout))
@@ -137,10 +137,10 @@ def _sides(image_size: int) -> list[int]:
 
 
 def _stages(in_channels: int, width: float, dropout: float) -> list[nn.Module]:
-    """The eight convolutions, each with its ReLU, pooling and dropout."""
+    """The eight convolutions, each with its ReLU and, where `STAGES` says so, pooling and dropout."""
     channels = _channels(in_channels, width)
     stages: list[nn.Module] = []
-    dropped = 0.0  # of what the next stage reads
+    dropped = 0.0  # the share that dropout takes of what the next stage reads
     for stage, before, after in zip(STAGES, channels, channels[1:], strict=False):
         parts: list[nn.Module] = [_convolution(before, after), nn.ReLU()]
         if stage.pooling:

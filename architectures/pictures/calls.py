@@ -1,4 +1,4 @@
-"""What the transformers of any network do in one forward pass, recorded without any help of the network."""
+"""What the transformers of any network do in one forward pass, recorded from outside the network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Call:
     """One call of a transformer's `sample`, by K transformations.
 
     name: of the transformer in the network; transform: that of theta.
-    frame: on what its frames can be drawn: "image" if it samples the network's images themselves; "composed" if they
-        lie on these images by the product of several thetas; else "source", on what it samples.
+    frames_on: what its frames can be drawn on. "image": the network's images, which it samples itself; "composed":
+        these images, by the product of several thetas; "source": only what it samples.
 
     Shapes: source (N, C, [D,] H, W), theta (N, K, *theta shape), maps (N, K, C, [d,] h, w), composed
     (N, K, 2, 3) or (N, K, 3, 4), from the maps to the network's images.
@@ -40,16 +40,16 @@ class Call:
     theta: Tensor
     maps: Tensor
     composed: Tensor | None
-    frame: Literal["image", "composed", "source"]
+    frames_on: Literal["image", "composed", "source"]
 
     def lines(self, images: Tensor) -> list[list[Tensor]]:
         """For each of the K, the lines of its frames (N, P, 2), on the images or on what it samples, in pixels."""
-        on = self.source if self.frame == "source" else images
+        on = self.source if self.frames_on == "source" else images
         size = tuple(on.shape[2:])
-        if self.frame == "composed":
+        if self.frames_on == "composed":
             assert self.composed is not None
-            corners = {"align_corners": self.options["align_corners"]}
-            return [frame_lines(one, size, "affine", **corners) for one in self.composed.unbind(1)]
+            aligned = {"align_corners": self.options["align_corners"]}
+            return [frame_lines(one, size, "affine", **aligned) for one in self.composed.unbind(1)]
         return [
             frame_lines(one, size, self.transform, **self.options) for one in self.theta.unbind(1)
         ]
@@ -112,7 +112,7 @@ class _Record:
                 name=name, transform=transform, options=options, theta=thetas.clone(), composed=composed,
                 # Copies, since the network's next layer may work in place.
                 source=source.clone(), maps=each.clone(),
-                frame="image" if direct else "source" if composed is None else "composed",
+                frames_on="image" if direct else "source" if composed is None else "composed",
             )
         )  # fmt: skip
 
@@ -138,7 +138,7 @@ def _key(tensor: Tensor) -> _Key:
 
 @contextmanager
 def _watched(network: nn.Module, record: _Record) -> Iterator[None]:
-    """Let all transformers of a network report their calls of `sample`, and networks of stages what they read."""
+    """Let all transformers of a network record their calls of `sample`, and each `StackedSTN` what it reads."""
     before: dict[nn.Module, nn.Module] = {}
     with ExitStack() as restored:
         for stacked in [each for each in network.modules() if isinstance(each, StackedSTN)]:

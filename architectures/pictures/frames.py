@@ -55,12 +55,12 @@ def _points(
     theta: Tensor, size: Sequence[int], transform: str, side: int, options: dict[str, Any]
 ) -> Tensor:
     """Where a lattice over the whole output lies on an image of this size: (N, [K,] side, ..., 2 or 3), in pixels."""
-    corners = options.get("align_corners", False)
+    aligned = options.get("align_corners", False)
     known = {name: value for name, value in options.items() if name != "align_corners"}
-    # align_corners=True gives a lattice from -1 to 1, whatever these two stand for.
+    # Here align_corners=True only makes a lattice from -1 to 1. What -1 and 1 are in pixels, the options say.
     at = sampling_grid(theta, (side,) * len(size), transform=transform, align_corners=True, **known)
     lengths = at.new_tensor(tuple(reversed(size)))
-    return (at + 1) * (lengths - 1) / 2 if corners else ((at + 1) * lengths - 1) / 2
+    return (at + 1) * (lengths - 1) / 2 if aligned else ((at + 1) * lengths - 1) / 2
 
 
 def _outline(points: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def calls_figure(
             for i in range(n):
                 at = (_GAP + i * (wide + _GAP), top, wide, high)
                 title = titles[i] if above[row] else None
-                box = boxes[i] if boxes is not None and call.frame != "source" else None
+                box = boxes[i] if boxes is not None and call.frames_on != "source" else None
                 _draw_one(figure, at, images, call, lines, i, title, box)
             top -= _GAP / 2
     return figure
@@ -116,13 +116,13 @@ def _draw_one(
     """One image of a strip, in a rectangle (x, y, width, height) in inches: its frames, and what they hold."""
     x, y, wide, high = at
     side = _SIDE - 0.06
-    shown = images[i] if call is None or call.frame != "source" else call.source[i]
+    shown = images[i] if call is None or call.frames_on != "source" else call.source[i]
     canvas = _axes(figure, (x, y + high - side, side, side))
     canvas.set_facecolor(_OUTSIDE)
     canvas.imshow(picture(shown, value_range(shown)))
     height, width = shown.shape[-2:]
     _draw_frames(canvas, [[line[i] for line in one] for one in lines], (height, width))
-    _frame(canvas, _EDGE, 1.0)
+    _border(canvas, _EDGE, 1.0)
     if box is not None:
         x0, y0, x1, y1 = (box - 0.5).tolist()
         canvas.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), color="white", linestyle="--")
@@ -141,7 +141,7 @@ def _draw_one(
         corner = (right + across * cell, upper - (down + 1) * cell + 0.06, cell - 0.06, cell - 0.06)
         crop = _axes(figure, corner)
         crop.imshow(picture(call.maps[i, j], scale))
-        _frame(crop, COLOURS[j % len(COLOURS)], 2.0)
+        _border(crop, COLOURS[j % len(COLOURS)], 2.0)
         _mark(crop, crop.get_xlim()[0], crop.get_ylim()[1], COLOURS[j % len(COLOURS)])
 
 
@@ -209,7 +209,7 @@ def _label(call: Call) -> str:
         "image": "frames on the image",
         "composed": "frames composed onto the image",
         "source": f"frames on what it samples{_shown(call.source)}",
-    }[call.frame]
+    }[call.frames_on]
     sees = f"and what {'they see' if k > 1 else 'it sees'}{_shown(call.maps[:, 0])}"
     return f"{call.name}: {call.transform}{several}, {sizes[0]} → {sizes[1]}\n{where}, {sees}"
 
@@ -266,7 +266,7 @@ def style_axes(axes: mpl.axes.Axes) -> None:
         spine.set_color("#3a3f4b")
 
 
-def _frame(axes: mpl.axes.Axes, colour: str, width: float) -> None:
+def _border(axes: mpl.axes.Axes, colour: str, width: float) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -1,4 +1,4 @@
-"""What happens beside the steps: checkpoints, whole and finite or not written, and pictures in TensorBoard."""
+"""Callbacks of the training: whole checkpoints of finite weights, and pictures for TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _LOSSES_BETWEEN = 50
-"""Steps after which an accelerator is asked whether its losses are finite. Rarely, since the host then waits for it."""
+"""On an accelerator losses are checked once in so many steps, since the host must wait for the device to read them."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that take the place of the last one in one step: at any time one of the two is there, whole."""
+    """Writes each checkpoint beside the old one and then replaces that, so that a whole one is there at any time."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -34,9 +34,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         with replacing(Path(path)) as part, part.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except (
-                RuntimeError
-            ) as error:  # raised as torch closes its archive, after a write that failed
+            except RuntimeError as error:
+                # torch raises it on closing its archive after a write that failed.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -49,12 +48,13 @@ class Finite(Callback):
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
-        self._bad: Tensor | None = None  # the first step whose loss is not finite, on the device
+        self._first_bad: Tensor | None = None
+        """The number of the first step whose loss is not finite, on the device; infinite if there is none."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"].detach()
         step = torch.where(loss.isfinite(), torch.inf, float(trainer.global_step))
-        self._bad = step if self._bad is None else torch.minimum(self._bad, step)
+        self._first_bad = step if self._first_bad is None else torch.minimum(self._first_bad, step)
         if loss.device.type == "cpu" or trainer.global_step % _LOSSES_BETWEEN == 0:
             self._check_losses(trainer, pl_module)
 
@@ -65,7 +65,7 @@ class Finite(Callback):
         """Check losses and weights now.
 
         Raises:
-            Diverged: in all processes.
+            Diverged: one of them is not finite; raised in all processes alike.
         """
         self._check_losses(trainer, pl_module)
         bad = not all_finite(pl_module.state_dict().values())
@@ -73,9 +73,9 @@ class Finite(Callback):
             self._stop(trainer, pl_module, trainer.global_step, "weights are")
 
     def _check_losses(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if self._bad is None:
+        if self._first_bad is None:
             return
-        first = trainer.strategy.reduce(self._bad, reduce_op="min")
+        first = trainer.strategy.reduce(self._first_bad, reduce_op="min")
         if first.isfinite():
             self._stop(trainer, pl_module, int(first), "loss is")
 
@@ -98,13 +98,13 @@ class Finite(Callback):
 class KeepLast(Checkpoint):
     """Save last.ckpt every so many steps, and when training ends.
 
-    It is saved after the validation of its step, if there is one, and after best.ckpt: a run that is killed during the
-    validation goes on from the checkpoint before, and validates again. Lightning calls its callbacks for checkpoints
-    after all others, in the order in which they are given; this one must be the last.
+    A step that is validated is saved after its validation, and after best.ckpt: a run that is killed during the
+    validation goes on from the checkpoint before, and validates again. For this order it must be the last callback that
+    Lightning is given: Lightning calls those that save checkpoints after all others, in the order given.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) end it after the step that is under way, in all processes;
-    `signal` is then its number. A second one ends the process at once. A signal that is ignored, as SIGHUP is by
-    nohup, stays so.
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) end the training after the step that is under way, in all
+    processes; `signal` is then the number of the signal. A second signal ends the process at once. A signal that is
+    ignored, as SIGHUP is by nohup, stays so.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -159,9 +159,9 @@ class KeepLast(Checkpoint):
 
 
 class Pictures(Callback):
-    """A picture for TensorBoard of what the transformers look at, after a validation, at most one in `every` steps.
+    """Draw for TensorBoard what the transformers look at, after a validation, and at most once in `every` steps.
 
-    A picture takes seconds, as long as some hundred steps of a small network.
+    To draw a picture takes seconds, as long as some hundred steps of a small network.
     """
 
     def __init__(self, every: int, examples: int = 6) -> None:

@@ -1,8 +1,8 @@
-"""Co-localisation (Jaderberg et al. 2015, appendix A.2): find what a hundred images have in common, told nothing.
+"""Co-localisation (Jaderberg et al. 2015, appendix A.2): find what a hundred images have in common, without labels.
 
 The localiser sees no labels and no boxes. The encoder, which is trained before it, sees those of other images. The
-paper's encoder reads whole digits; it says nothing about crops that hold a part of a digit, or a small one, and with
-such crops all localisation begins. Choices that the paper leaves open, found by trying:
+paper's encoder is trained on whole digits. Its features mean nothing for crops that hold a part of a digit, or a small
+one, and all localisation begins with such crops. Choices that the paper leaves open, found by trying:
 
 - The encoder learns to tell ten digits, or that there is none, in crops at any place and of any scale that the
   localiser may look at. A digit counts if it and the crop overlap by an IoU of at least 0.1. Its layers are balanced
@@ -29,7 +29,7 @@ from architectures.networks.colocalisation import Encoder, colocalisation_loss
 from architectures.networks.registry import create_model
 from stn_triton import outside_penalty, st_sample
 
-from .datamodule import DigitData
+from .batches import DigitData
 from .experiment_data import ExperimentData
 from .module import Classification
 from .progress import steps_bar
@@ -37,13 +37,13 @@ from .scores import Localise, box_iou, theta_boxes
 from .streams import Streams, stream_seed
 
 _CROP = 28
-_BALANCE = 0.015
-_PLACE_FIRST = 0.4
-_OUTSIDE = 0.15
+_BALANCE = 0.015  # of the encoder's layers
+_PLACE_FIRST = 0.4  # of all steps, in which the scale is not learned
+_OUTSIDE = 0.15  # the weight of `outside_penalty`
 _ENCODER_STEPS = 800
 _ENCODER_DIGITS = 7  # of each class in a batch
 _CLASSES = 10
-_SEEN = 0.1
+_SEEN = 0.1  # the IoU from which a crop shows its digit
 
 
 class Colocalisation(Classification):
@@ -81,7 +81,10 @@ class Colocalisation(Classification):
             schedule.step()
             bar.update()
             if time.monotonic() >= end and bar.n < steps:
-                print(f"encoder: ended at step {bar.n} of {steps} by the minutes", file=sys.stderr)
+                print(
+                    f"encoder: ended at step {bar.n} of {steps} by the limit of minutes",
+                    file=sys.stderr,
+                )
                 break
         bar.close()
         self.encoder = _encoder(network)

@@ -14,13 +14,13 @@ from .files import replacing
 from .tables import Cell
 
 _WIDEST = 5
-"""Panels side by side."""
+"""The most panels side by side."""
 
 
 def read_metrics(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every metric of a run, in order. Of steps that a resumed run repeated its own values count.
+    """(step, value) of every metric of a run, in order. Where a resumed run repeated steps, the later values count.
 
-    A last line without its end, which a run leaves that was killed as it wrote, is left out.
+    An unfinished last line, which a run leaves if it is killed while it writes, is left out.
     """
     found: dict[str, dict[int, float]] = {}
     versions = sorted((run / "logs").glob("version_*"), key=lambda path: int(path.name[8:]))
@@ -104,7 +104,7 @@ def draw_table(folder: Path, cells: Sequence[Cell], keys: Iterable[str]) -> None
 
 
 def _draw_cell(axes: mpl.axes.Axes, cell: Cell, runs: Sequence[Path], colour: str) -> None:
-    """The curves of one figure's runs, and the paper's figure."""
+    """The curves of one cell's runs, and the error that the paper gives."""
     for run in runs:
         points = read_metrics(run).get("val_error")
         if points:

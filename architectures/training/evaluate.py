@@ -13,7 +13,7 @@ from architectures.data import DataError
 from architectures.options import check_kinds, check_known, free_keywords
 from stn_triton.checks import check_name
 
-from .datamodule import make_data
+from .batches import make_data
 from .errors import UsageError
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS, Schedule
@@ -46,21 +46,21 @@ def evaluate(
         DataError: data that are missing or broken.
         UsageError: embedded digits and a folder, or for an experiment without digits.
     """
-    found = read_run(checkpoint)
-    settings = found["hyper_parameters"]
+    saved = read_run(checkpoint)
+    settings = saved["hyper_parameters"]
     if embedded and (data_dir is not None or EXPERIMENTS[settings["experiment"]].batch is None):
         wanted = "no --data-dir" if data_dir is not None else "an experiment with digits"
         raise UsageError(f"--embedded: wanted {wanted} beside it")
     data = make_data(settings, data_dir, num_workers=num_workers)
-    note = note_on_data(found, data, checkpoint, embedded=embedded)
-    error, examples = error_on_test_set(restored_network(found, checkpoint), settings, data)
+    note = note_on_data(saved, data, checkpoint, embedded=embedded)
+    error, examples = error_on_test_set(restored_network(saved, checkpoint), settings, data)
     result = {
         "experiment": settings["experiment"],
         "model": settings["model"],
         "error_percent": error,
         "examples": examples,
         "seed": settings["seed"],
-        "step": found["global_step"],
+        "step": saved["global_step"],
     }
     return result if note is None else result | {"data": note}
 
@@ -86,8 +86,8 @@ def read_run(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, CheckpointError: as `read_checkpoint`; other settings than `train` writes.
     """
-    found = read_checkpoint(path)
-    settings = found["hyper_parameters"]
+    saved = read_checkpoint(path)
+    settings = saved["hyper_parameters"]
     try:
         check_name("its experiment", settings["experiment"], EXPERIMENTS)
         sizes = EXPERIMENTS[settings["experiment"]].image_sizes
@@ -97,15 +97,15 @@ def read_run(path: Path) -> dict[str, Any]:
         Schedule(**settings["schedule"])
     except (TypeError, ValueError) as error:
         raise not_of_train(path, error) from error
-    return found
+    return saved
 
 
 def note_on_data(
-    found: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool, use: str = "tested"
+    saved: dict[str, Any], data: ExperimentData, path: Path, *, embedded: bool, use: str = "tested"
 ) -> str | None:
     """A sentence about these data, on which the checkpoint at path is to be tested, or None; as `check_tested`."""
     try:
         origin = data.origin()
     except DataError:  # a folder with a test set and no training data
         origin = None
-    return check_tested(found, origin, path, embedded=embedded, use=use)
+    return check_tested(saved, origin, path, embedded=embedded, use=use)

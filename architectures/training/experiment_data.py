@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Any]
 
 
-class ExperimentData:
+class ExperimentData(ABC):
     """The data of an experiment: batches to train on, a validation set and a test set.
 
-    schedule.batch_size: images a step, of all processes together. seed: that of the training batches; the validation
-    and test sets are the same for all seeds. options: those of the data. trainer: the one that trains on them, if any.
+    schedule: its batch_size is the number of images a step, of all processes together. seed: of the training batches;
+    the validation and test sets are the same for all seeds. options: the keywords of the data's function or data set.
+    trainer: the one that trains on them, if any.
     """
 
     trainer: L.Trainer | None = None
@@ -36,37 +38,37 @@ class ExperimentData:
         self.seed = seed
         self.options = options
 
+    @abstractmethod
     def train_batches(self) -> Iterable[Any]:
-        """The batches of this process, from the step on that the trainer is at."""
-        raise NotImplementedError
+        """The part of each batch that is this process's, from the trainer's present step on."""
 
+    @abstractmethod
     def validation_batches(self) -> Iterable[Any]:
         """The part of the validation set that is this process's, in chunks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_device(self, batch: Any, device: torch.device) -> Batch:
-        """A batch that one of these gave, as the network reads it: on the device, in its dtype."""
-        raise NotImplementedError
+        """A batch of `train_batches` or `validation_batches` as the network reads it: on the device, in its dtype."""
 
+    @abstractmethod
     def test_batches(self, device: torch.device) -> Iterator[Batch]:
         """The test set in chunks, on the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _first_batch(self, n: int) -> Batch:
         """At most n of the examples that training begins with, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def origin(self) -> Origin:
         """Which data these are, to be recorded in checkpoints.
 
         Raises:
             DataError: the training data are not there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def classes(self) -> int | None:
         """The number of classes; None: the labels are no classes."""
-        raise NotImplementedError
 
     def first_examples(self, n: int) -> Batch:
         """At most n of the examples that training begins with: images as float32 in [0, 1], and their labels.
@@ -88,7 +90,7 @@ class ExperimentData:
     def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
         """Refuse data that a network cannot train on, before the training begins.
 
-        The network reads images of this shape, (C, [D,] H, W), and tells so many classes apart (None: it has none).
+        The network reads images of this shape, (C, [D,] H, W), and has `num_classes` classes; None: it has none.
 
         Raises:
             DataError: data that are missing or broken.
@@ -97,17 +99,19 @@ class ExperimentData:
         images, _ = self.first_examples(1)
         if images.shape[1:] != shape:
             raise UsageError(
-                f"--data-option or --model-option: the data are images of {tuple(images.shape[1:])}, "
-                f"the network reads {shape}"
+                f"--data-option or --model-option: the network wants images of {shape}, "
+                f"got data of {tuple(images.shape[1:])}"
             )
         classes = self.classes()
         if num_classes is not None and classes is not None and num_classes < classes:
             raise UsageError(
-                f"--model-option num_classes: the data have {classes} classes, got {num_classes}"
+                f"--model-option num_classes: wanted at least {classes}, the classes of the data, got {num_classes}"
             )
 
     def _step(self) -> int:
+        """The number of the step that comes next."""
         return self.trainer.global_step if self.trainer else 0
 
-    def _rank(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,14 +1,14 @@
 """The paper's experiments: networks, data and schedules (Jaderberg et al. 2015, sections 4 and A.1 to A.6).
 
-Two schedules each. "paper" is the paper's own, where it gives one: SGD whose learning rate falls by a factor of ten at
-set times. The paper names no momentum; it is 0.9 here throughout. For CUB it gives no batch size and no end (here 256
-and 30,000 steps), for co-localisation and volumes no schedule at all (here "fast" with more steps, and that of
-distorted MNIST).
+Each experiment has two schedules. "paper" is the paper's own, where it gives one: SGD whose learning rate is divided by
+ten at set times. The paper names no momentum; it is 0.9 here throughout. For CUB the paper gives neither batch size nor
+number of steps (256 and 30,000 here). For co-localisation and volumes it gives no schedule at all: here co-localisation
+has "fast" with more steps, and volumes have the schedule of distorted MNIST.
 
 "fast" is ours: AdamW with one cycle of the learning rate and clipped gradients, which shows within minutes, on two CPU
 cores, what the transformers do. Its errors are not the paper's. For MNIST addition it takes half an hour of a free CPU
 core, since two transformers learn their places early and to turn digits upright late; `--max-steps` shortens it. The
-networks for SVHN and CUB are too large for minutes on a CPU; there it only shows that all works.
+networks for SVHN and CUB are too large to learn within minutes on a CPU; there "fast" only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Schedule:
 
     milestones: shares of all steps, after each of which the learning rate is divided by ten. Without any the learning
         rate rises for a tenth of the steps and then falls to 0 along a cosine.
-    easy: two shares of all steps, between which the `difficulty` of the training batches rises from 0 to 1, for data
-        that have one. None: training batches are as hard as those of the test.
+    easy: (first, last), shares of all steps. The `difficulty` of the training batches is 0 up to the first and
+        rises to 1 at the last; the function that draws them must have that keyword. None: they are as hard as the test.
     """
 
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -51,7 +51,7 @@ class Schedule:
     easy: tuple[float, float] | None = None
 
     def factor(self, step: int) -> float:
-        """The factor of the learning rate at this step."""
+        """What the learning rate is multiplied by at this step."""
         done = min(step / self.steps, 1.0)
         if self.milestones:
             return 0.1 ** sum(done >= milestone for milestone in self.milestones)
@@ -76,13 +76,15 @@ _COLOCALISE = replace(_FAST, steps=2_000, batch_size=16, lr=4e-3)
 class Experiment:
     """One experiment: which networks it trains, on which data, and how long.
 
-    default: the network that is trained unless another is asked for; models: shell patterns of all that can be.
-    task: what its networks are asked for.
+    default: the network that is trained unless another is asked for.
+    models: the names of all networks that can be trained on it, as shell patterns.
+    task: what its networks have to answer.
     batch: the function that draws a batch of the data; None: the data are a folder of files.
     image_sizes: the sides that its images can have, in pixels; the first is the usual one.
-    holds: the number of test examples where they are drawn; None: as many as there are test digits.
+    test_examples: how many are drawn from the test digits; None: as many as there are digits.
     one_set: training and test use the same examples.
-    classes: the number of classes; None: as many as a folder names, or the labels are no classes.
+    classes: the number of classes; None: the folder says how many there are, or the labels are no classes.
+    data_options, model_options: the options that differ from the defaults of the data and of the networks.
     """
 
     default: str
@@ -92,13 +94,13 @@ class Experiment:
     image_sizes: tuple[int, ...]
     paper: Schedule = _MNIST
     fast: Schedule = _FAST
-    holds: int | None = None
+    test_examples: int | None = None
     one_set: bool = False
     classes: int | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def fits(self) -> list[str]:
+    def networks(self) -> list[str]:
         """The names of the networks that can be trained on it."""
         return sorted({name for pattern in self.models for name in list_models(pattern)})
 
@@ -166,7 +168,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         image_sizes=(84,),
         paper=replace(_COLOCALISE, steps=4_000),
         fast=_COLOCALISE,
-        holds=100,
+        test_examples=100,
         one_set=True,
         data_options={"digit": 8, "clutter": True},
         model_options={"initial_scale": 0.6},
@@ -178,6 +180,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         classes=10,
         image_sizes=(60,),
         fast=replace(_FAST, steps=600, batch_size=16, lr=1e-3, easy=(0.1, 0.6)),
-        holds=1_000,
+        test_examples=1_000,
     ),
 }  # fmt: skip

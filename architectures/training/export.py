@@ -24,20 +24,20 @@ from architectures.networks.colocalisation import CoLocaliser
 from architectures.networks.registry import model_input
 from stn_triton import onnx_translations
 
-from .datamodule import make_data
+from .batches import make_data
 from .errors import ExportError
 from .evaluate import device, read_run
 from .experiments import EXPERIMENTS
 from .files import replacing
 
 _IMAGES = 8
-"""Images that the file is checked on."""
+"""How many images the file is checked on."""
 _ROUNDED = 16
 """The file's error may be this many times that of PyTorch's own result in float32."""
 _SAMPLED = 1e-6
 """The error that sampling in float32 may add, relative to the largest value, for each pixel of the longer side."""
 
-Run = Callable[[Tensor], list[Tensor]]
+Runner = Callable[[Tensor], list[Tensor]]
 
 
 def export_onnx(
@@ -72,28 +72,28 @@ def onnx_content(
     network: nn.Module,
     images: Tensor,
     outputs: Sequence[str],
-    origin: object,
+    subject: object,
     *,
     dynamic_batch: bool = False,
 ) -> tuple[bytes, str]:
     """A network as an ONNX model that was compared with it on images, and a sentence that says how near it is.
 
-    outputs: the names of what the network gives; origin: what errors begin with, such as the checkpoint's path.
+    outputs: the names of what the network gives; subject: what errors are about, such as the checkpoint's path.
 
     Raises:
         ExportError, ModuleNotFoundError: as `export_onnx`.
     """
     example, shapes = _example(images, dynamic_batch)
-    with _quiet(), _refusals(origin, "ONNX, with stn_triton.onnx_translations()"):
+    with _quiet(), _refusals(subject, "ONNX, with stn_triton.onnx_translations()"):
         program = torch.onnx.export(
             network, (example,), dynamo=True, custom_translation_table=onnx_translations(),
             input_names=["images"], output_names=outputs, dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
         assert program is not None
         content = program.model_proto.SerializeToString()
-    with _refusals(origin, "ONNX, and run by onnxruntime"):
+    with _refusals(subject, "ONNX, and run by onnxruntime"):
         results = _batches(_onnx_runner(content), images, dynamic_batch)
-    return content, _compared(network, images, results, origin, "onnxruntime")
+    return content, _compared(network, images, results, subject, "onnxruntime")
 
 
 def export_aoti(
@@ -132,9 +132,9 @@ def _network_and_images(
     checkpoint: Path, data_dir: Path | None, workers: int | None
 ) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     """The network, images of its experiment to compare on, and the settings of its training."""
-    found = read_run(checkpoint)
-    settings = found["hyper_parameters"]
-    network = restored_network(found, checkpoint)
+    saved = read_run(checkpoint)
+    settings = saved["hyper_parameters"]
+    network = restored_network(saved, checkpoint)
     if data_dir is None and EXPERIMENTS[settings["experiment"]].batch is None:
         shape = model_input(settings["model"], **settings["model_options"])
         return network, _embedded_digits(shape), settings
@@ -154,20 +154,20 @@ def _embedded_digits(shape: tuple[int, ...]) -> Tensor:
 
 
 def _example(images: Tensor, dynamic_batch: bool) -> tuple[Tensor, Any]:
-    """Images to trace with, and what may change of their shape."""
+    """Images to trace with, and the dimensions that are dynamic."""
     if dynamic_batch:
         return images[:2], ({0: torch.export.Dim("batch", min=1)},)
     return images[:1], None
 
 
-def _batches(run: Run, images: Tensor, dynamic_batch: bool) -> list[Tensor]:
+def _batches(run: Runner, images: Tensor, dynamic_batch: bool) -> list[Tensor]:
     """The outputs for all images: one by one, or one alone and the others together."""
     sizes = [1, len(images) - 1] if dynamic_batch else [1] * len(images)
     each = [run(batch) for batch in images.split([size for size in sizes if size])]
     return [torch.cat(parts) for parts in zip(*each, strict=True)]
 
 
-def _onnx_runner(content: bytes) -> Run:
+def _onnx_runner(content: bytes) -> Runner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -180,7 +180,7 @@ def _onnx_runner(content: bytes) -> Run:
 
 @torch.no_grad()
 def _compared(
-    network: nn.Module, images: Tensor, outputs: list[Tensor], origin: object, runner: str
+    network: nn.Module, images: Tensor, outputs: list[Tensor], subject: object, runner: str
 ) -> str:
     """A sentence that says how near outputs are to the network's own.
 
@@ -197,7 +197,7 @@ def _compared(
         off = float((theirs - true).abs().max()) if theirs.shape == true.shape else float("inf")
         if not off <= budget:  # also if it is NaN
             raise ExportError(
-                f"{origin}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
+                f"{subject}: {runner} gives other results than the network: wanted {tuple(true.shape)} within "
                 f"{budget:.1e}, got {tuple(theirs.shape)} with a difference of {off:.1e}"
             )
         farthest = max(farthest, float((theirs - ours).abs().max()))
@@ -228,7 +228,7 @@ def _check_compiler() -> None:
 
 
 @contextmanager
-def _refusals(origin: object, form: str) -> Iterator[None]:
+def _refusals(subject: object, form: str) -> Iterator[None]:
     """Turn an error of an exporter into one line, which says the first cause."""
     try:
         yield
@@ -238,7 +238,9 @@ def _refusals(origin: object, form: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ExportError(f"{origin}: cannot be exported as {form}: {first_line(cause)}") from error
+        raise ExportError(
+            f"{subject}: cannot be exported as {form}: {first_line(cause)}"
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from architectures.checkpoint import CheckpointError, restored_network
 from architectures.pretrained import weights_bytes, weights_path
 
-from .datamodule import make_data
+from .batches import make_data
 from .errors import ExportError
 from .evaluate import evaluate, read_run
 from .experiments import EXPERIMENTS
@@ -40,20 +40,20 @@ def export_weights(
         ModuleNotFoundError: the package safetensors is missing.
         OSError: the file cannot be written.
     """
-    found = read_run(checkpoint)
-    settings = found["hyper_parameters"]
+    saved = read_run(checkpoint)
+    settings = saved["hyper_parameters"]
     experiment = settings["experiment"]
     if EXPERIMENTS[experiment].batch is None:
         raise ExportError(
             f"{checkpoint}: wanted weights of an experiment with digits, got {experiment}"
         )
-    if found["global_step"] < settings["schedule"]["steps"]:
+    if saved["global_step"] < settings["schedule"]["steps"]:
         raise CheckpointError(
-            f"{checkpoint}: wanted a finished run, got {found['global_step']} of {settings['schedule']['steps']} steps"
+            f"{checkpoint}: wanted a finished run, got {saved['global_step']} of {settings['schedule']['steps']} steps"
         )
     path = weights_path(settings["model"], experiment, folder)
-    tensors = dict(restored_network(found, checkpoint).state_dict())
-    about = _about(found, checkpoint, data_dir)
+    tensors = dict(restored_network(saved, checkpoint).state_dict())
+    about = _about(saved, checkpoint, data_dir)
     content = weights_bytes(tensors, about)
     others = sum(each.stat().st_size for each in path.parent.glob("*.safetensors") if each != path)
     if len(content) + others > _MOST:
@@ -68,15 +68,15 @@ def export_weights(
     )
 
 
-def _about(found: dict[str, Any], checkpoint: Path, data_dir: Path | None) -> dict[str, Any]:
+def _about(saved: dict[str, Any], checkpoint: Path, data_dir: Path | None) -> dict[str, Any]:
     """What a user wants to know of the weights, as JSON holds it."""
-    settings = found["hyper_parameters"]
+    settings = saved["hyper_parameters"]
     tested = evaluate(checkpoint, data_dir)
     if "data" in tested:
         raise CheckpointError(
             f"{checkpoint}: {tested['data']}; wanted the --data-dir of its training"
         )
-    origin = origin_of(found)
+    origin = origin_of(saved)
     assert origin is not None
     data = make_data(settings, data_dir)
     embedded = tested if data_dir is None else evaluate(checkpoint, None, embedded=True)
@@ -89,7 +89,7 @@ def _about(found: dict[str, Any], checkpoint: Path, data_dir: Path | None) -> di
             "embedded": origin.embedded,
             **sizes(data),
         },
-        "steps": found["global_step"],
+        "steps": saved["global_step"],
         "error_percent": tested["error_percent"],
         "examples": tested["examples"],
         "embedded_error_percent": embedded["error_percent"],

@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to. At the end, unless writing failed, the file there takes this one's place.
+    """A temporary path in the same folder to write to. Unless that fails, the file then takes the place of `path`.
 
     Raises:
         OSError: the file cannot be written; the message names it.
@@ -31,9 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path, suffix: str) -> None:
-    """Remove what processes that were killed left behind as they wrote files of this suffix in a folder.
+    """Remove the temporary files of `replacing` that killed processes left in a folder, for files of this suffix.
 
-    Nobody else may be writing such files there.
+    No other process may be writing such files there.
     """
     for path in folder.glob(f".*{suffix}.*.part"):
         with suppress(OSError):  # it takes room, and does no other harm
@@ -46,7 +46,7 @@ def check_writable(folder: Path) -> None:
     Permissions do not tell whether that works: root has all of them, even where no file can be made.
 
     Raises:
-        OSError: they cannot; the message names the folder.
+        OSError: no file can be made there; the message names the folder.
     """
     path = folder.absolute()
     try:

@@ -1,4 +1,4 @@
-"""Runs of a table, one after the other here, or several at once, each in a process of its own.
+"""Runs of a table, one after the other in this process, or several at once, each in a process of its own.
 
 Such a process is `python -m architectures.training.jobs FILE`. It reads a `Run` from its input, and writes what
 `evaluate` finds to the file.
@@ -27,14 +27,16 @@ from architectures.networks.registry import parameter_count
 from .errors import Diverged, UsageError
 from .evaluate import evaluate, read_run
 from .files import write_json
-from .train import Run, train
+from .run import Run
+from .train import train
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _OWN_GROUP: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-"""A terminal sends Ctrl-C to a whole group. Runs are in others, and hear of it from here, once."""
-_WAIT = 0.2
+"""A terminal sends Ctrl-C to a group of processes. Each run has another group, and is told once, by this process."""
+_POLL_S = 0.2
+"""Seconds between two looks at whether a process has ended."""
 _PATHS = ("data_dir", "out")
 
 Outcome = dict[str, Any] | str
@@ -42,7 +44,7 @@ Outcome = dict[str, Any] | str
 
 
 class Stopped(Exception):
-    """Runs that a signal ended; the argument is its number. so_far: how far they came, in words, if that is known."""
+    """A signal ended the runs; the argument is its number. so_far: how far they came, in words, if that is known."""
 
     so_far = ""
 
@@ -50,7 +52,7 @@ class Stopped(Exception):
 def run_all(
     runs: Mapping[str, Run], jobs: int, begin: Callable[[str], None]
 ) -> Generator[tuple[str, Outcome], None, None]:
-    """Train and evaluate; gives each run's key and outcome as it ends. `begin` is called as it begins.
+    """Train and evaluate; gives each run's key and outcome as it ends. `begin` is called with the key as a run begins.
 
     With more than one job, runs are quiet, and what they print is in a file beside their folder, NAME.log.
 
@@ -70,8 +72,8 @@ def finish(run: Run) -> dict[str, Any]:
 
     Raises:
         Stopped: a signal ended the training.
-        CheckpointError: it was trained on other data, or does not say on which; and as below.
-        UsageError, DataError, Diverged, OSError: as `train` and `evaluate`.
+        CheckpointError: the network was trained on other data, or its checkpoint does not say on which.
+        CheckpointError, UsageError, DataError, Diverged, OSError: as `train` and `evaluate`.
     """
     assert run.out is not None
     path = run.out / "last.ckpt"
@@ -106,7 +108,7 @@ def _minutes(checkpoint: Mapping[str, Any]) -> float | None:
 
 
 def _attempt(run: Run) -> Outcome:
-    """The outcome of a run here. A mistake of this program fails one run, too, and its traceback is printed."""
+    """The outcome of a run in this process. An unexpected error, too, fails only its run; its traceback is printed."""
     try:
         return finish(run)
     except Stopped:
@@ -150,7 +152,7 @@ def _in_processes(
                     key = waiting.pop(0)
                     begin(key)
                     running[key] = _start(runs[key], jobs)
-                time.sleep(_WAIT)
+                time.sleep(_POLL_S)
                 for key in [key for key, job in running.items() if job.process.poll() is not None]:
                     outcome = running.pop(key).outcome()
                     if not caught:
@@ -186,7 +188,7 @@ def _processors() -> Any:
 
 @contextmanager
 def _caught() -> Iterator[list[int]]:
-    """The numbers of the signals that came meanwhile. One that is ignored, as SIGHUP is by nohup, stays so."""
+    """Note signals, by number, instead of being ended by them. One that is ignored, as SIGHUP is by nohup, stays so."""
     caught: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: caught.append(number))
@@ -209,7 +211,7 @@ def _end(running: Mapping[str, _Job], caught: list[int]) -> None:
         if len(caught) > asked:
             for job in running.values():
                 job.process.kill()
-        time.sleep(_WAIT)
+        time.sleep(_POLL_S)
 
 
 def _to_text(run: Run) -> str:

@@ -12,7 +12,7 @@ from .errors import UsageError
 
 try:
     import fcntl
-except ImportError:  # Windows, which has no locks of this kind: nothing is refused there
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 _held: set[int] = set()
@@ -34,8 +34,8 @@ if fcntl is not None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold an advisory lock on a folder, which the system frees as the process ends, however it does.
 
-    The folder itself is locked: there is no file that could be left behind. Windows cannot, nor can some network file
-    systems; there two runs in one folder are not told apart.
+    The folder itself is locked: there is no file that could be left behind. Windows and some network file systems have
+    no such locks; there nothing keeps two runs out of one folder.
 
     Raises:
         UsageError: another run holds it.

@@ -21,7 +21,7 @@ from .streams import stream_seed
 
 
 class Classification(L.LightningModule):
-    """A network that learns by cross entropy. An example counts as right if all of it is right, as all five digits.
+    """A network that learns by cross entropy. An example is right if all its labels are, as all digits of a number.
 
     Its hyperparameters are what `evaluate` needs to build it again: experiment, model, model_options, data_options,
     image_size, schedule_name, schedule, seed.
@@ -39,7 +39,7 @@ class Classification(L.LightningModule):
         self.network = create_model(settings["model"], **settings["model_options"])
 
     def prepare(self, data: ExperimentData, seconds: float = math.inf) -> None:
-        """Learn what must be known before training begins, in a part of these seconds. A classifier needs nothing."""
+        """Do what must come before the training, in at most a part of these seconds. A classifier does nothing."""
 
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and which examples are right (N,)."""
@@ -73,7 +73,7 @@ class Classification(L.LightningModule):
         self.log("val_error", error, prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write into the checkpoint which data it was trained on."""
+        """Write into the checkpoint which data the network was trained on."""
         checkpoint["data"] = recorded(self.trainer.datamodule.data.origin())  # type: ignore[attr-defined]  # set by fit
 
     def configure_optimizers(self) -> Any:
@@ -97,6 +97,9 @@ class Classification(L.LightningModule):
         }
 
     def _fused(self) -> bool | None:
-        """One loop over all weights on a CPU, where torch has none by default; under mixed precision it cannot clip."""
+        """Whether the optimiser is fused, that is, one loop over all weights; None leaves the choice to torch.
+
+        On a CPU torch does not choose it by itself. Under mixed precision Lightning cannot clip the gradients then.
+        """
         mixed = "mixed" in str(self.trainer.precision)
         return True if self.device.type == "cpu" and not mixed else None

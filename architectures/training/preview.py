@@ -6,7 +6,7 @@ from pathlib import Path
 
 from architectures.pictures.strips import images_figure
 
-from .datamodule import make_data
+from .batches import make_data
 from .experiments import EXPERIMENTS
 from .files import replacing
 from .run import Run, fresh_settings

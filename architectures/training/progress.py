@@ -27,8 +27,8 @@ def steps_bar(total: int, description: str, *, initial: int = 0) -> tqdm[Any]:
 class Progress(Callback):
     """One bar for the whole training: loss, accuracy, images per second, time left.
 
-    Its clock stands still during validation, so that the time left is that of training steps. A stream that cannot be
-    written any more, such as that of a closed terminal, ends the bar and not the training.
+    Its clock stands still during validation, so that the time left is that of training steps. If its output cannot be
+    written any more, as when the terminal is closed, the bar ends and the training goes on.
     """
 
     def __init__(self, description: str, batch_size: int) -> None:
@@ -72,9 +72,8 @@ class Progress(Callback):
         bar = self._bar
         if bar is None:
             return
-        if (
-            time.time() - bar.last_print_t >= bar.mininterval
-        ):  # reading the loss waits for the device
+        # Only when the bar is drawn, since reading the loss waits for the device.
+        if time.time() - bar.last_print_t >= bar.mininterval:
             bar.set_postfix(self._metrics(trainer, bar), refresh=False)
         bar.update(trainer.global_step - bar.n)
 

@@ -14,7 +14,7 @@ import torch
 
 import stn_triton
 
-from .datamodule import DigitData, FileData
+from .batches import DigitData, FileData
 from .evaluate import device
 from .experiment_data import ExperimentData
 
@@ -45,8 +45,8 @@ def device_name(where: torch.device) -> str:
 def commit() -> str | None:
     """The commit of this code, with `+` if files differ from it; None where it is no git checkout."""
     here = Path(__file__).parent
-    if _git(here, "ls-files", Path(__file__).name) in (None, ""):  # another repository around it
-        return None
+    if _git(here, "ls-files", Path(__file__).name) in (None, ""):
+        return None  # no repository, or one of another project around the installed package
     head = _git(here, "rev-parse", "--short=12", "HEAD")
     return None if head is None else head + ("+" if _git(here, "status", "--porcelain") else "")
 

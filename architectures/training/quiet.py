@@ -13,17 +13,17 @@ from contextlib import contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's hints, which are about loaders and loggers that were chosen on purpose.
 
-    The traceback that TensorBoard's thread prints on a full disk is silenced, too: the next step raises the same error.
+    So is the traceback that TensorBoard's thread prints on a full disk, since the next step raises the same error.
     """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     hook = threading.excepthook
 
-    def unless_told(arguments: threading.ExceptHookArgs) -> None:
+    def unless_raised_again(arguments: threading.ExceptHookArgs) -> None:
         if not isinstance(arguments.exc_value, OSError):
             hook(arguments)
 
-    threading.excepthook = unless_told
+    threading.excepthook = unless_raised_again
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         for logger in loggers:

@@ -15,8 +15,8 @@ from typing import Any
 
 from architectures.checkpoint import CheckpointError
 
+from .batches import make_data
 from .curves import draw_table
-from .datamodule import make_data
 from .errors import UsageError
 from .evaluate import read_run
 from .jobs import Outcome, Stopped, run_all
@@ -43,20 +43,22 @@ def reproduce(
     runs: Path | None = None,
     data_options: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, str]]:
-    """Train and evaluate the networks of a table; gives our figures beside the paper's as Markdown, and what failed.
+    """Train and evaluate the networks of a table; gives a table of our figures and the paper's, and what failed.
 
     The folder `out`/TABLE-SCHEDULE holds results.json, table.md and curves.png, which are written whole after each
-    run, and a folder for each run. Runs that are done are not repeated, and an interrupted run goes on. What failed is
-    a reason for each run that did; the others go on.
+    run, and a folder for each run. Runs that are done are not repeated, and an interrupted run goes on. If a run fails
+    the others go on; the second result has the reason for each that failed.
 
-    models: a shell pattern. jobs: so many runs at once. runs: a folder in or below which runs of `train` lie; those
-    that are of this table, schedule and seeds are copied and taken for its own. data_options: of all its data.
+    models: a shell pattern of the networks to train. jobs: how many runs are trained at once.
+    runs: a folder in or below which runs of `train` lie. Those that belong to this table, schedule and seeds are
+        copied, and are not trained again.
+    data_options: for the data of all runs.
 
     Raises:
-        UsageError: no network of the table matches `models`; data that cannot be used; another call is at work there.
+        UsageError: no network of the table matches `models`; data that cannot be used; another call is writing there.
         DataError: data that are missing or broken.
-        CheckpointError: results that are there are of other data or steps; two runs for one figure in `runs`.
-        Stopped: a signal ended it; the same call goes on.
+        CheckpointError: the results in the folder are of other data or steps; `runs` has two runs for one figure.
+        Stopped: a signal ended it; the same call takes it up again.
         OSError: a file that cannot be written.
     """
     given = dict(data_options or {})
@@ -97,7 +99,7 @@ def _cells(table: str, models: str, data_options: Mapping[str, Any]) -> list[Cel
 
 
 def _is_done(run: Mapping[str, Any] | None, max_minutes: float | None) -> bool:
-    """Whether a run needs no more steps: it has all of its schedule, or ended by these minutes."""
+    """Whether a run needs no more steps: it has done all of its schedule, or the same limit of minutes ended it."""
     if run is None:
         return False
     return run["steps"] >= run["schedule"]["steps"] or run["max_minutes"] == max_minutes
@@ -106,7 +108,7 @@ def _is_done(run: Mapping[str, Any] | None, max_minutes: float | None) -> bool:
 def _work(
     folder: Path, results: Results, cells: Mapping[str, Cell], todo: Mapping[str, Run], jobs: int
 ) -> dict[str, str]:
-    """Do what is to be done, and write the results after each run; gives the reasons of those that failed."""
+    """Train what is left to train, and write the results after each run; gives the reasons of those that failed."""
     progress = _Progress(len(cells), todo, results, jobs)
     failed: dict[str, str] = {}
     results.write(folder)
@@ -204,11 +206,11 @@ class _Progress:
 def _reached(run: Path) -> str:
     """The step that a run that was stopped would go on from."""
     try:
-        found = read_run(run / "last.ckpt")
+        saved = read_run(run / "last.ckpt")
     except (CheckpointError, FileNotFoundError):
         return "has no checkpoint yet"
-    steps = found["hyper_parameters"]["schedule"]["steps"]
-    return f"is at step {found['global_step']:,} of {steps:,}"
+    steps = saved["hyper_parameters"]["schedule"]["steps"]
+    return f"is at step {saved['global_step']:,} of {steps:,}"
 
 
 def _span(seconds: float) -> str:
@@ -239,7 +241,9 @@ def _take(
             if not _belongs(settings, cell, seed, results):
                 continue
             if key in taken:
-                raise CheckpointError(f"{path}: is for {key}, as {taken[key]} is; wanted one")
+                raise CheckpointError(
+                    f"{path}: is for {key}, as {taken[key]} is; wanted one run for it"
+                )
             taken[key] = path
     for key, path in taken.items():
         if key in results.runs or (folder / key).exists():

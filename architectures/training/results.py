@@ -24,9 +24,10 @@ _MADE_WITH = ("schedule", *_OPTIONS, "data")
 class Results:
     """What results.json holds, which names no machine and no folder.
 
-    max_steps: the limit that was asked for; None: the steps of the schedule. data_options: those that were asked for
-    beside the table's own. data: digest, whether they are the
-    embedded digits, and the numbers of digits or pictures. runs: by their keys, in the order in which they ended.
+    max_steps: the limit that was asked for; None: the steps of the schedule.
+    data_options: those that were asked for beside the table's own.
+    data: their digest, whether they are the embedded digits, and the numbers of digits or pictures.
+    runs: by their keys, in the order in which they ended.
     """
 
     table: str

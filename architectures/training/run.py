@@ -49,9 +49,9 @@ def fresh_settings(run: Run) -> dict[str, Any]:
     """
     entry = EXPERIMENTS[run.experiment]
     model = run.model or entry.default
-    if model not in entry.fits():
+    if model not in entry.networks():
         raise UsageError(
-            f"--model {model!r} is not for {run.experiment}; wanted one of {', '.join(entry.fits())}"
+            f"--model {model!r} is not for {run.experiment}; wanted one of {', '.join(entry.networks())}"
         )
     if "pretrained" in run.model_options:
         raise UsageError("--model-option pretrained: training begins with random weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -9,25 +10,25 @@ from torch import Tensor
 
 from stn_triton import theta_to_box
 
-_HALF = 0.5
+_RIGHT_ABOVE = 0.5
 """The IoU above which a box counts as right."""
 
 
-class Task:
-    """What networks of an experiment are asked for, and which of their answers are right.
+class Task(ABC):
+    """What the networks of an experiment have to answer, and which of their answers are right.
 
     has_boxes: the labels are boxes (N, 4) and not classes.
     """
 
     has_boxes = False
 
+    @abstractmethod
     def right(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
-        """Which examples (N,) a network that gives these outputs gets right."""
-        raise NotImplementedError
+        """For each example (N,) whether these outputs of a network are right."""
 
+    @abstractmethod
     def titles(self, outputs: Any, images: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
         """For each example the answer of a network, as text, and whether it is right."""
-        raise NotImplementedError
 
 
 class Classify(Task):
@@ -46,11 +47,11 @@ class Localise(Task):
     has_boxes = True
 
     def right(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
-        return _overlaps(outputs[1], images, labels) > _HALF
+        return _overlaps(outputs[1], images, labels) > _RIGHT_ABOVE
 
     def titles(self, outputs: Any, images: Tensor, labels: Tensor) -> list[tuple[str, bool]]:
         overlaps = _overlaps(outputs[1], images, labels).tolist()
-        return [(f"IoU {overlap:.2f}", overlap > _HALF) for overlap in overlaps]
+        return [(f"IoU {overlap:.2f}", overlap > _RIGHT_ABOVE) for overlap in overlaps]
 
 
 def _overlaps(theta: Tensor, images: Tensor, boxes: Tensor) -> Tensor:

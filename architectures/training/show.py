@@ -12,7 +12,7 @@ from architectures.pictures.calls import recorded_calls
 from architectures.pictures.figures import Figure
 from architectures.pictures.strips import calls_figure
 
-from .datamodule import make_data
+from .batches import make_data
 from .evaluate import device, note_on_data, read_run
 from .experiment_data import ExperimentData
 from .experiments import EXPERIMENTS
@@ -52,12 +52,12 @@ def show(
         DataError: data that are missing or broken.
         OSError: the PNG cannot be written.
     """
-    found = read_run(checkpoint)
-    settings = found["hyper_parameters"]
+    saved = read_run(checkpoint)
+    settings = saved["hyper_parameters"]
     data = make_data(settings, data_dir, num_workers=num_workers)
     # A picture is no score: it may show embedded digits that the network was trained on.
-    note = note_on_data(found, data, checkpoint, embedded=True, use="shown")
-    network = restored_network(found, checkpoint).to(device())
+    note = note_on_data(saved, data, checkpoint, embedded=True, use="shown")
+    network = restored_network(saved, checkpoint).to(device())
     figure = network_figure(network, settings, data, examples)
     with replacing(out) as part:
         figure.savefig(part, format="png")

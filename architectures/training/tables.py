@@ -13,7 +13,7 @@ _TRANSFORMS = ("affine", "projective", "tps")
 class Cell:
     """One figure: a row and a column of the table, what is trained for it, and the paper's error in percent.
 
-    paper: None where the paper gives no figure. shows_found: the table tells the share that is right instead.
+    paper: None where the paper gives no figure. shows_found: its table has the percentage that is right instead.
     """
 
     row: str
@@ -109,7 +109,7 @@ def _table4() -> Iterator[Cell]:
 
 
 def _table5() -> Iterator[Cell]:
-    # The paper prints the percentage that is found. Its text does not repeat the figures of TC, which are less sure.
+    # The paper prints the percentage that is found. Its text repeats the figures of T, but not those of TC.
     found = {"T": (100,) * 10, "TC": (81, 82, 88, 75, 94, 84, 93, 85, 89, 87)}
     for row, figures in found.items():
         for digit, right in enumerate(figures):

@@ -20,10 +20,10 @@ from architectures.data import DataError
 from architectures.errors import first_line
 from architectures.networks.registry import model_input
 
+from .batches import make_data
 from .callbacks import KeepLast, Pictures, WholeCheckpoints
 from .colocalise import Colocalisation
 from .curves import draw_curves
-from .datamodule import make_data
 from .errors import UsageError
 from .evaluate import read_run
 from .experiment_data import ExperimentData
@@ -46,8 +46,7 @@ from .module import Classification
 from .origin import Origin, check_resumed
 from .progress import Progress
 from .quiet import quiet
-from .run import Run as Run
-from .run import fresh_settings
+from .run import Run, fresh_settings
 from .summary import beginning
 
 _REFUSALS = (
@@ -59,28 +58,29 @@ _REFUSALS = (
 )
 """What Lightning raises for options that it does not know, or that this machine cannot do."""
 _MODULES = {type(module.task): module for module in (Classification, Colocalisation)}
-"""The module that trains for each kind of task."""
-_SHORT = 50
-"""Steps between checkpoints and validations at least, where nothing else is asked for: a short run validates once."""
+"""The Lightning module for each kind of task."""
+_LEAST_BETWEEN = 50
+"""The fewest steps between two checkpoints, each with a validation, unless `checkpoint_every` says otherwise."""
 _PICTURES = 10
-"""The most pictures that a run without interruptions leaves in TensorBoard's log, about."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""About how many pictures an uninterrupted run leaves in TensorBoard's log at most."""
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The numbers of the errors with which writing fails for want of room."""
 
 
 def train(run: Run) -> tuple[Path, int]:
-    """Train; gives the folder of the run, and the number of the signal that ended it or 0.
+    """Train a network; gives the folder of the run, and the number of the signal that ended it, or 0.
 
     The folder holds last.ckpt, best.ckpt (least validation error), curves.png, and logs/version_*/metrics.csv, one
     version each time the run was resumed, with TensorBoard's events where that is installed.
 
     Raises:
         UsageError: arguments that do not fit the experiment, the checkpoint or this machine.
-        FileNotFoundError, CheckpointError: nothing to resume from, or something else, or of other data.
+        FileNotFoundError, CheckpointError: the checkpoint to resume is missing, broken, or of other data.
         DataError: data that are missing or broken.
         Diverged: a loss or weights that are not finite; last.ckpt stays as it was.
         OSError: a file that cannot be written, on a full disk for instance; last.ckpt stays as it was.
     """
-    checkpoint, found, settings, out = _settings(run)
+    checkpoint, saved, settings, out = _settings(run)
     _check_folder(out, new=checkpoint is None)
     schedule = Schedule(**settings["schedule"])
     keep = KeepLast(out, run.checkpoint_every or _steps_between(schedule.steps))
@@ -106,11 +106,11 @@ def train(run: Run) -> tuple[Path, int]:
             if checkpoint is None:
                 _check_folder(out, new=True)  # again: the lock keeps others from beginning a run
             else:
-                note = _check_resumable(checkpoint, found, module, origin)
+                note = _check_resumable(checkpoint, saved, module, origin)
                 if note is not None and trainer.is_global_zero:
                     print(note, file=sys.stderr)
             if trainer.is_global_zero and not run.quiet:
-                text = beginning(trainer, module, data, run.data_dir, found.get("global_step", 0))
+                text = beginning(trainer, module, data, run.data_dir, saved.get("global_step", 0))
                 with suppress(OSError, ValueError):  # a closed terminal, as for `Progress`
                     print(text, flush=True)
             if checkpoint is None:
@@ -128,12 +128,12 @@ def train(run: Run) -> tuple[Path, int]:
 
 
 def _steps_between(steps: int) -> int:
-    """The steps between checkpoints, each with a validation that takes as long as many steps: a short run has one."""
-    return min(1_000, max(steps // 5, min(steps, _SHORT)))
+    """How many steps lie between two checkpoints. Each has a validation, which is slow: a short run has only one."""
+    return min(1_000, max(steps // 5, min(steps, _LEAST_BETWEEN)))
 
 
 def _check_machine(trainer: L.Trainer, schedule: Schedule) -> None:
-    """Refuse a precision or a number of processes that the schedule cannot have."""
+    """Refuse a precision or a number of processes that does not go with the schedule."""
     if trainer.precision == "16-true" and schedule.optimiser == "adamw":
         raise UsageError(
             "--precision 16-true: float16 cannot hold AdamW's squares of gradients; "
@@ -146,7 +146,7 @@ def _check_machine(trainer: L.Trainer, schedule: Schedule) -> None:
 
 
 def _prepare(module: Classification, data: ExperimentData, run: Run, trainer: L.Trainer) -> None:
-    """Do what precedes the first step of a new run. Its time counts as training, but leaves time for a step."""
+    """Prepare a new run for its first step. The time counts towards `max_minutes`, but leaves enough for one step."""
     start = time.monotonic()
     seconds = 60 * (run.max_minutes or math.inf)
     try:
@@ -179,9 +179,8 @@ def _fit(
             raise
         raise UsageError(f"--precision {run.precision}: {first_line(error)}") from error
     except OSError as error:
-        if (
-            error.errno in _FULL and error.filename is None
-        ):  # from a logger, and without the name of the file
+        # A logger raises it without the name of the file.
+        if error.errno in _DISK_FULL and error.filename is None:
             raise OSError(
                 f"{trainer.default_root_dir}: cannot be written: {error.strerror}"
             ) from error
@@ -189,7 +188,7 @@ def _fit(
 
 
 def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Path]:
-    """The checkpoint to resume if any and what is in it, `Classification`'s hyperparameters, the folder of the run."""
+    """Path and content of the checkpoint to resume, if any; `Classification`'s hyperparameters; the run's folder."""
     if run.experiment not in EXPERIMENTS:
         raise UsageError(
             f"unknown experiment {run.experiment!r}; wanted one of {', '.join(EXPERIMENTS)}"
@@ -202,14 +201,14 @@ def _settings(run: Run) -> tuple[Path | None, dict[str, Any], dict[str, Any], Pa
     if not run.resume:
         return None, {}, settings, folder
     checkpoint = run.resume if isinstance(run.resume, Path) else folder / "last.ckpt"
-    found = read_run(checkpoint)
-    settings = _resumed_settings(run, checkpoint, found)
-    return checkpoint, found, settings, run.out or checkpoint.parent
+    saved = read_run(checkpoint)
+    settings = _resumed_settings(run, checkpoint, saved)
+    return checkpoint, saved, settings, run.out or checkpoint.parent
 
 
-def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the checkpoint. Those that were asked for must be the same, except the number of steps."""
-    settings: dict[str, Any] = found["hyper_parameters"]
+def _resumed_settings(run: Run, checkpoint: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the checkpoint. Those that the run asks for must be the same, except the number of steps."""
+    settings: dict[str, Any] = saved["hyper_parameters"]
     if settings["experiment"] != run.experiment:
         raise CheckpointError(
             f"{checkpoint}: wanted a checkpoint of {run.experiment}, got one of {settings['experiment']}"
@@ -230,23 +229,23 @@ def _resumed_settings(run: Run, checkpoint: Path, found: dict[str, Any]) -> dict
             raise UsageError(f"{checkpoint}: was trained with {name} {had.get(name)}, got {value}")
     if run.max_steps is not None:
         settings["schedule"] = settings["schedule"] | {"steps": run.max_steps}
-    if found["global_step"] >= settings["schedule"]["steps"]:
+    if saved["global_step"] >= settings["schedule"]["steps"]:
         print(
-            f"{checkpoint}: nothing to do, all {found['global_step']} steps are done; more with --max-steps",
+            f"{checkpoint}: nothing to do, all {saved['global_step']} steps are done; more with --max-steps",
             file=sys.stderr,
         )
     return settings
 
 
 def _check_resumable(
-    checkpoint: Path, found: dict[str, Any], module: Classification, origin: Origin
+    checkpoint: Path, saved: dict[str, Any], module: Classification, origin: Origin
 ) -> str | None:
     """Refuse a checkpoint of other data, or that Lightning would fail on later; gives `check_resumed`'s sentence."""
-    load_weights(module, found["state_dict"], found["hyper_parameters"]["model"], checkpoint)
-    missing = {"optimizer_states", "lr_schedulers", "loops"} - found.keys()
+    load_weights(module, saved["state_dict"], saved["hyper_parameters"]["model"], checkpoint)
+    missing = {"optimizer_states", "lr_schedulers", "loops"} - saved.keys()
     if missing:
         raise CheckpointError(f"{checkpoint}: cannot be resumed: it has no {min(missing)}")
-    return check_resumed(found, origin, checkpoint)
+    return check_resumed(saved, origin, checkpoint)
 
 
 def _check_folder(out: Path, *, new: bool) -> None:

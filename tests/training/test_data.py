@@ -152,12 +152,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "images for labels": (
         LABELS,
         rewrite(LABELS, lambda raw: idx(some_images())),
-        ["one label each", "(12, 28, 28)"],
+        ["one label for each image", "(12, 28, 28)"],
     ),
     "fewer labels than images": (
         LABELS,
         rewrite(LABELS, lambda raw: idx(some_labels(COUNT - 1))),
-        ["11 labels", "12 images"],
+        ["wanted 12 labels", "got 11"],
     ),
     "a label of 10": (
         LABELS,
@@ -184,7 +184,7 @@ def test_broken_file_is_named(case: str, mnist: Path) -> None:
 def test_no_digits_at_all(mnist: Path) -> None:
     (mnist / IMAGES).write_bytes(idx(some_images(0)))
     (mnist / LABELS).write_bytes(idx(some_labels(0)))
-    with pytest.raises(DataError, match=f"{IMAGES}: no digits"):
+    with pytest.raises(DataError, match=f"{IMAGES}: wanted at least one digit, got none"):
         load_mnist(mnist, train=True)
 
 

@@ -98,7 +98,7 @@ def test_check_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     assert main(["data", "check", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and "2 labels for 3 images" in lines[2]
+    assert len(lines) == 3 and "wanted 3 labels, one for each image, got 2" in lines[2]
 
 
 def test_check_says_where_to_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

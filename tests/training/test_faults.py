@@ -27,12 +27,13 @@ pytest.importorskip("h5py")
 from architectures.commands.main import main
 from architectures.data import DataError, generate_cub
 from architectures.data.cub import CUB
+from architectures.training.batches import _BatchSampler
 from architectures.training.curves import read_metrics
-from architectures.training.datamodule import _Steps
 from architectures.training.evaluate import read_run
 from architectures.training.files import remove_parts
 from architectures.training.module import Classification
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.mnist import write_part
 
@@ -273,7 +274,7 @@ def test_a_picture_that_cannot_be_read_ends_an_epoch_in_its_middle(tmp_path: Pat
 
     pictures = CUB(birds, train=True)
     held_out = [place for place in range(len(pictures)) if place % 12]
-    steps = iter(_Steps(len(held_out), 2, 0, (0, 1), int))
+    steps = iter(_BatchSampler(len(held_out), 2, 0, (0, 1), int))
     (_, place), _ = [next(steps) for _ in range(4)][3]
     path = pictures._paths[held_out[place]]
     content = path.read_bytes()

@@ -19,11 +19,12 @@ from architectures import create_model, list_models, load_model, pretrained
 from architectures.commands.main import main
 from architectures.data import load_embedded
 from architectures.pretrained import list_weights, read_weights, weights_bytes, weights_path
-from architectures.training import datamodule, export_weights
+from architectures.training import batches, export_weights
 from architectures.training.evaluate import error_on_test_set
 from architectures.training.experiments import EXPERIMENTS
 from architectures.training.origin import digest_of_digits
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support.mnist import write_part
 
 pytestmark = pytest.mark.usefixtures("quick_digits")
@@ -35,7 +36,7 @@ def _train(out: Path, **changes: Any) -> Path:
         "seed": 3, "model_options": {"hidden": 16}, "out": out, "quiet": True,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datamodule, "_VALIDATED", 10)
+        patch.setattr(batches, "_VALIDATED", 10)
         train(Run(**settings | changes))
     return out / "last.ckpt"
 
@@ -210,7 +211,7 @@ def _check_error(path: Path) -> None:
     network = create_model(found.about["model"], **found.about["model_options"]).eval()
     found.load_into(network)
     settings = {name: found.about[name] for name in ("experiment", "data_options", "schedule", "seed")}  # fmt: skip
-    error, examples = error_on_test_set(network, settings, datamodule.make_data(settings, None))
+    error, examples = error_on_test_set(network, settings, batches.make_data(settings, None))
     assert examples == found.about["embedded_examples"]
     # Another processor rounds otherwise, which can change the answer for an image or two.
     assert abs(error - found.about["embedded_error_percent"]) <= 200 / examples
@@ -222,7 +223,7 @@ def test_shipped_weights_are_small_and_known() -> None:
     for path, (name, experiment) in zip(paths, list_weights(), strict=True):
         about = read_weights(path).about
         assert (about["model"], about["experiment"]) == (name, experiment)
-        assert name in list_models() and name in EXPERIMENTS[experiment].fits()
+        assert name in list_models() and name in EXPERIMENTS[experiment].networks()
         assert about["commit"] and about["licence"] and about["data"]["digest"]
         create_model(name, pretrained=experiment)
 

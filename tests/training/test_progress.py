@@ -21,13 +21,12 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from architectures.pictures import figures
-from architectures.training import datamodule, progress, show
+from architectures.training import batches, progress, show
 from architectures.training.callbacks import Pictures
-from architectures.training.experiment_data import ExperimentData
-from architectures.training.experiments import Schedule
 from architectures.training.loaders import Loaders
 from architectures.training.progress import Progress
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 
 
@@ -111,7 +110,7 @@ def test_a_bar_that_cannot_be_drawn_ends_alone(
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     monkeypatch.setattr(sys, "stdout", Closed())
     run = Run(
         experiment="mnist_r", model="mnist_fcn", schedule="fast", max_steps=2, batch_size=4, out=tmp_path
@@ -129,7 +128,7 @@ def test_pictures_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     drawn: list[int] = []
     monkeypatch.setattr(show, "network_figure", lambda *_: drawn.append(trainer.global_step))
     monkeypatch.setattr(figures, "pixels", lambda _: np.zeros((2, 2, 3), np.uint8))
-    data = ExperimentData(Schedule(steps=40, batch_size=1, lr=1.0), 0, {})
+    data: Any = None  # which only `network_figure` reads
     trainer: Any = SimpleNamespace(
         loggers=[TensorBoardLogger(tmp_path)], is_global_zero=True, datamodule=Loaders(data)
     )
@@ -149,9 +148,9 @@ from architectures.demo import run as demo
 demo.throughput_table = lambda device: ""
 arguments = "--steps 1 --batch-size 2 --test-size 6 --out".split()
 assert demo.main([*arguments, {str(tmp_path / "demo.png")!r}]) == 0
-from architectures.training import datamodule
+from architectures.training import batches
 from architectures.commands.main import main
-datamodule._VALIDATED = 10
+batches._VALIDATED = 10
 out = {str(tmp_path / "run")!r}
 arguments = "train mnist_r --model mnist_fcn --fast --batch-size 4 --max-steps 2 --out".split()
 assert main([*arguments, out]) == 0

@@ -26,15 +26,16 @@ pytest.importorskip("mlxtend")
 from architectures import data
 from architectures.checkpoint import CheckpointError
 from architectures.commands.main import main
-from architectures.training import colocalise, datamodule, jobs
+from architectures.training import batches, colocalise, jobs
 from architectures.training.errors import UsageError
 from architectures.training.jobs import Stopped, run_all
 from architectures.training.module import Classification
 from architectures.training.provenance import commit
 from architectures.training.reproduce import reproduce
 from architectures.training.results import Results
+from architectures.training.run import Run
 from architectures.training.tables import TABLES, Cell
-from architectures.training.train import Run, train
+from architectures.training.train import train
 from support import ROOT
 from support.runs import last_state
 
@@ -52,14 +53,13 @@ def _embedded() -> tuple[data.Digits, data.Digits]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few examples to validate and test on, for runs in this process."""
-    monkeypatch.setattr(datamodule, "load_digits", lambda data_dir: _embedded())
-    monkeypatch.setattr(datamodule, "_VALIDATED", 20)
+    monkeypatch.setattr(batches, "load_digits", lambda data_dir: _embedded())
+    monkeypatch.setattr(batches, "_VALIDATED", 20)
     monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 2)
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return found
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.mark.usefixtures("few")
@@ -192,7 +192,7 @@ def test_runs_of_train_are_taken(
         reproduce("table4", None, tmp_path / "x", **options | {"runs": tmp_path / "x"})
     (tmp_path / "made/d").mkdir()
     (tmp_path / "made/d/last.ckpt").write_bytes((tmp_path / "made/a/last.ckpt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"is for .*seed0, as .* is; wanted one"):
+    with pytest.raises(CheckpointError, match=r"is for .*seed0, as .* is; wanted one run for it"):
         reproduce("table4", None, tmp_path / "y", **options)
 
 

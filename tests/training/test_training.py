@@ -21,15 +21,16 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mlxtend")
 
 from architectures import data, list_models
-from architectures.training import colocalise, datamodule
+from architectures.training import batches, colocalise
 from architectures.training.curves import read_metrics
 from architectures.training.errors import UsageError
 from architectures.training.evaluate import evaluate
 from architectures.training.experiments import EXPERIMENTS, Schedule
 from architectures.training.module import Classification
+from architectures.training.run import Run
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
-from architectures.training.train import Run, _steps_between, train
+from architectures.training.train import _steps_between, train
 from support import ROOT
 from support.runs import last_state
 
@@ -44,8 +45,8 @@ def _embedded() -> tuple[data.Digits, data.Digits]:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datamodule, "load_digits", lambda data_dir: _embedded())
-    monkeypatch.setattr(datamodule, "_VALIDATED", 20)
+    monkeypatch.setattr(batches, "load_digits", lambda data_dir: _embedded())
+    monkeypatch.setattr(batches, "_VALIDATED", 20)
     monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 2)
     before = torch.get_rng_state()
     yield
@@ -311,7 +312,7 @@ def test_streams_differ_by_seed_and_step() -> None:
 
 def test_batches_of_files_are_decided_by_the_step() -> None:
     def first(rank: tuple[int, int], start: int, count: int) -> list[list[tuple[int, int]]]:
-        steps = iter(datamodule._Steps(10, 4, 0, rank, lambda: start))
+        steps = iter(batches._BatchSampler(10, 4, 0, rank, lambda: start))
         return [next(steps) for _ in range(count)]
 
     whole = first((0, 1), 0, 5)
@@ -339,9 +340,9 @@ def test_schedules_fall_as_they_should() -> None:
 
 
 def test_every_network_has_an_experiment_and_every_cell_a_network() -> None:
-    fitting = {name for entry in EXPERIMENTS.values() for name in entry.fits()}
+    fitting = {name for entry in EXPERIMENTS.values() for name in entry.networks()}
     assert fitting == set(list_models())
     for cells in TABLES.values():
         for cell in cells:
-            assert cell.model in EXPERIMENTS[cell.experiment].fits()
+            assert cell.model in EXPERIMENTS[cell.experiment].networks()
     assert [len(cells) for cells in TABLES.values()] == [36, 6, 4, 8, 20, 3]

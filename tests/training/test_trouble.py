@@ -25,12 +25,13 @@ pytest.importorskip("mlxtend")
 from architectures.commands.main import main
 from architectures.data import digits as digits_module
 from architectures.errors import machine_trouble
-from architectures.training import colocalise, datamodule
+from architectures.training import batches, colocalise
 from architectures.training.callbacks import Finite
 from architectures.training.errors import Diverged, UsageError
 from architectures.training.lock import locked
 from architectures.training.module import Classification
-from architectures.training.train import Run, train
+from architectures.training.run import Run
+from architectures.training.train import train
 from support import ROOT
 from support.runs import last_state
 
@@ -51,7 +52,7 @@ _ARGUMENTS = [
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits_module, "load_embedded", _load_embedded)
-    monkeypatch.setattr(datamodule, "_VALIDATED", 10)
+    monkeypatch.setattr(batches, "_VALIDATED", 10)
     monkeypatch.setattr(colocalise, "_ENCODER_STEPS", 2)
 
 

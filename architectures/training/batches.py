@@ -1,7 +1,7 @@
-"""Batches of an experiment. The number of the step decides the batch, so that training can stop and go on anywhere.
+"""Batches of an experiment. The number of a step decides its batch, so that training can stop and go on anywhere.
 
-Every process draws, or reads, its own part of each batch. Batches of digits are drawn whole by each process, on its
-device, and cut: two processes then learn from the same images as one.
+Each process trains on its own part of a batch. Of files it reads only that part. Batches of digits each process draws
+whole, on its own device, and then takes its part: several processes together learn from the same images as one.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ from .origin import Origin, digest_of_digits, digest_of_files
 from .streams import Streams, stream_seed
 
 _CHUNK = 250
-"""Images that are evaluated together. It must not change: a fixed test set is drawn chunk by chunk."""
+"""Images that are evaluated together. Another number would draw another test set, since each chunk has its own seed."""
 _HELD_OUT = 12
 """Every twelfth training example is kept for validation: 5,000 of MNIST's 60,000."""
 _VALIDATED = 2_000
+"""The most examples of a validation."""
 _WORKERS = 2
 _TEST_SEED = 0
-_OURS = {"generator", "difficulty", "image_size", "train"}
-"""Keywords of data functions that are no options: training sets them itself."""
+"""The seed of the validation and test sets, whatever the seed of the training."""
+_SET_BY_TRAINING = {"generator", "difficulty", "image_size", "train"}
+"""Keywords of data functions that are no options, since training sets them itself."""
+_FILE_SETS: dict[str, tuple[type, str]] = {"svhn": (SVHN, check.SVHN), "cub": (CUB, check.CUB)}
+"""For each experiment whose data are files: the data set, and the kind of folder that it reads."""
 
 
 class _Drawn:
-    """A loader of batches that are drawn, one for each of some numbers."""
+    """A loader that draws a batch for each number; `numbers` is called anew in each pass."""
 
     def __init__(self, draw: Callable[[int], Batch], numbers: Callable[[], Iterable[int]]) -> None:
         self._draw = draw
@@ -59,7 +63,7 @@ class DigitData(ExperimentData):
         *,
         embedded: bool,
         classes: int | None,
-        holds: int | None,
+        test_examples: int | None,
         options: dict[str, Any],
     ) -> None:
         super().__init__(schedule, seed, options)
@@ -76,8 +80,8 @@ class DigitData(ExperimentData):
             least = _HELD_OUT + 1
             raise DataError(f"wanted {least} training digits at least, got {len(train)}")
         self._examples = {
-            "validation": min(_VALIDATED, holds or _VALIDATED),
-            "test": holds or len(test),
+            "validation": min(_VALIDATED, test_examples or _VALIDATED),
+            "test": test_examples or len(test),
         }
         self._draw = draw
         self._streams = Streams()
@@ -116,9 +120,9 @@ class DigitData(ExperimentData):
         return _Drawn(partial(self._own_part, "validation"), lambda: self._chunks("validation"))
 
     def _own_part(self, split: str, number: int) -> Batch:
-        """The part of a batch, or of a chunk, that this process learns from, on its device."""
+        """The part of a batch, or of a chunk of the validation set, that is this process's, on its device."""
         assert self.trainer is not None
-        rank, world = self._rank()
+        rank, world = self._rank_and_world()
         images, labels = self.draw(split, number, self.trainer.strategy.root_device)
         return images.tensor_split(world)[rank], labels.tensor_split(world)[rank]
 
@@ -132,7 +136,7 @@ class DigitData(ExperimentData):
 
 
 class SetOfDigits(DigitData):
-    """One set of examples for training and test: a step learns from some of them, and all of them are tested."""
+    """One fixed set of examples for training and test. A step learns from a random part of it; the test uses all."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -156,7 +160,7 @@ class SetOfDigits(DigitData):
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose random augmentation is seeded anew for each item, by the item's position in the training."""
+    """A data set of which each item's random augmentation is seeded by the item's position in the training."""
 
     def __init__(self, examples: Dataset[Any], seed: int) -> None:
         self.examples = examples
@@ -169,10 +173,10 @@ class _Seeded(Dataset[Any]):
             return self.examples[index]
 
 
-class _Steps:
-    """The batches of this process from step `start()` on, each a list of (position in the training, index of the item).
+class _BatchSampler:
+    """The part of each batch that is this process's, from step `start()` on, in a new order in every epoch.
 
-    Every epoch has a permutation of its own.
+    A batch is a list of (position in the training, index of the item), as `_Seeded` reads them.
     """
 
     def __init__(
@@ -212,12 +216,15 @@ class _Steps:
 
 
 class FileData(ExperimentData):
-    """Data sets of files. `part` gives that of "train", "validation" or "test"; items are (uint8 image, labels)."""
+    """Data sets of files, whose items are (uint8 image, labels).
+
+    part: gives the data set of "train", "validation" or "test". digest: gives that of the training data's index.
+    """
 
     def __init__(
         self,
         part: Callable[[str], Any],
-        index: Callable[[], str],
+        digest: Callable[[], str],
         classes: int | None,
         schedule: Schedule,
         seed: int,
@@ -227,12 +234,12 @@ class FileData(ExperimentData):
     ) -> None:
         super().__init__(schedule, seed, options)
         self._part = cache(part)
-        self._index = index
+        self._digest = digest
         self._classes = classes
         self._workers = workers
 
     def origin(self) -> Origin:
-        return Origin(digest=self._index())
+        return Origin(digest=self._digest())
 
     def classes(self) -> int:
         return self._classes or len(self._part("test").classes)
@@ -241,17 +248,19 @@ class FileData(ExperimentData):
         examples = self._part("train")
         if not len(examples):
             raise DataError("wanted pictures to train on, got none beside those for validation")
-        places = next(iter(_Steps(len(examples), min(n, len(examples)), self.seed, (0, 1), int)))
+        places = next(
+            iter(_BatchSampler(len(examples), min(n, len(examples)), self.seed, (0, 1), int))
+        )
         items = [_Seeded(examples, self.seed)[place] for place in places]
         images, labels = (torch.stack(part) for part in zip(*items, strict=True))
         return images.float() / 255, labels
 
     def train_batches(self) -> Iterable[Any]:
-        steps = _Steps(
+        steps = _BatchSampler(
             len(self._part("train")),
             self.batch_size,
             self.seed,
-            self._rank(),
+            self._rank_and_world(),
             self._step,
         )
         return DataLoader(
@@ -263,7 +272,7 @@ class FileData(ExperimentData):
         )
 
     def validation_batches(self) -> Iterable[Any]:
-        rank, world = self._rank()
+        rank, world = self._rank_and_world()
         own = range(min(len(self._part("validation")), _VALIDATED))[rank::world]
         return DataLoader(
             _Seeded(self._part("validation"), _TEST_SEED),
@@ -279,9 +288,9 @@ class FileData(ExperimentData):
             yield images.to(device).float() / 255, labels.to(device)
 
     def on_device(self, batch: Any, device: torch.device) -> Batch:
-        """Images in [0, 1], made on the device, to which they go as bytes.
+        """Images in [0, 1]. They go to the device as bytes, a quarter of the size, and are converted there.
 
-        They are in the dtype that the trainer's precision asks for, to which Lightning converts only what loaders give.
+        Their dtype is that of the trainer's precision, which Lightning gives only to images that are floats already.
         """
         images, labels = (part.to(device, non_blocking=True) for part in batch)
         assert self.trainer is not None
@@ -293,19 +302,19 @@ def make_data(
 ) -> ExperimentData:
     """The data of an experiment, from the hyperparameters of `Classification`.
 
-    num_workers: processes that read pictures.
+    num_workers: processes that read pictures; None: 2.
 
     Raises:
         DataError: data that are missing or broken.
-        UsageError: no directory for an experiment whose data come from files; workers for one whose data do not; an
-            option that its data do not have, or a value of another kind.
+        UsageError: no `data_dir` where data are files, or `num_workers` where they are digits; an option that its data
+            do not have, or a value of another kind.
     """
     experiment, options = settings["experiment"], settings["data_options"]
     schedule, seed = Schedule(**settings["schedule"]), settings["seed"]
     entry = EXPERIMENTS[experiment]
-    source = entry.batch or {"svhn": SVHN, "cub": CUB}[experiment]
+    source = entry.batch or _FILE_SETS[experiment][0]
     try:
-        known = [name for name in free_keywords(source) if name not in _OURS]
+        known = [name for name in free_keywords(source) if name not in _SET_BY_TRAINING]
         check_known(f"the data of {experiment}", options, known)
         check_kinds(source, options)
     except TypeError as error:
@@ -320,11 +329,11 @@ def make_data(
         kind = SetOfDigits if entry.one_set else DigitData
         return kind(
             entry.batch, load_digits(data_dir), schedule, seed,
-            embedded=data_dir is None, classes=entry.classes, holds=entry.holds, options=options,
+            embedded=data_dir is None, classes=entry.classes, test_examples=entry.test_examples, options=options,
         )  # fmt: skip
     if data_dir is None:
         raise UsageError(f"{experiment} needs --data-dir: its pictures come from files")
-    check.check_holds(data_dir, check.SVHN if experiment == "svhn" else check.CUB)
+    check.check_holds(data_dir, _FILE_SETS[experiment][1])
     return _file_data(settings, data_dir, _WORKERS if num_workers is None else num_workers)
 
 
@@ -348,7 +357,7 @@ def _file_data(settings: dict[str, Any], data_dir: Path, workers: int) -> FileDa
             pictures, [i for i in range(len(pictures)) if (i % _HELD_OUT == 0) == held_out]
         )
 
-    def index() -> str:
+    def digest() -> str:
         if experiment == "svhn":
             return digest_of_files(
                 data_dir, [f"{name}/digitStruct.mat" for name in ("train", *extra)]
@@ -356,6 +365,6 @@ def _file_data(settings: dict[str, Any], data_dir: Path, workers: int) -> FileDa
         return digest_of_files(cub_root(data_dir), INDEX)
 
     return FileData(
-        part, index, EXPERIMENTS[experiment].classes, Schedule(**settings["schedule"]), settings["seed"],
+        part, digest, EXPERIMENTS[experiment].classes, Schedule(**settings["schedule"]), settings["seed"],
         workers=workers, options=options,
     )  # fmt: skip
