@@ -43,4 +43,5 @@ def main() -> tuple[Tensor, Tensor]:
 
 if __name__ == "__main__":
     found, truth = main()
-    print(f"found {found[0].tolist()}\ntruth {truth[0].tolist()}")
+    torch.set_printoptions(precision=3, sci_mode=False)
+    print(f"found\n{found[0]}\ntruth\n{truth[0]}")

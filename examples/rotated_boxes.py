@@ -120,4 +120,5 @@ def main(path: str | None = None) -> tuple[Tensor, Tensor]:
 
 if __name__ == "__main__":
     found, truth = main(sys.argv[1] if len(sys.argv) > 1 else None)
-    print(f"found {found.tolist()}\ntruth {truth.tolist()}")
+    torch.set_printoptions(precision=3, sci_mode=False)
+    print(f"found\n{found}\ntruth\n{truth}")

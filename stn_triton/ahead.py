@@ -81,6 +81,10 @@ def _check_arguments(
         raise TypeError(f"gradients must be a sequence of names, got {gradients!r}")
     if not set(gradients) <= {"input", "theta"}:
         raise ValueError(f"gradients must be among 'input' and 'theta', got {gradients!r}")
+    if not isinstance(input_shape, Sequence):
+        raise TypeError(
+            f"input_shape must be a sequence of 4 or 5 ints, got {type(input_shape).__name__}"
+        )
     if len(input_shape) not in (4, 5):
         raise ValueError(
             f"input_shape must be (N, C, H, W) or (N, C, D, H, W), got {tuple(input_shape)}"

@@ -14,6 +14,8 @@ _PARSED = "Args|Arguments|Attributes|Raises|Returns|Yields"
 _SECTION = re.compile(rf"(?!(?:{_PARSED}):)([A-Z]\w*(?: \w+){{0,2}}):(?: |$)(.*)")
 _ITEM = re.compile(r"\w+(, \w+)*: ")
 _VALUE = re.compile(r' {4}"\w+"(, "\w+")*: ')
+_DEFAULTS = {"_AFFINE": '"affine"'}
+"""Private names of default values -> what users see of them."""
 _STAR = re.compile(r"(?<![*`\\])\*(?=[a-z])")
 
 
@@ -25,6 +27,8 @@ class Sections(griffe.Extension):
         if obj.docstring:
             text = "\n".join(_lines(obj.docstring.value.splitlines()))
             obj.docstring.value = _STAR.sub(r"\\*", text)  # (N, *out_size) is no emphasis
+        for parameter in obj.parameters if isinstance(obj, griffe.Function) else ():
+            parameter.default = _DEFAULTS.get(str(parameter.default), parameter.default)
 
 
 def _lines(lines: list[str]) -> Iterator[str]:
@@ -39,10 +43,9 @@ def _lines(lines: list[str]) -> Iterator[str]:
         while position < len(lines) and (not lines[position] or lines[position][0] == " "):
             position += 1
         body = textwrap.dedent("\n".join(lines[begun:position])).splitlines()
-        yield f"\n**{found[1]}.** {found[2]}"
+        yield f"\n**{found[1]}:** {found[2]}"
         yield from body if found[2] else _with_items(body)
-        if body:
-            yield ""
+        yield ""  # without an empty line before it griffe reads "Raises:" as prose
 
 
 def _with_items(body: list[str]) -> Iterator[str]:

@@ -103,6 +103,7 @@ def test_the_first_call_compiles_nothing() -> None:
         (((2, 3, 8, 8), (8, 8)), {"gradients": ("grid",)}, ValueError, "gradients.*'grid'"),
         (((2, 3, 8, 8), (8,)), {}, ValueError, "out_size"),
         (((2, 3, 8), (8, 8)), {}, ValueError, r"\(N, C, H, W\)"),
+        ((torch.rand(1, 1, 4, 4), (4, 4)), {}, TypeError, "input_shape must be .* got Tensor"),
         (((1,), (4, 4)), {}, ValueError, r"input_shape .*\(N, C, H, W\).*got \(1,\)"),
         (
             ((2, 3, 8, 8), (8, 8)),

@@ -75,7 +75,17 @@ def test_without_the_library(tmp_path: Path) -> None:
     assert shape == "torch.Size([1, 2, 3, 3])"
     assert "backend='native' is not there" in error
     assert "without its native library" in error
-    assert any(line.startswith("native: not there") for line in config)
+    (why,) = (line for line in config if line.startswith("native: not there"))
+    assert "pip install -e ." not in why
+    # Python started in a clone imports the clone, where `pip install .` has built nothing.
+    (tmp_path / "hatch_build.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", "from stn_triton import show_config; print(show_config())"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=300,
+    )  # fmt: skip
+    (why,) = (line for line in done.stdout.splitlines() if line.startswith("native: not there"))
+    assert "pip install -e ." in why and str(tmp_path) in why
 
 
 def test_another_device() -> None:

@@ -106,6 +106,23 @@ def test_the_notebook_has_the_code_of_its_page() -> None:
     assert "](how-to/" not in str(cells)
 
 
+def test_sections_of_docstrings_reach_the_reference() -> None:
+    griffe = pytest.importorskip("griffe")
+    from docs.tools.docstrings import Sections
+
+    given = griffe.visit(
+        "module", Path("module.py"),
+        "def f(x=_AFFINE):\n"
+        '    """What it does.\n\n    Shapes: x.\n\n    Raises:\n        ValueError: a wrong x.\n    """\n',
+    )  # fmt: skip
+    function = given["f"]
+    Sections().on_object(obj=function)
+    kinds = [part.kind.value for part in griffe.Docstring(function.docstring.value).parse("google")]
+    assert kinds == ["text", "raises"]
+    assert "**Shapes:** x." in function.docstring.value
+    assert str(function.parameters["x"].default) == '"affine"'
+
+
 @pytest.mark.slow
 def test_site_builds_without_warnings_and_needs_no_network(tmp_path: Path) -> None:
     for package in ("mkdocs", "material", "mkdocstrings"):

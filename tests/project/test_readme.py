@@ -32,6 +32,17 @@ def test_speeds_of_the_readme_are_those_measured() -> None:
     from bench.results import load
     from docs.tools.tables import CPU_RESULTS, GPU_RESULTS
 
+    _, others = cpu.load(CPU_RESULTS.with_name(f"{CPU_RESULTS.stem}-further.json"))
+    forward, both = (
+        report.geometric_mean(
+            [row.ratio for row in others if row.ratio is not None
+             and (row.peer, row.dtype, row.grads) == (cpu.EAGER, "float32", grads)]
+        )
+        for grads in (None, "both")
+    )  # fmt: skip
+    assert f"{forward:.1f}x forward and {both:.1f}x with both gradients" in " ".join(
+        README.read_text().split()
+    )
     about, rows = cpu.load(CPU_RESULTS)
     results = load(GPU_RESULTS)
     speeds: dict[str, dict[bool, list[float]]] = {"float32": {}, "bfloat16": {}}
