@@ -2,7 +2,12 @@
 
 import sys
 
-from .commands.main import main
+from architectures.errors import missing_package
+
+try:
+    from .commands.main import main
+except ModuleNotFoundError as error:
+    sys.exit(f"python -m architectures: {missing_package(error)}")
 
 if __name__ == "__main__":
     sys.exit(main())

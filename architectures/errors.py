@@ -19,6 +19,12 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def missing_package(error: ModuleNotFoundError) -> str:
+    """One line for a package that is not installed, and how to get it."""
+    extra = "onnx" if (error.name or "").startswith("onnx") else "train"
+    return f"{error.name} is not installed: pip install 'stn-triton[{extra}]'"
+
+
 def machine_trouble(error: BaseException) -> str | None:
     """One line for what this machine lacks, memory or a compiler; None for all other errors.
 

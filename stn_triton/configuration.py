@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import torch
 
@@ -42,17 +41,6 @@ def _triton() -> str:
 
 def _native() -> str:
     if native.library.MISSING:
-        return f"not there: {native.library.MISSING}{_how_to_build()}"
+        return f"not there: {native.library.MISSING}"
     threads = torch.get_num_threads()
     return f"there, {native.library.level()}, at most {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _how_to_build() -> str:
-    """What helps where a clone is imported instead of an installation, as by a Python that is started in its folder."""
-    clone = Path(__file__).parents[1]
-    if not (clone / "hatch_build.py").is_file():
-        return ""
-    return (
-        f"; stn_triton was imported from the clone {clone}, where `pip install -e .` builds the library, "
-        "while `pip install .` builds it for Pythons that are started elsewhere"
-    )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from architectures.checkpoint import CheckpointError
 from architectures.data import DataError
-from architectures.errors import first_line, machine_trouble
+from architectures.errors import first_line, machine_trouble, missing_package
 from architectures.training.errors import Diverged, ExportError, UsageError
 
 from . import checkpoints, data, runs
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         return _fail(chosen, first_line(error), 1)
     except ModuleNotFoundError as error:
-        return _fail(chosen, f"{error.name} is not installed: {_install(error.name)}", 1)
+        return _fail(chosen, missing_package(error), 1)
     except KeyboardInterrupt:
         return 130
     except (MemoryError, RuntimeError) as error:
@@ -55,12 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     for group in (runs, checkpoints, data):
         group.add_commands(commands)
     return parser
-
-
-def _install(name: str | None) -> str:
-    """How to get a package that is missing."""
-    extra = "onnx" if (name or "").startswith("onnx") else "train"
-    return f"pip install 'stn-triton[{extra}]'"
 
 
 def _fail(chosen: argparse.Namespace, line: str, status: int) -> int:

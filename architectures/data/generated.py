@@ -43,8 +43,12 @@ def generate_svhn(
             `load_digits` gives without a folder.
 
     Raises:
-        DataError: the folder has files already, or cannot be written; packages are missing.
+        DataError: the folder has files already, or cannot be written; packages are missing; a digit has no ink.
     """
+    for given in digits or ():
+        blank = (given.images.flatten(1).amax(1) == 0).nonzero()
+        if len(blank):
+            raise DataError(f"wanted digits with ink, got a black image as number {int(blank[0])}")
     folder = _vacant(folder)
     train, test = load_digits() if digits is None else digits
     with new_folder(folder) as unfinished:

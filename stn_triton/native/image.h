@@ -54,7 +54,7 @@ class Buffer {
 
 // The memory of one thread, kept from image to image.
 struct Buffers {
-  Buffer image, sums, row, grad, weights, theta;
+  Buffer image, sums, row, weights, theta;
 };
 
 // Where element `number` of a tensor of the call's dtype lies.

@@ -35,7 +35,10 @@ def load(path: Path) -> tuple[Any, str | None]:
     A library is used only if it was built from the sources that lie beside this file.
     """
     if not path.is_file():
-        return (None, f"stn_triton was installed without its native library ({path.name})")
+        return (
+            None,
+            f"this stn_triton is without its native library ({path.name}){_how_to_build()}",
+        )
     try:
         library = ctypes.CDLL(str(path))
         library.stn_digest.restype = library.stn_level.restype = ctypes.c_char_p
@@ -50,6 +53,17 @@ def load(path: Path) -> tuple[Any, str | None]:
             f"the native library {path} was built from other sources: run `make native`, or install stn_triton again",
         )
     return library, None
+
+
+def _how_to_build() -> str:
+    """What helps where a clone is imported instead of an installation, as by a Python that is started in its folder."""
+    clone = sources.FOLDER.parents[1]
+    if not (clone / "hatch_build.py").is_file():
+        return ""
+    return (
+        f"; it was imported from the clone {clone}, where `pip install -e .` builds the library, "
+        "while `pip install .` builds it for Pythons that are started elsewhere"
+    )
 
 
 LIBRARY, MISSING = load(sources.FOLDER / sources.LIBRARY)

@@ -71,3 +71,20 @@ print(*sorted(set({HEAVY!r}) & set(sys.modules)))
     there = {name for name in needs if importlib.util.find_spec(name)}
     # Lightning imports more than this, as it likes.
     assert found >= there if "lightning" in needs else found == there
+
+
+@pytest.mark.parametrize("module", ["architectures", "architectures.demo"])
+def test_a_missing_package_is_one_line(module: str) -> None:
+    script = f"""
+import runpy, sys
+sys.modules["tqdm"] = None  # as if it were not installed
+sys.argv = ["-m", "list"]
+runpy.run_module("{module}", run_name="__main__", alter_sys=False)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (line,) = (each for each in done.stderr.splitlines() if each.startswith("python -m"))
+    assert line == f"python -m {module}: tqdm is not installed: pip install 'stn-triton[train]'"
+    assert "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from architectures.data import CUB, DataError, generate_cub, generate_svhn
+from architectures.data import CUB, DataError, Digits, generate_cub, generate_svhn
 from architectures.data.digit_struct import read_digit_struct
 from architectures.data.generated import write_digit_struct
 from support.svhn import WHITE, rows
@@ -140,3 +140,14 @@ def test_birds_keep_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     generate_cub(tmp_path / "empty", 1, 2, 0)
     assert len(CUB(tmp_path / "empty", train=True)) == 1
+
+
+def test_digits_without_ink_are_refused(tmp_path: Path) -> None:
+    train, test = WHITE
+    images = torch.cat((test.images, torch.zeros_like(test.images[:1])))
+    black = Digits(images=images, labels=torch.zeros(len(images)).long())
+    with pytest.raises(
+        DataError, match=f"digits with ink, got a black image as number {len(test)}"
+    ):
+        generate_svhn(tmp_path / "new", 1, 0, digits=(train, black))
+    assert not (tmp_path / "new").exists()
