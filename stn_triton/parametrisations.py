@@ -16,6 +16,7 @@ bound of 0 (of 1 for scales, both of them) leaves its parameter without effect.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Real
 
@@ -27,7 +28,7 @@ from .matrices import widened
 from .tracing import comparing_shapes
 
 
-class Parametrisation(nn.Module):
+class Parametrisation(nn.Module, ABC):
     """What all of them share: a module without weights, from parameters (..., num_parameters) to theta.
 
     Shapes: parameters (..., num_parameters), 0 for the identity -> theta (..., 2, 3), or for transform "attention"
@@ -70,8 +71,8 @@ class Parametrisation(nn.Module):
                 )
         return self._theta(*wide.unbind(-1))
 
-    def _theta(self, *parameters: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _theta(self, *parameters: Tensor) -> Tensor: ...
 
     def extra_repr(self) -> str:
         """What `print` shows."""
