@@ -73,7 +73,7 @@ def test_compiled_kernels(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(2))
 def test_verification_matrix(turn: int) -> None:
-    # Two of eighty rows: `python -m bench.emulate --verify` runs them all.
+    # Every eightieth row, twice: `python -m bench.emulate --verify` runs them all.
     code = "import sys; from bench.emulator import verify; "
     code += f"sys.exit(verify.verify(every=80, first={40 * turn}))"
     assert fresh("-c", code).splitlines()[-1].startswith("0 of ")
