@@ -150,7 +150,7 @@ def _cell_backward_kernel(
     if SPEC.DENSE:
         stride_w = 1
 
-    # False, as a value of the device, which the loop may change: whether `total` holds something, whether it must not.
+    # Whether `total` holds something, whether the image stays all zeros: false, as a value that the loop may change.
     stored, left_out = n < 0, n < 0
     first_k, end_k = 0, K
     if SPEC.INDEXED:
@@ -206,7 +206,7 @@ def cell_backward(
     partial = new_partial(g, theta, strips * bands * blocks.channels if smooth else 0)
     stride_n, stride_c, _, stride_h, stride_w = g.strides
     grad_output, map_ = like_output(grad_output, input), parameters(g, theta)
-    # A tensor that the kernel does not read is stood in for by the map.
+    # The map stands in for tensors that the kernel does not read.
     rows = (map_, map_) if index is None else rows_of_images(index, g.n)
     if index is not None:
         partial.zero_()  # of transformations that no image has nobody writes any
