@@ -140,7 +140,13 @@ def _line(row: Row) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the report."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compile_report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.compile_report",
+        description=__doc__,
+        epilog="Columns: warps of a program; registers of a lane; spill: bytes of a lane; shared: bytes of a program; "
+        "atomics: instructions on global memory; load: bits of the widest load of global memory; instr: machine "
+        "instructions in the code, whether they run or not (`python -m bench.emulate` counts those that run).",
+    )
     parser.add_argument(
         "--arch",
         action="append",

@@ -42,8 +42,30 @@ _GOALS = (
 _KINDS: tuple[Kind, ...] = ("fwd", "theta", "input", "both")
 
 
+_COLUMNS = """\
+columns:
+  us, H200    predicted microseconds of the whole pass on an H100 and on an H200; a pass may have several kernels
+  floor       the least microseconds in which the bytes of the pass cross DRAM; ratio: us / floor
+  binds       what is busy longest: issue slots, a unit of arithmetic (alu, fma, xu: conversions and approximations),
+              lsu (loads and stores), l1, l2, fabric (between the halves of L2), dram; latency: warps wait
+  SASS/warp   machine instructions that a warp executes on average; regs, spill: registers and spilled bytes of a lane
+  earlier     with --against: us / us then, SASS/warp / SASS/warp then; below 1 is less
+  CTAs emulated, values unseen
+              only some thread blocks ran, those that a fixed number of instructions pays for. With a kernel that was
+              changed it is other ones: compare SASS/warp and us only where that is not said.
+
+With --details: `block` lines are basic blocks of the PTX: how often a warp runs them, what they issue on which unit,
+and the source lines that they come from mostly. FILE:0 is what the compiler ascribes to no line; files are those of
+stn_triton/kernels, or of Triton."""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.emulate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.emulate",
+        description=__doc__,
+        epilog=_COLUMNS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "cases",
         nargs="*",
@@ -52,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         "every kernel); with --verify a part of the name of a row",
     )
     parser.add_argument(
-        "--kind", action="append", choices=_KINDS, help="only this pass; repeatable"
+        "--kind",
+        action="append",
+        choices=_KINDS,
+        help="only this pass; repeatable. fwd: the result; theta, input, both: these gradients",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
     parser.add_argument(
@@ -61,13 +86,20 @@ def _parser() -> argparse.ArgumentParser:
         help="write the rows, with commit and versions, to bench/results/predicted/",
     )
     parser.add_argument(
-        "--against", type=Path, metavar="FILE", help="show ratios to an earlier JSON file"
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="show ratios to an earlier JSON file: of the time, and of SASS/warp",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="the whole verification matrix, without counts"
+        "--verify",
+        action="store_true",
+        help="the verification matrix (half an hour), without counts",
     )
     parser.add_argument(
-        "--details", action="store_true", help="also resources, PTX blocks and hottest lines"
+        "--details",
+        action="store_true",
+        help="also what binds, PTX blocks, and the source lines with most instructions",
     )
     return parser
 
@@ -117,7 +149,7 @@ def _save(rows: list[Row]) -> Path:
 def _count(
     cases: Iterable[Case],
     kinds: Iterable[Kind],
-    earlier: dict[_Key, float],
+    earlier: _Earlier,
     path: Path | None,
     details: bool,
 ) -> tuple[int, list[Row]]:
@@ -148,33 +180,40 @@ def _key(row: dict[str, Any]) -> _Key:
     return row["case"], row["kind"], row["dtype"], row["memory_format"]
 
 
-def _load(path: Path) -> dict[_Key, float]:
-    """The predicted microseconds of an earlier count: a file of --json or of --save."""
+_Earlier = dict[tuple[_Key, str], float]
+"""Microseconds of a pass ("us"), and instructions of a warp (the kernel's name)."""
+
+
+def _load(path: Path) -> _Earlier:
+    """An earlier count: a file of --json or of --save."""
     try:
         content = json.loads(path.read_text())
         rows = content["rows"] if isinstance(content, dict) else content
-        return {_key(row): float(row["us"]) for row in rows}
+        found = {(_key(row), "us"): float(row["us"]) for row in rows}
+        for row in rows:
+            if "sass_per_warp" in row:
+                found[_key(row), row["kernel"]] = float(row["sass_per_warp"])
+        return found
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no JSON file of this command: {error!r}") from error
 
 
 _HEADING = (
     f"{'case':24} {'dtype':8} {'layout':13} {'pass':5} {'kernel':26} {'us':>8} {'floor':>7} {'ratio':>6} "
-    f"{'H200':>8} {'binds':8}{'SASS/warp':>9} {'regs':>4} {'spill':>5} {'atomics':>7} {'earlier':>8}   "
+    f"{'H200':>8} {'binds':8}{'SASS/warp':>9} {'regs':>4} {'spill':>5} {'atomics':>7} {'earlier':>15}   "
     "(us: predicted, of the whole pass)"
 )
 
 
-def _show(counted: Counted, earlier: dict[_Key, float], details: bool) -> None:
+def _show(counted: Counted, earlier: _Earlier, details: bool) -> None:
     for row, cost in zip(counted.rows, counted.costs, strict=True):
-        before = earlier.get(_key(asdict(row)))
-        ratio = "" if before is None else f"{row.us / before:7.3f}x"
+        ratio = _ratios(row, earlier)
         part = "" if cost.run.complete else f"  {cost.run.counts.ctas} CTAs emulated, values unseen"
         print(
             f"{row.case:24} {row.dtype:8} {row.memory_format:13} {row.kind:5} {row.kernel:26} "
             f"{row.us:8.2f} {row.floor_us:7.2f} {row.us / row.floor_us:6.2f} {row.h200_us:8.2f} "
             f"{row.binds:8}{row.sass_per_warp:9.1f} {row.registers:4} {row.spill_bytes:5} "
-            f"{row.atomics:7} {ratio:>8}{part}",
+            f"{row.atomics:7} {ratio:>15}{part}",
             flush=True,
         )
         for error in row.errors:
@@ -190,6 +229,14 @@ def _show(counted: Counted, earlier: dict[_Key, float], details: bool) -> None:
             print(f"    pipes: {_per_warp(cost.pipes, cost.warps)}")
             for line in (*cost.blocks(), *cost.hottest()):
                 print(f"    {line}")
+
+
+def _ratios(row: Row, earlier: _Earlier) -> str:
+    """The row's time and its instructions in parts of those before."""
+    key = _key(asdict(row))
+    now = {"us": row.us, row.kernel: row.sass_per_warp}
+    pairs = [(value, earlier[key, what]) for what, value in now.items() if (key, what) in earlier]
+    return " ".join(f"{value / before:.3f}x" for value, before in pairs)
 
 
 def _per_warp(pipes: dict[str, float], warps: float) -> str:

@@ -92,6 +92,14 @@ def split_operands(text: str) -> list[str]:
     return found
 
 
+def _short(path: str) -> str:
+    """A source file as reports name it: inside the kernels' folder, or inside Triton's; else its name alone."""
+    for folder, shown in (("/stn_triton/kernels/", ""), ("/triton/", "triton/")):
+        if folder in path:
+            return shown + path.rsplit(folder, 1)[1]
+    return path.rsplit("/", 1)[-1]
+
+
 def parse(text: str) -> Kernel:
     """Parse a PTX module that holds one kernel."""
     entry = re.search(r"\.entry\s+(\w+)", text)
@@ -105,9 +113,7 @@ def parse(text: str) -> Kernel:
     registers: dict[str, str] = {}
     items: list[str | Instruction] = []
     count = 0
-    files: dict[str, str] = {
-        number: path.rsplit("/", 1)[-1] for number, path in _FILE.findall(text)
-    }
+    files: dict[str, str] = {number: _short(path) for number, path in _FILE.findall(text)}
     source: tuple[str, int] = ("", 0)
     for number, raw in enumerate(_body(text, start), text[:start].count("\n") + 1):
         line = raw.split("//")[0].strip()

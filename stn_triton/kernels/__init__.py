@@ -18,12 +18,14 @@ Notation
 The map, in units
     theta lives in normalised units, where -1 and 1 are the edges of an image (align_corners: the centres of its outer
     pixels). `maps` turns it into pixels once for an image, about the centre of the output:
-        s = A d + m,    A_ij = theta_ij * (source pixels per output pixel of the identity),  m = source's centre + shift
+        s = A d + (mx, my),    A_ij = theta_ij * (source pixels per output pixel of the identity),
+        (mx, my) = the source's centre + the shift,    A = ((a, b), (c, d)) in `maps.affine`
     so that the identity is exact, and little cancels. The last step of a backward pass multiplies by the same ratios.
 
 Sampling
     (1)  v[p] = sum over q of w(s(p) - q) u[q]
-    For a fixed theta this is linear in u: v = S(theta) u, a sparse matrix with a row for each output pixel. Padding
+    For a fixed theta this is linear in u: v = S(theta) u, a sparse matrix with a row for each output pixel (and
+    not the S of antialias). Padding
     decides which u[q] a tap outside the image stands for; with "zeros" it is left out, or counts as `padding_value`: a
     constant, which (1), (3) and (5) see, and (2) does not.
 

@@ -30,7 +30,7 @@ def sample_backward(
             return cell_backward(*arguments, with_theta=theta_wanted)
         apart = input.new_empty(len(input), dtype=torch.int32)
         grad_input, _ = cell_backward(*arguments, with_theta=False, apart=apart)
-        grad_theta = theta_backward(*arguments, spread=(apart, grad_input))
+        grad_theta = theta_backward(*arguments, apart=(apart, grad_input))
         return grad_input, grad_theta if theta_wanted else None
     coordinates = source_coordinates(*arguments[1:]) if input_wanted else None
     return (

@@ -87,7 +87,7 @@ def _share(samples, SPEC: tl.constexpr):
 
 @triton.jit
 def _reaches(tile, m, size, out, SPEC: tl.constexpr):
-    """(Whether outputs may lie in the tile's cells, whether "border" moves any onto the image's edges)."""
+    """(Whether an output may give something to the tile, whether "border" moves any output onto the image's edges)."""
     W, H, _ = size
     half_x = (tl.minimum(SPEC.CELLS, W - tile.x) + 1).to(SPEC.COMPUTE) * 0.5
     half_y = (tile.rows + 1).to(SPEC.COMPUTE) * 0.5
@@ -114,7 +114,7 @@ def _transformer_number(k, n, K, order_ptr, SPEC: tl.constexpr):
 
 @triton.jit
 def _note_apart(apart_ptr, n, part, m, size, out, SPEC: tl.constexpr):
-    """Whether no two outputs of image n share a pixel, which its first program notes."""
+    """Whether no two outputs of image n share a pixel, which the program of its part 0 stores for `backward_theta`."""
     apart = plan_cells(m, size, out, SPEC).apart & finite_map(m)
     if part == 0:
         tl.store(apart_ptr + n, apart.to(tl.int32))
@@ -125,7 +125,7 @@ def _note_apart(apart_ptr, n, part, m, size, out, SPEC: tl.constexpr):
 def _cell_backward_kernel(
     input_ptr, map_ptr, grad_output_ptr,        # (N, C, H, W), (N * K, PARAMETERS), (N * K, C, OH, OW)
     grad_input_ptr, sum_ptr, partial_ptr,       # (N, C, H, W) twice, (N * K, programs of an image, PARAMETERS)
-    order_ptr, starts_ptr, apart_ptr,           # indexed: `ragged.rows_of_images`; SPREAD: (N)
+    order_ptr, starts_ptr, apart_ptr,           # indexed: `ragged.rows_of_images`; LEAVE_APART: (N)
     K, C, BLOCKS, PARAMETERS, H, W, OH, OW, align_corners, S,       # as in `launch.UNSPECIALISED`
     x_by_x, x_by_y, y_by_x, y_by_y, padding_value,
     ROWS, STRIPS, BANDS, first_strip, first_band, stride_n, stride_c, stride_h, stride_w, SPEC: tl.constexpr,
@@ -150,16 +150,17 @@ def _cell_backward_kernel(
     if SPEC.DENSE:
         stride_w = 1
 
+    # Whether `total` holds something, whether the image stays all zeros: false, as a value that the loop may change.
     stored, left_out = n < 0, n < 0
-    before, after = 0, K
+    first_k, end_k = 0, K
     if SPEC.INDEXED:
-        before, after = rows_of(n, starts_ptr)
-    for k in range(before if SPEC.INDEXED else 0, after if SPEC.SEVERAL else 1):
+        first_k, end_k = rows_of(n, starts_ptr)
+    for k in range(first_k if SPEC.INDEXED else 0, end_k if SPEC.SEVERAL else 1):
         nk = _transformer_number(k, n, K, order_ptr, SPEC)
         samples, finer, m, _tangent = load_finer_map(call, nk, SPEC)
         sums = affine.sums(zero_row(SPEC.COMPUTE, SPEC))
         reached, clipped = _reaches(tile, m, size, finer, SPEC)
-        if SPEC.SPREAD:
+        if SPEC.LEAVE_APART:
             apart = _note_apart(apart_ptr, n, part, m, size, finer, SPEC)
             reached &= apart == 0
             left_out = apart != 0
@@ -174,7 +175,7 @@ def _cell_backward_kernel(
                 sums = give_tile(
                     sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC
                 )  # fmt: skip
-            stored = n >= 0
+            stored = n >= 0  # true
         if SPEC.WITH_THETA:
             slot = nk * (STRIPS * BANDS * BLOCKS * PARAMETERS) + part * PARAMETERS
             maps.store_gradient(partial_ptr + slot, sums, call, finer, SPEC)
@@ -189,12 +190,12 @@ def cell_backward(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The gradient of the input and, `with_theta`, that of theta (None else).
 
-    apart: (N,) int32, into which goes which images are left as zeros.
+    apart: (N,) int32, written here: 1 for the images that are left as zeros, 0 for the others. None: none is.
     """
     g = geometry(input, theta, index, out_size, options)
     smooth = with_theta and options.mode != "nearest"
     spec, blocks = cell_blocks(g, with_theta=smooth)
-    spec = spec._replace(SPREAD=apart is not None)
+    spec = spec._replace(LEAVE_APART=apart is not None)
     _, height, width = g.size
     strips, bands = -(-width // spec.CELLS), -(-height // blocks.rows)
     grad_input = empty_input_gradient(input)
@@ -205,6 +206,7 @@ def cell_backward(
     partial = new_partial(g, theta, strips * bands * blocks.channels if smooth else 0)
     stride_n, stride_c, _, stride_h, stride_w = g.strides
     grad_output, map_ = like_output(grad_output, input), parameters(g, theta)
+    # The map stands in for tensors that the kernel does not read.
     rows = (map_, map_) if index is None else rows_of_images(index, g.n)
     if index is not None:
         partial.zero_()  # of transformations that no image has nobody writes any

@@ -136,10 +136,10 @@ def _theta_backward_kernel(
     input_ptr, map_ptr, points_ptr, index_ptr,  # (N, C, D, H, W), (N * K, [2,] PARAMETERS), (P, 2), (N * K)
     grad_output_ptr,                            # (N * K, C, OD, OH, OW)
     partial_ptr,                                # (N * K, tiles * blocks [* samples of a lattice], PARAMETERS)
-    apart_ptr, grad_input_ptr,                  # SPREAD: (N), (N, C, H, W)
+    apart_ptr, grad_input_ptr,                  # STORE_APART: (N), (N, C, H, W)
     K, C, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S,
     stride_n, stride_c, stride_d, stride_h, stride_w, x_by_x, x_by_y, y_by_x, y_by_y, padding_value,
-    first_row, first_image, SPEC: tl.constexpr, SPREAD: tl.constexpr, TILING: tl.constexpr,
+    first_row, first_image, SPEC: tl.constexpr, STORE_APART: tl.constexpr, TILING: tl.constexpr,
 ):  # fmt: skip
     ratios = x_by_x, x_by_y, y_by_x, y_by_y
     call = call_of(map_ptr, points_ptr, G, ROWS, PARAMETERS, D, H, W, OD, OH, OW, align_corners, S, ratios)  # fmt: skip
@@ -163,7 +163,7 @@ def _theta_backward_kernel(
         d = sample_position((px, py, pz), sample, samples, finer, SPEC)
         s = maps.locate(m, d, SPEC)
         along = maps.along(m, t, d, SPEC) if SPEC.TANGENT else s
-        if SPREAD:
+        if STORE_APART:
             if tl.load(apart_ptr + nk) != 0:
                 given = dense_image(grad_input_ptr, nk, call.size, C, SPEC)
                 _scatter(given, grad, s, in_output, call, channels, C, SPEC)
@@ -183,11 +183,11 @@ def _theta_backward_kernel(
 def theta_backward(
     grad_output: Tensor, input: Tensor, theta: Tensor, index: Tensor | None, out_size: tuple[int, ...],
     options: Options, tangent: Tensor | None = None, coordinates: Tensor | None = None,
-    spread: tuple[Tensor, Tensor] | None = None,
+    apart: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """The gradient of theta, or its change as theta changes along `tangent`.
 
-    coordinates: what `source_coordinates` found for the call. spread: `apart` of `backward_cells.cell_backward`, and
+    coordinates: what `source_coordinates` found for the call. apart: that of `backward_cells.cell_backward`, and
     the gradient of the input, to be completed.
     """
     if options.mode == "nearest":
@@ -203,8 +203,8 @@ def theta_backward(
         _theta_backward_kernel,
         g.maps, g.out_size, g.channels, blocks,
         input, map_, scattered_points(g, map_), map_ if index is None else index,
-        like_output(grad_output, input), partial, *(spread or (partial, partial)),
+        like_output(grad_output, input), partial, *(apart or (partial, partial)),
         *g.sizes, *g.strides, *g.ratios, g.padding,
-        SPEC=spec, SPREAD=spread is not None,
+        SPEC=spec, STORE_APART=apart is not None,
     )  # fmt: skip
     return sum_partial(g, partial, theta)

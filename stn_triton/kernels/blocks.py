@@ -244,7 +244,7 @@ def cell_blocks(g: Geometry, *, with_theta: bool) -> tuple[CellSpec, CellBlocks]
         FOURFOLD=held <= 4 or not g.several,
         MASKED=programs * chunks != number,
         AHEAD=ahead,
-        SPREAD=False,
+        LEAVE_APART=False,
     )
     maxnreg = (
         _cell_registers(g, held, with_theta=with_theta, ahead=ahead)

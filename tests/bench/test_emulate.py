@@ -73,7 +73,7 @@ def test_compiled_kernels(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(2))
 def test_verification_matrix(turn: int) -> None:
-    # Two of eighty rows: `python -m bench.emulate --verify` runs them all.
+    # Every eightieth row, beginning with another one each time: `python -m bench.emulate --verify` runs them all.
     code = "import sys; from bench.emulator import verify; "
     code += f"sys.exit(verify.verify(every=80, first={40 * turn}))"
     assert fresh("-c", code).splitlines()[-1].startswith("0 of ")
@@ -97,7 +97,14 @@ def has_disassembler() -> bool:
 def test_the_command_counts(tmp_path: Path) -> None:
     found, earlier = tmp_path / "rows.json", tmp_path / "earlier.json"
     key = {"case": "tiny-2x8x9x7", "dtype": "bfloat16", "memory_format": "channels_last"}
-    earlier.write_text(json.dumps([{**key, "kind": "fwd", "us": 1e-3}]))
+    then = {
+        **key,
+        "kind": "fwd",
+        "kernel": "_sample_forward_kernel",
+        "us": 1e-3,
+        "sass_per_warp": 64.0,
+    }
+    earlier.write_text(json.dumps([then]))
     shown = fresh(
         "-m", "bench.emulate", "tiny-2x8x9x7:bf16:channels_last", "--kind", "fwd", "--kind", "both",
         "--json", str(found), "--against", str(earlier), "--details",
@@ -114,7 +121,7 @@ def test_the_command_counts(tmp_path: Path) -> None:
         assert 0 < row["h200_us"] <= row["us"]
         assert row["sass_per_warp"] > (50 if row["kernel"] == "_sum_kernel" else 100)
         assert row["registers"] > 16
-    assert f"{rows[0]['us'] / 1e-3:.3f}x" in shown
+    assert f"{rows[0]['us'] / 1e-3:.3f}x {rows[0]['sass_per_warp'] / 64:.3f}x" in shown
     assert "SASS a warp at forward.py" in shown
 
 
@@ -153,7 +160,8 @@ def test_predictions_are_saved_with_their_origin(
     assert path.parent == tmp_path / "predicted"
     content = json.loads(path.read_text())
     assert {"predicted", "commit", "triton", "torch", "date", "rows"} <= set(content)
-    assert emulate._load(path) == {("tiny", "fwd", "float32", "contiguous"): 2.0}
+    key = ("tiny", "fwd", "float32", "contiguous")
+    assert emulate._load(path) == {(key, "us"): 2.0, (key, "k"): 3.0}
 
 
 @pytest.mark.parametrize("name", ["crops-32x3x448-k2", "svhn-128x48x32", "projective-8x3x512"])

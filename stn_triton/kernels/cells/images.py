@@ -1,6 +1,8 @@
 """Rows of pixels in the lanes of a warp that gathers by cells: reading them, writing them, and passing sums on.
 
-Blocks are [lanes of a cell, cells, channels of a lane], as many as a program has chunks, in a tuple.
+A block has the shape (VECTORS, CELLS, VECTOR): lanes of a cell, cells, channels of a lane. A program holds CHUNKS
+blocks, and most functions here take all of them as a tuple. What has no channels, such as a coordinate, has the shape
+(VECTORS, CELLS); `for_channels` makes it fit a block.
 """
 
 from typing import Any, NamedTuple
@@ -14,26 +16,26 @@ from stn_triton.kernels.layout import as_stored
 class Image(NamedTuple):
     """Where a program's channels lie in an image."""
 
-    ptr: Any  # of its first channel
+    ptr: Any  # to the program's first channel of pixel (0, 0)
     channel: Any  # offsets of a block's channels (channels_last)
-    exists: Any  # vectors of channels from the first on
-    chunk: Any  # from one block to the next
-    outside: Any  # what lies there
+    vectors: Any  # how many vectors of channels there are, from the program's first on
+    chunk: Any  # elements from one chunk to the next
+    outside: Any  # the value of what lies outside the image
 
 
 class Tile(NamedTuple):
     """The input pixels of a program."""
 
-    x: Any  # the first
+    x: Any  # of its upper left pixel
     y: Any
-    rows: Any
-    lane: Any
-    exists: Any  # columns that do
+    rows: Any  # how many
+    lane: Any  # the number of each lane's column
+    exists: Any  # whether that column is in the image
 
 
 @triton.jit
-def spread(x):
-    """A value for each cell of a row, for all its channels."""
+def for_channels(x):
+    """A row's values (one a cell) as a block that has them for every channel."""
     return tl.expand_dims(x, 2)
 
 
@@ -90,11 +92,11 @@ def of_cell(blocks, number, SPEC: tl.constexpr):
 def from_left(blocks, lane, first, SPEC: tl.constexpr):
     """Each cell's blocks from its neighbour on the left, `first` for the cell without one."""
     CHUNKS: tl.constexpr = SPEC.CHUNKS
-    index = zero_block(tl.int32, SPEC) + spread(tl.maximum(lane - 1, 0))
+    index = zero_block(tl.int32, SPEC) + for_channels(tl.maximum(lane - 1, 0))
     moved = ()
     for i in tl.static_range(CHUNKS):
         there = tl.gather(blocks[i], index, 1)
-        moved = moved + (tl.where(spread(lane > 0), there, first[i]),)
+        moved = moved + (tl.where(for_channels(lane > 0), there, first[i]),)
     return moved
 
 
@@ -108,13 +110,12 @@ def channels_in(ptr, first, chunk, vectors, outside, SPEC: tl.constexpr):
 
 @triton.jit
 def chunk_exists(mask, image, CHUNK: tl.constexpr, SPEC: tl.constexpr):
-    """A mask of cells as one of block number CHUNK."""
-    block = spread(
-        mask != 0
-    )  # the interpreter takes what numbers and blocks gave together for no mask
+    """A mask of cells as a mask of block number CHUNK, without the channels that do not exist."""
+    # The interpreter takes what numbers and blocks gave together for no mask: hence the comparison.
+    block = for_channels(mask != 0)
     if SPEC.MASKED:
         vector = tl.arange(0, SPEC.VECTORS)[:, None, None] + CHUNK * SPEC.VECTORS
-        block = block & (vector < image.exists)
+        block = block & (vector < image.vectors)
     return block
 
 
@@ -122,9 +123,9 @@ def chunk_exists(mask, image, CHUNK: tl.constexpr, SPEC: tl.constexpr):
 def _pointers(image, pixel, CHUNK: tl.constexpr, SPEC: tl.constexpr):
     at = image.ptr + CHUNK * image.chunk
     if SPEC.CHANNELS_LAST:
-        at = at + (spread(pixel * SPEC.VECTOR) + image.channel)
+        at = at + (for_channels(pixel * SPEC.VECTOR) + image.channel)
     else:
-        at = at + spread(pixel)
+        at = at + for_channels(pixel)
     return at
 
 
@@ -153,7 +154,7 @@ def or_outside(blocks, there, image, SPEC: tl.constexpr):
     if SPEC.HAS_PADDING_VALUE:
         found = ()
         for i in tl.static_range(CHUNKS):
-            found = found + (tl.where(spread(there != 0), blocks[i], image.outside),)
+            found = found + (tl.where(for_channels(there != 0), blocks[i], image.outside),)
     return found
 
 

@@ -4,6 +4,14 @@ An output at fractions (fx, fy) of its cell has the weights (1 - fx)(1 - fy), fx
 corners u00, u01, u10, u11. Its gradient g gives g times these to the corners, and to its source coordinates
     by_x = g ((u01 - u00) + fy (u11 - u10 - u01 + u00)),    by_y = g ((u10 - u00) + fx (u11 - u10 - u01 + u00)),
 from where theta's numbers are sums of by_x and by_y times (dx, dy, 1), the output's place from the centre.
+
+`plan.Plan.path` says how the outputs of a cell are found. Its functions have two kinds of names, and `tile` calls them:
+- `find_...`: the cell has one output at most. It is found and its gradient loaded, and nothing is added yet, so that
+  the outputs of the next row of cells can be loaded while this row is worked on.
+- `give_...`: the cell may have several. All of them are added, but for the last of `give_diagonal` and `give_parity`,
+  which is returned as `find_...` returns its one.
+`tile` adds the output that is left by `give_found`. All of these add by `give`, the one place that has the weights.
+`pixel_by_pixel` alone takes others, from `interpolation.touch`.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +22,7 @@ import triton.language as tl
 from stn_triton.kernels.interpolation import round_half_even
 from stn_triton.kernels.maps import affine
 
-from .images import load_block, spread, zero_block
+from .images import for_channels, load_block, zero_block
 from .plan import NOWHERE
 
 
@@ -37,11 +45,11 @@ class Pixels(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output and its gradient."""
+    """The output of one transformer, and its gradient."""
 
-    grad: Any  # its Image
+    grad: Any  # the gradient, an `Image`
     pixel: Any  # from one pixel to the next, in vectors (channels_last)
-    width: Any  # pixels of a row, as an offset
+    width: Any  # from one row to the next, in pixels
     samples: Any  # antialias: along each axis, S
     share: Any  # 1 / S²
     size: Any  # of the finer output with S times as many pixels, (x, y, 1), and where its centre is
@@ -52,11 +60,11 @@ class Output(NamedTuple):
 class Axis(NamedTuple):
     """One coordinate of a row of cells, and how to ask whether a number lies in them (`in_cell`)."""
 
-    at: Any
-    last: Any  # pixel of the image
-    sign: Any
+    at: Any  # q: the cell is [q, q + 1)
+    last: Any  # the last pixel of the image
+    sign: Any  # s sign + shift is s - q, and -s for cell -1
     shift: Any
-    limit: Any
+    limit: Any  # bits of a float32; those of s sign + shift are below where s lies in the cell
 
 
 class Row(NamedTuple):
@@ -70,12 +78,12 @@ class Row(NamedTuple):
 class Found(NamedTuple):
     """An output for each cell, where there is one."""
 
-    hit: Any
-    sx: Any
+    hit: Any  # whether there is; where not, the rest means nothing, but is finite
+    sx: Any  # source coordinates
     sy: Any
-    dx: Any
+    dx: Any  # distance from the centre of the output
     dy: Any
-    offset: Any
+    offset: Any  # of the output pixel, in pixels
 
 
 class Given(NamedTuple):
@@ -95,6 +103,7 @@ def axis_of(q, there, last, SPEC: tl.constexpr):
     sign = tl.where(q < 0, -1.0, 1.0).to(SPEC.COMPUTE)
     # Of the literal -0.0 Triton 3.6 makes 0.0.
     shift = tl.where(q < 0, sign * 0.0, 0.0 - q).to(SPEC.COMPUTE)
+    # 0x3F800000 are the bits of 1.0.
     limit = tl.where(there, tl.where(q < 0, 0x3F800001, 0x3F800000), 0).to(tl.uint32)
     if (SPEC.MODE == "nearest") | (SPEC.COMPUTE == tl.float64):
         q = tl.where(there, q, NOWHERE).to(SPEC.COMPUTE)
@@ -164,7 +173,10 @@ def _to_theta(sums, pixels, row, hit, fx, fy, dx, dy, grads, SPEC: tl.constexpr)
 
 @triton.jit
 def give(sums, corners, pixels, row, given, SPEC: tl.constexpr):
-    """Add one output for each cell that has one."""
+    """Add what one output for each cell gives to the corners and to theta's sums.
+
+    Where a cell has none its gradient is 0. A path with several outputs a cell calls this several times.
+    """
     CHUNKS: tl.constexpr = SPEC.CHUNKS
     hit, fx, fy, dx, dy, grads = given
     if SPEC.MODE == "nearest":
@@ -179,7 +191,8 @@ def give(sums, corners, pixels, row, given, SPEC: tl.constexpr):
         w10 = fy - w11
         w01 = fx - w11
         w00 = (1.0 - fx) - w10
-        w00, w01, w10, w11 = spread(w00), spread(w01), spread(w10), spread(w11)
+        w00, w01 = for_channels(w00), for_channels(w01)
+        w10, w11 = for_channels(w10), for_channels(w11)
         n00, n01, n10, n11 = (), (), (), ()
         for i in tl.static_range(CHUNKS):
             n00 = n00 + (tl.fma(grads[i], w00, corners.upper_left[i]),)
@@ -193,8 +206,8 @@ def give(sums, corners, pixels, row, given, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _try(dx, dy, offset, row, m, SPEC: tl.constexpr):
-    """Whether output (dx, dy) lies in the cell."""
+def _candidate(dx, dy, offset, row, m, SPEC: tl.constexpr):
+    """Output (dx, dy), which may lie in each cell, and whether it does."""
     sx, sy = affine.locate(m, dx, dy)
     hit = in_cell(sx, row.x, SPEC) & in_cell(sy, row.y, SPEC)
     return Found(hit, sx, sy, dx, dy, offset)
@@ -213,13 +226,13 @@ def _either(first, second):
 
 @triton.jit
 def _loaded(found, out, SPEC: tl.constexpr):
-    """Outputs that were found, with their gradients, which are loaded at once and added as late as possible."""
+    """(Outputs that were found, their gradients): loaded here, and used as late as possible, since memory is slow."""
     return found, gradients(out, found.offset, found.dx, found.dy, found.hit, SPEC)
 
 
 @triton.jit
 def give_found(sums, corners, pixels, row, loaded, SPEC: tl.constexpr):
-    """Add outputs that `_loaded` gave."""
+    """Add what outputs give that a path found; loaded: from `_loaded`."""
     found, grads = loaded
     fx, fy = found.sx - row.x.at, found.sy - row.y.at
     given = Given(found.hit, fx, fy, found.dx, found.dy, grads)
@@ -245,10 +258,10 @@ def find_single(row, dx, dy, offset, m, out, SPEC: tl.constexpr):
     """2 x 2 candidates, of which at most one lies in the cell."""
     below = offset + out.width
     upper = _either(
-        _try(dx, dy, offset, row, m, SPEC), _try(dx + 1, dy, offset + 1, row, m, SPEC)
+        _candidate(dx, dy, offset, row, m, SPEC), _candidate(dx + 1, dy, offset + 1, row, m, SPEC)
     )  # fmt: skip
     lower = _either(
-        _try(dx, dy + 1, below, row, m, SPEC), _try(dx + 1, dy + 1, below + 1, row, m, SPEC)
+        _candidate(dx, dy + 1, below, row, m, SPEC), _candidate(dx + 1, dy + 1, below + 1, row, m, SPEC)
     )  # fmt: skip
     return _loaded(_either(upper, lower), out, SPEC)
 
@@ -258,11 +271,13 @@ def give_diagonal(sums, corners, pixels, row, dx, dy, offset, m, out, SPEC: tl.c
     """2 x 2 candidates, of whose two diagonals at most one each lies in the cell; the second is left to be given."""
     below = offset + out.width
     falling = _either(
-        _try(dx, dy, offset, row, m, SPEC), _try(dx + 1, dy + 1, below + 1, row, m, SPEC)
+        _candidate(dx, dy, offset, row, m, SPEC),
+        _candidate(dx + 1, dy + 1, below + 1, row, m, SPEC),
     )
     first = _loaded(falling, out, SPEC)
     rising = _either(
-        _try(dx + 1, dy, offset + 1, row, m, SPEC), _try(dx, dy + 1, below, row, m, SPEC)
+        _candidate(dx + 1, dy, offset + 1, row, m, SPEC),
+        _candidate(dx, dy + 1, below, row, m, SPEC),
     )
     last = _loaded(rising, out, SPEC)
     sums, corners = give_found(sums, corners, pixels, row, first, SPEC)
@@ -278,18 +293,24 @@ def give_parity(sums, corners, pixels, row, dx, dy, offset, m, out, SPEC: tl.con
     dx1, dx2, dy1, dy2 = dx + 1, dx + 2, dy + 1, dy + 2
     second = offset + out.width
     third = second + out.width
-    upper = _either(_try(dx, dy, offset, row, m, SPEC), _try(dx2, dy, offset + 2, row, m, SPEC))
-    lower = _either(_try(dx, dy2, third, row, m, SPEC), _try(dx2, dy2, third + 2, row, m, SPEC))
+    upper = _either(
+        _candidate(dx, dy, offset, row, m, SPEC), _candidate(dx2, dy, offset + 2, row, m, SPEC)
+    )
+    lower = _either(
+        _candidate(dx, dy2, third, row, m, SPEC), _candidate(dx2, dy2, third + 2, row, m, SPEC)
+    )
     even = _loaded(_either(upper, lower), out, SPEC)
     odd_column = _either(
-        _try(dx1, dy, offset + 1, row, m, SPEC), _try(dx1, dy2, third + 1, row, m, SPEC)
+        _candidate(dx1, dy, offset + 1, row, m, SPEC), _candidate(dx1, dy2, third + 1, row, m, SPEC)
     )
     odd_column = _loaded(odd_column, out, SPEC)
     sums, corners = give_found(sums, corners, pixels, row, even, SPEC)
-    odd_row = _either(_try(dx, dy1, second, row, m, SPEC), _try(dx2, dy1, second + 2, row, m, SPEC))
+    odd_row = _either(
+        _candidate(dx, dy1, second, row, m, SPEC), _candidate(dx2, dy1, second + 2, row, m, SPEC)
+    )
     odd_row = _loaded(odd_row, out, SPEC)
     sums, corners = give_found(sums, corners, pixels, row, odd_column, SPEC)
-    last = _loaded(_try(dx1, dy1, second + 1, row, m, SPEC), out, SPEC)
+    last = _loaded(_candidate(dx1, dy1, second + 1, row, m, SPEC), out, SPEC)
     sums, corners = give_found(sums, corners, pixels, row, odd_row, SPEC)
     return sums, corners, last
 

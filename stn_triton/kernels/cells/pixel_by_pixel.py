@@ -13,7 +13,7 @@ from stn_triton.kernels.maps import affine
 from stn_triton.kernels.maps.units import centred
 from stn_triton.kernels.preimage.affine import candidates, extents, invert, row_range
 
-from .images import load_row, spread, zero_block, zero_blocks, zero_row
+from .images import for_channels, load_row, zero_block, zero_blocks, zero_row
 from .paths import gradients
 
 ASK_ABOVE = tl.constexpr(256)
@@ -127,7 +127,7 @@ def _give_pixel(
     added = ()
     for i in tl.static_range(CHUNKS):
         total = tl.expand_dims(tl.sum(given[i], 1), 1)
-        here = spread(tile.x + tile.lane == ix)
+        here = for_channels(tile.x + tile.lane == ix)
         added = added + (found[i] + tl.where(here, total, tl.zeros_like(given[i])),)
     return sums, added
 
@@ -147,14 +147,14 @@ def _visit(
     visited &= hit_x & hit_y
     if not ALL:
         visited &= (_stays(sx, W, SPEC) & _stays(sy, H, SPEC)) == 0
-    weight, offset = spread(wx * wy), py * out.width + px
+    weight, offset = for_channels(wx * wy), py * out.width + px
     more = ()
     along = zero_block(SPEC.COMPUTE, SPEC)
     grads = gradients(out, offset, dx, dy, visited, SPEC)
     if SPEC.HAS_PADDING_VALUE:
         # Slopes of all taps have the sum 0: a tap outside counts as if each inside held so much less.
         partly = (sx < 0) | (sx >= W - 1) | (sy < 0) | (sy >= H - 1)
-        less = spread(tl.where(partly, outside, 0.0))
+        less = for_channels(tl.where(partly, outside, 0.0))
     for i in tl.static_range(CHUNKS):
         more = more + (tl.fma(weight, grads[i], given[i]),)
         pixel = pixels[i] - less if SPEC.HAS_PADDING_VALUE else pixels[i]

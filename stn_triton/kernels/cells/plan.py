@@ -1,4 +1,4 @@
-"""Gathering by cells: what is known of a whole launch, and which way an image's cells find their outputs.
+"""Gathering by cells: what a kernel is compiled for (`CellSpec`), and how an image's cells find their outputs (`Plan`).
 
 A cell is a set of source coordinates that share their taps. Bilinear: the unit square [x, x + 1) x [y, y + 1), whose
 taps are its four corners; cells begin at -1, where only the right corners are pixels. Nearest: what rounds to pixel
@@ -42,10 +42,10 @@ class CellSpec(NamedTuple):
     CELLS: int  # cells of a row in a warp
     VECTORS: int  # lanes of a cell, each with VECTOR neighbouring channels
     CHUNKS: int  # times that many channels: what a program holds
-    FOURFOLD: bool  # registers suffice for the path that gives four outputs at a time
+    FOURFOLD: bool  # registers suffice for the path PARITY, which gives four outputs at a time
     MASKED: bool  # the last program of a pixel holds channels that do not exist
     AHEAD: bool  # the outputs of a row of cells are found while the row before is worked on
-    SPREAD: bool  # images whose outputs share no pixel are left to `backward_theta`
+    LEAVE_APART: bool  # images whose outputs share no pixel are left to `backward_theta`
 
 
 class Plan(NamedTuple):
@@ -158,7 +158,9 @@ def plan_cells(m, size, out, SPEC: tl.constexpr):
 
 @triton.jit
 def _fast_path(m, columns, rows, out, fast, one, SPEC: tl.constexpr):
-    """The cheapest path that finds all outputs of a cell. one: how far apart two outputs are that share no cell.
+    """The cheapest path that finds all outputs of a cell.
+
+    one: two outputs that lie so many source pixels apart, or more, share no cell (1, and what rounding may add).
 
     Two outputs lie as far apart as their source coordinates differ, on the axis where they differ more.
     """

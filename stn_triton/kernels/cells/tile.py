@@ -30,7 +30,8 @@ from .paths import (
 from .pixel_by_pixel import give_pixels
 from .plan import DIAGONAL, LISTED, PARITY, SEPARABLE, SINGLE
 
-# Phases of a tile: the column of cells on its left, with lanes along it from the corner down, the row above, its rows.
+# Phases of a tile: the column of cells on its left (one step, with a lane for each cell, from the corner down), the row
+# of cells above it (one step), and its own rows (a step each).
 COLUMN, ABOVE, ROWS_BELOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
@@ -72,7 +73,7 @@ def _window(at_x, at_y, plan, out, SPEC: tl.constexpr):
 
 @triton.jit
 def _find_row(strip, qy, there, plan, m, H, out, SPEC: tl.constexpr):
-    """The output of each cell in a row, on paths with at most one a cell. On other paths nothing is found here."""
+    """(Found, gradients): the output of each cell in a row, on paths with at most one a cell; on other paths none."""
     row, at_x, at_y = _row_at(strip, qy, there, plan, H, SPEC)
     dx, dy, offset = _window(at_x, at_y, plan, out, SPEC)
     zero = tl.zeros_like(at_x)
@@ -90,9 +91,9 @@ def _find_row(strip, qy, there, plan, m, H, out, SPEC: tl.constexpr):
 def _give_row(
     sums, pixels, row, at_x, at_y, last, plan, m, out, SPEC: tl.constexpr
 ):  # fmt: skip
-    """What the outputs in a row of cells give: (theta's sums, the corners').
+    """Add what the outputs in a row of cells give: (theta's sums, the corners').
 
-    last: those found before, by `_find_row`.
+    last: what `_find_row` found for this row.
     """
     none = zero_blocks(SPEC)
     corners = Corners(none, none, none, none)
@@ -178,6 +179,8 @@ def give_tile(
     CORNERS: tl.constexpr = SPEC.MODE != "nearest"
     W, H, _ = size
     none = zero_blocks(SPEC)
+    # From the column on the left: what its cells give to the tile's first column, one pixel a lane. From the row above:
+    # what its cells give to their lower corners, which are in the next row.
     to_first, lower_left, lower_right = none, none, none
     target = tile.y.to(SPEC.OFFSET) * W + (tile.x + tile.lane)
     for phase in range(COLUMN if CORNERS else ROWS_BELOW, 3):
