@@ -176,14 +176,12 @@ def give_tile(
     sums, tile, u, stride_h, stride_w, total, stored, plan, m, size, out, clipped, SPEC: tl.constexpr
 ):  # fmt: skip
     """Add what one transformer gives: to the pixels, in `total` (which may hold nothing `stored`), and to `sums`."""
-    CORNERS: tl.constexpr = SPEC.MODE != "nearest"
     W, H, _ = size
     none = zero_blocks(SPEC)
-    # From the column on the left: what its cells give to the tile's first column, one pixel a lane. From the row above:
-    # what its cells give to their lower corners, which are in the next row.
+    # What the cells on the left give to the first column, one pixel a lane, and those above to their lower corners.
     to_first, lower_left, lower_right = none, none, none
     target = tile.y.to(SPEC.OFFSET) * W + (tile.x + tile.lane)
-    for phase in range(COLUMN if CORNERS else ROWS_BELOW, 3):
+    for phase in range(ROWS_BELOW if SPEC.MODE == "nearest" else COLUMN, 3):
         ix, iy, there, counts = _cells_of(tile, phase, size, SPEC)
         qx, qy = ix.to(SPEC.COMPUTE), iy.to(SPEC.COMPUTE)
         strip = _strip_at(qx, there, tile.lane, plan, W, SPEC)
