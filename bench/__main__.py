@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
 import stn_triton
+from architectures.errors import machine_trouble
 from stn_triton.checks import checked_options
 
+from .arguments import new_file, positive_count
 from .cases import Case, Grads
 from .check import Expectation, expect, run, verdict
 from .inputs import Inputs, leading
@@ -161,11 +162,11 @@ def _parser() -> argparse.ArgumentParser:
         help="whose gradients are timed after the forward pass (default: both)",
     )  # fmt: skip
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is one")
-    parser.add_argument("--threads", type=int, help="of PyTorch on a CPU")
+    parser.add_argument("--threads", type=positive_count, help="of PyTorch on a CPU")
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="for each comparison on a CPU (default 1)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, too")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the rows, too")
     return parser
 
 
@@ -208,6 +209,15 @@ def _case(chosen: argparse.Namespace) -> Case:
     return case
 
 
+def _fail(parser: argparse.ArgumentParser, error: Exception) -> int:
+    """Say in one line that there is not enough memory; any other error is raised."""
+    trouble = machine_trouble(error)
+    if trouble is None:
+        raise error
+    print(f"{parser.prog}: {trouble}; try a smaller --shape or --out-size", file=sys.stderr)
+    return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line: a table for each pass; 1 if our own results are wrong."""
     parser = _parser()
@@ -219,6 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
         case = _case(chosen)
     except (TypeError, ValueError) as error:
         parser.error(str(error))
+    except RuntimeError as error:  # more bytes than a number of 64 bits counts
+        return _fail(parser, error)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     where = (
@@ -229,7 +241,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{where}, torch {torch.__version__}")
     rows: list[Row] = []
     for grads in (None,) if chosen.grads == "none" else (None, chosen.grads):
-        found = list(compare(case, grads, device, chosen.seconds))
+        try:
+            found = list(compare(case, grads, device, chosen.seconds))
+        except (MemoryError, RuntimeError) as error:
+            return _fail(parser, error)
         print(f"\n{'forward' if grads is None else f'forward + backward, gradients: {grads}'}")
         print(table(found), flush=True)
         rows += found

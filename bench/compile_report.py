@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from unittest.mock import patch
 
+from .arguments import new_file
 from .disassembly import uses_float64
 from .variants import Variant, core_set, covering_set, every_variant
 
@@ -153,7 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="ARCH",
         help="sm_80, sm_90 (default), sm_100, gfx942, …; repeatable",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="write the rows as a JSON list"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--all", action="store_true", help="every combination instead of the covering set"
@@ -175,7 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(found.row)
             print(_line(found.row), flush=True)
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        from .results import write_text
+
+        write_text(chosen.json, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 1 if failures else 0
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from .arguments import new_file, positive_count
 from .cases import OPTION_CASES, Case, Grads, expand, pass_name
 from .check import expect, run, verdict
 from .growth import GROWTH_CASES
@@ -28,7 +29,7 @@ from .inputs import make_inputs
 from .providers import PROVIDERS, named
 from .providers.provider import Provider
 from .report import geometric_mean
-from .results import RESULTS, as_file_name, as_json, save_rows, without_direction
+from .results import RESULTS, as_file_name, as_json, save_rows, without_direction, write_text
 from .timing import interleaved, make_steps
 
 ACCEPTANCE_CASES: tuple[Case, ...] = (
@@ -248,13 +249,13 @@ def line(row: Comparison) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.cpu", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=new_file, metavar="FILE")
     parser.add_argument(
         "--save", action="store_true", help="write the rows to bench/results/cpu/, too"
     )
     parser.add_argument("--seconds", type=float, default=0.5, help="for each row (default 0.5)")
     parser.add_argument(
-        "--threads", type=int, help="of every peer; 1 is steadier on a busy machine"
+        "--threads", type=positive_count, help="of every peer; 1 is steadier on a busy machine"
     )
     parser.add_argument("--float32", action="store_true", help="leave out bfloat16")
     parser.add_argument(
@@ -297,7 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
     for dtype, peer in dict.fromkeys((row.dtype, row.peer) for row in rows if not kind):
         print(summary(rows, dtype, peer))
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps([as_json(row) for row in rows], indent=1) + "\n")
+        write_text(chosen.json, json.dumps([as_json(row) for row in rows], indent=1) + "\n")
     if chosen.save:
         print(save(rows, torch.get_num_threads(), kind))
     return 0

@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import new_file
+
 if TYPE_CHECKING:
     from .cases import Case
     from .emulator.counting import Counted, Row
@@ -79,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=_KINDS,
         help="only this pass; repeatable. fwd: the result; theta, input, both: these gradients",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a JSON list")
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="write the rows as a JSON list"
+    )
     parser.add_argument(
         "--save",
         action="store_true",
@@ -155,6 +159,7 @@ def _count(
 ) -> tuple[int, list[Row]]:
     """(1 if something was wrong, the rows)."""
     from .emulator.counting import count
+    from .results import write_text
 
     print(_HEADING, flush=True)
     rows: list[Row] = []
@@ -165,7 +170,7 @@ def _count(
                 rows += counted.rows
                 _show(counted, earlier, details)
                 if path is not None:
-                    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+                    write_text(path, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         except (NotImplementedError, FileNotFoundError) as error:
             # An instruction that the emulator does not know, or a disassembler that is not there.
             print(f"{case.key}: {error}", file=sys.stderr, flush=True)

@@ -47,6 +47,11 @@ def beginning(
         "schedule": f"{settings['schedule_name']}: {schedule.steps:,} steps{resumed}, of "
         f"{schedule.batch_size} images, {schedule.optimiser}, learning rate {schedule.lr:g}",
     }
+    if trainer.num_nodes > 1:
+        lines["waiting"] = (
+            f"until all {trainer.num_nodes} machines have joined; unless torchrun or a scheduler starts them, "
+            "each wants the same MASTER_ADDR and MASTER_PORT and its own NODE_RANK"
+        )
     return "\n".join(f"{title:9s} {text}" for title, text in lines.items())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import stn_triton
 from bench import __main__ as own
-from bench import providers, timing
+from bench import cpu, providers, timing
 
 SMALL = ["--shape", "2x3x9x8", "--device", "cpu", "--seconds", "0.01"]
 
@@ -51,6 +51,9 @@ def test_forward_and_both_ways(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (["--antialias", "2", "--align-corners"], "antialias needs align_corners=False"),
         (["--k", "0"], "--k must be at least 1, got 0"),
         (["--seconds", "nan"], "--seconds must be positive, got nan"),
+        (["--threads", "0"], "--threads: must be a whole number, at least 1, got '0'"),
+        (["--json", "."], "--json: must be a file, got the folder '.'"),
+        (["--json", f"{__file__}/rows.json"], "rows.json' cannot be written: "),
     ],
 )
 def test_refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +61,24 @@ def test_refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[
         own.main([*SMALL, *arguments])
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", ["64x64x99999x99999", "99999999x9999x9999x9999"])
+def test_a_shape_beyond_memory_is_one_line(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own.main(["--shape", shape, "--device", "cpu"]) == 1
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("python -m bench: out of memory: ")
+    assert line.endswith("; try a smaller --shape or --out-size")
+    assert "\n" not in line
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cpu.main(["--json", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "--json: must be a file, got the folder" in capsys.readouterr().err
 
 
 def test_what_cannot_be_timed_says_why(capsys: pytest.CaptureFixture[str]) -> None:

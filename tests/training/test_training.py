@@ -282,6 +282,20 @@ def test_a_second_run_is_refused_where_there_is_one(tmp_path: Path) -> None:
         train(_run(tmp_path, max_steps=1))
 
 
+def test_a_run_that_waits_for_other_machines_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def joining(*_: Any) -> None:
+        raise KeyboardInterrupt  # here it would wait until the other machine joins
+
+    monkeypatch.setattr("architectures.training.train._fit", joining)
+    with pytest.raises(KeyboardInterrupt):
+        train(_run(tmp_path, num_nodes=2, quiet=False))
+    out = capsys.readouterr().out
+    assert "waiting   until all 2 machines have joined" in out
+    assert "NODE_RANK" in out
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     arguments = (
