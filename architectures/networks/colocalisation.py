@@ -142,15 +142,18 @@ def colocalisation_loss(
     crops: Tensor,
     random_crops: Tensor,
     margin: float = 1.0,
+    alike: float = 1.0,
 ) -> Tensor:
     """The triplet loss, summed over all ordered pairs of images.
 
-    sum over n and m != n of max(0, |e(crop n) - e(crop m)|² - |e(crop n) - e(random crop n)|² +
-    margin). Differentiable in the crops, in the random crops and in what `encode` has to train.
+    sum over n and m != n of max(0, alike |e(crop n) - e(crop m)|² - |e(crop n) - e(random crop n)|²
+    + margin). Differentiable in the crops, in the random crops and in what `encode` has to train.
 
     Arguments:
         encode: e(), (N, C, h, w) -> (N, F); see `Encoder`.
         margin: the paper's alpha.
+        alike: how much it counts that crops are alike, beside that they are unlike random ones. The paper has 1. Less
+            in the beginning of training keeps crops from agreeing on empty background.
 
     Shapes: crops and random_crops (N, C, h, w), a random crop of each image -> (); 0 for one image.
     Differences of all pairs are held at once, N² F numbers.
@@ -168,7 +171,7 @@ def colocalisation_loss(
     codes, others = (_wide(encode(images)) for images in (crops, random_crops))
     between = _squared_norm(codes.unsqueeze(1) - codes)
     to_random = _squared_norm(codes - others)
-    hinge = (between - to_random.unsqueeze(1) + margin).relu()
+    hinge = (alike * between - to_random.unsqueeze(1) + margin).relu()
     return hinge.sum() - hinge.diagonal().sum()
 
 

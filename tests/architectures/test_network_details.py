@@ -265,8 +265,10 @@ def test_encoder_is_frozen_and_its_model_is_not() -> None:
         Encoder(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("margin", [1.0, 0.0, 50.0])
-def test_loss_is_the_sum_over_pairs(margin: float) -> None:
+@pytest.mark.parametrize(
+    ("margin", "alike"), [(1.0, 1.0), (0.0, 1.0), (50.0, 1.0), (50.0, 0.0), (50.0, 0.3)]
+)
+def test_loss_is_the_sum_over_pairs(margin: float, alike: float) -> None:
     encode = encoder()
     crops, others = torch.rand(2, 5, 1, 28, 28).unbind()
     wanted = torch.zeros(())
@@ -274,8 +276,9 @@ def test_loss_is_the_sum_over_pairs(margin: float) -> None:
         for m in range(5):
             a, b, r = (encode(image[None]) for image in (crops[n], crops[m], others[n]))
             if n != m:
-                wanted += max(0.0, (a - b).square().sum() - (a - r).square().sum() + margin)
-    loss = colocalisation_loss(encode, crops, others, margin)
+                between, to_random = (a - b).square().sum(), (a - r).square().sum()
+                wanted += max(0.0, alike * between - to_random + margin)
+    loss = colocalisation_loss(encode, crops, others, margin, alike)
     assert loss.shape == () and (margin == 0 or loss > 0)
     torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
 
