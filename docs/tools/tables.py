@@ -139,6 +139,21 @@ def _predicted() -> str:
     )
 
 
+def _paper() -> str:
+    """The tables that `reproduce` wrote, each with what it was made with."""
+    parts = []
+    for folder in sorted((RESULTS / "paper").iterdir()):
+        found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        name = found["table"].replace("table", "Table ")
+        steps = f", --max-steps {found['max_steps']}" if found["max_steps"] else ""
+        parts.append(
+            f"**{name}**, schedule {found['schedule']}{steps}; {found['device']}, torch {found['versions']['torch']}, "
+            f"commit `{found['commit']}`, {found['date'][:10]} "
+            f"(`bench/results/paper/{folder.name}`).\n\n{(folder / 'table.md').read_text()}"
+        )
+    return "\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu": _cpu,
     "cpu_further": lambda: _cpu(CPU_RESULTS.with_name(f"{CPU_RESULTS.stem}-further.json")),
@@ -149,6 +164,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_host": _gpu_host,
     "gpu_networks": _gpu_networks,
     "predicted": _predicted,
+    "paper": _paper,
     "accuracy": accuracy.markdown,
 }
 """What `<!-- table: NAME -->` on a page stands for."""
