@@ -9,6 +9,7 @@ neighbours; on a GPU the times are those of the device, by graph replay.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -172,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _case(chosen: argparse.Namespace) -> Case:
     """The case of a command line; `ValueError` or `TypeError` where `st_sample` refuses it."""
-    if not chosen.seconds > 0:
-        raise ValueError(f"--seconds must be positive, got {chosen.seconds}")
+    if not 0 < chosen.seconds < math.inf:
+        raise ValueError(f"--seconds must be positive and finite, got {chosen.seconds}")
     if chosen.k is not None and chosen.k < 1:
         raise ValueError(f"--k must be at least 1, got {chosen.k}")
     if len(chosen.shape) not in (4, 5):

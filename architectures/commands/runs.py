@@ -112,7 +112,7 @@ def _add_reproduce(commands: Any) -> None:
     )
     reproduce.add_argument(
         "--runs", type=path, metavar="DIR",
-        help="take the runs of train that lie in or below it and belong to the table",
+        help="take the runs of train that lie in or below it and belong to the table; what is missing is trained",
     )  # fmt: skip
     reproduce.add_argument(
         "--out", type=path, default=Path("out/reproduce"), help="folder (%(default)s)"
