@@ -6,9 +6,10 @@ number of steps (256 and 30,000 here). For co-localisation and volumes it gives 
 has "fast" with more steps, and volumes have the schedule of distorted MNIST.
 
 "fast" is ours: AdamW with one cycle of the learning rate and clipped gradients, which shows within minutes, on two CPU
-cores, what the transformers do. Its errors are not the paper's. For MNIST addition it takes a quarter of an hour of a free
-CPU core, since two transformers learn their places early and to turn digits upright late. `--max-steps` shortens it, or
-lengthens it, which helps: the error was still falling after 80,000 steps. The networks for SVHN and CUB are too large to learn within minutes on a CPU; there "fast" only shows that everything runs.
+cores, what the transformers do. Its errors are not the paper's. For MNIST addition it takes a quarter of an hour of a
+free CPU core, since two transformers learn their places early and to turn digits upright late. `--max-steps` shortens
+it, or lengthens it, which helps: the error was still falling after 80,000 steps. The networks for SVHN and CUB are too
+large to learn within minutes on a CPU; there "fast" only shows that everything runs.
 """
 
 from __future__ import annotations
