@@ -52,9 +52,8 @@ def train(
     optimiser = torch.optim.AdamW(parameter_groups(model, lr=lr), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.15)
     average = 0.0
-    interval = (
-        0.1 if sys.stderr.isatty() else 10.0
-    )  # seconds between lines; a log keeps all of them
+    # Seconds between lines; a log keeps all of them.
+    interval = 0.1 if sys.stderr.isatty() else 10.0
     bar = tqdm(
         range(1, steps + 1), desc=name, unit="step", dynamic_ncols=True,
         mininterval=interval, maxinterval=interval, miniters=1,

@@ -42,7 +42,7 @@ from .streams import Streams, stream_seed
 _CROP = 28
 _BALANCE = 0.015  # of the encoder's layers
 _PLACE_FIRST = 0.4  # of all steps, in which the scale is not learned
-_UNTIL_ALIKE = 0.2  # of all steps, after those, in which it comes to count that crops are alike
+_ALIKE = 0.6  # of all steps, at which it counts in full that crops are alike
 _OUTSIDE = 0.15  # the weight of `outside_penalty`
 _ENCODER_STEPS = 800
 _ENCODER_DIGITS = 7  # of each class in a batch
@@ -94,9 +94,9 @@ class Colocalisation(Classification):
         self.encoder = _encoder(network)
 
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        beyond = self.trainer.global_step / self.schedule.steps - _PLACE_FIRST
-        crops, theta = self.network(images, hold_scale=beyond < 0)
-        alike = min(max(beyond / _UNTIL_ALIKE, 0.0), 1.0)
+        step = self.trainer.global_step
+        crops, theta = self.network(images, hold_scale=step < _PLACE_FIRST * self.schedule.steps)
+        alike = self.schedule.ramp(step, _PLACE_FIRST, _ALIKE)
         loss = colocalisation_loss(self.encoder, crops, self._random_crops(images), alike=alike)
         n = len(images)
         outside = outside_penalty(theta, transform="attention").mean()

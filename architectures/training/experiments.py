@@ -62,9 +62,10 @@ class Schedule:
 
     def difficulty(self, step: int) -> float:
         """How hard the batch of this step is, from 0 to 1."""
-        if self.easy is None:
-            return 1.0
-        first, last = self.easy
+        return 1.0 if self.easy is None else self.ramp(step, *self.easy)
+
+    def ramp(self, step: int, first: float, last: float) -> float:
+        """A number that rises from 0 to 1 between two shares of all steps."""
         return min(max((step / self.steps - first) / (last - first), 0.0), 1.0)
 
 

@@ -156,6 +156,7 @@ class _Expected:
         u, theta = call.input.double(), call.theta.double()
         transform = options["transform"]
         self.index = options.get("index")
+        self.finite_pixels = bool(call.input.isfinite().all())
         trailing = definition.theta_dims(theta, transform)
         outer = theta.shape[: theta.dim() - trailing]
         shape = (*outer, u.shape[1], *call.out_size)
@@ -209,9 +210,8 @@ class _Expected:
             tensor.unflatten(0, outer).unsqueeze(leading)
             for tensor in map(torch.cat, (steady, clear, values))
         ]
-        exact_pixels = bool(self.call.input.isfinite().all())
-        self.steady = channel[0] if exact_pixels else channel[1]
-        self.all_clear = bool(channel[1].all()) or exact_pixels
+        self.steady = channel[0] if self.finite_pixels else channel[1]
+        self.all_clear = bool(channel[1].all()) or self.finite_pixels
         self.cotangent = torch.where(channel[1], self.full, 0.0)
         self.tolerance = {
             "output": channel[2],
@@ -266,17 +266,16 @@ class _Expected:
 
     def _has_comparable_theta(self, true: Tensor) -> bool:
         """Whether theta's gradient is neither 0 times NaN nor beyond what its sums can hold on the way."""
+        # Theta does not move coordinates along an axis of one pixel.
         flat = self.call.options.get("align_corners", False) and 1 in self.call.input.shape[2:]
-        if (
-            flat and not self.call.input.isfinite().all()
-        ):  # theta does not move coordinates along an axis of one pixel
+        if flat and not self.finite_pixels:
             return False
         largest = float(true.abs().nan_to_num(0.0, 0.0).max()) if true.numel() else 0.0
         return self.all_clear and largest < 1e-3 * torch.finfo(self.wide).max
 
     def not_finite(self, found: dict[str, Tensor]) -> list[str]:
         """What is not finite, or out of range, without a reason."""
-        if not self.call.input.isfinite().all():
+        if not self.finite_pixels:
             return []
         wrong = []
         for name, got in found.items():

@@ -56,8 +56,8 @@ def _flat_units(theta: Tensor, transform: str) -> Tensor:
     return torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
 
 
-def _of_tps(theta: Tensor, at: list[Tensor], control_points: Any) -> Tensor:
-    """(P, *finer): the magnitudes that the weight of each control point is the sum of."""
+def _tps(theta: Tensor, at: list[Tensor], control_points: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """(magnitudes that a spline is the sum of, influence): its weights are what great terms leave of each other."""
     points = definition.points_of(theta, control_points)
     px, py = points.unbind(-1)
     count = len(px)
@@ -68,7 +68,12 @@ def _of_tps(theta: Tensor, at: list[Tensor], control_points: Any) -> Tensor:
     solved = torch.linalg.inv(system)[:, :count].abs()
     x, y = (a[..., None] for a in at)
     basis = torch.cat((definition.radial(x - px, y - py), torch.ones_like(x), x, y), -1).abs()
-    return (basis @ solved).movedim(-1, 0)
+    weights = (basis @ solved).movedim(-1, 0)  # (P, *finer)
+    moved = theta.abs() + points.abs()
+    parts = [torch.einsum("p...,tp->t...", weights, moved[..., axis]) for axis in (0, 1)]
+    none = torch.zeros_like(weights)
+    pairs = (weights, none), (none, weights)
+    return parts, [torch.stack(pair, 1).flatten(0, 1).unsqueeze(0) for pair in pairs]
 
 
 def _projective(theta: Tensor, at: list[Tensor], wide: torch.dtype) -> tuple[list[Tensor], ...]:
@@ -116,20 +121,15 @@ def where(
         wander, influence, (blur, largest) = _projective(theta, at, wide)
         lost = blur >= 0.05  # a divisor that may have either sign, or be 0
     else:
-        units = definition.normalised(
-            _flat_units(theta, transform), finer, transform, align, control_points
-        )
-        influence = [each.abs().unsqueeze(0) for each in units]
-        flat = theta.flatten(1).abs()[(..., *[None] * len(finer))]
-        parts = [torch.where(each == 0, 0.0, each * flat).sum(1) for each in influence]
-        if transform == "tps":  # whose weights are what great terms leave of each other
-            sums = _of_tps(theta, at, control_points)
-            moved = theta.abs() + definition.points_of(theta, control_points).abs()
-            parts = [torch.einsum("p...,tp->t...", sums, moved[..., axis]) for axis in (0, 1)]
-            none = torch.zeros_like(sums)
-            influence = [
-                torch.stack(pair, 1).flatten(0, 1)[None] for pair in ((sums, none), (none, sums))
-            ]
+        if transform == "tps":
+            parts, influence = _tps(theta, at, control_points)
+        else:
+            units = definition.normalised(
+                _flat_units(theta, transform), finer, transform, align, control_points
+            )
+            influence = [each.abs().unsqueeze(0) for each in units]
+            flat = theta.flatten(1).abs()[(..., *[None] * len(finer))]
+            parts = [torch.where(each == 0, 0.0, each * flat).sum(1) for each in influence]
         wander = [_ROUNDINGS * eps * (each + 1) for each in parts]
         blur = torch.full_like(wander[0], _ROUNDINGS * eps)
         largest = torch.stack(parts).amax(0)

@@ -144,9 +144,8 @@ def _run(
     if index is not None:
         rows = rows_of_images(index, input.shape[0])
         call.order, call.starts = (each.data_ptr() for each in rows)
-        call.transformers = -(
-            -len(theta) // call.images
-        )  # the mean of an image, for `_threads` alone
+        # The mean of an image, for `_threads` alone.
+        call.transformers = -(-len(theta) // call.images)
     basis = of_theta = None
     if lattice is not None:
         basis = _basis(lattice, points, out_size, options, dtype)
