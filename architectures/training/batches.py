@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from architectures.data import CUB, SVHN, DataError, Digits, check, load_digits
 from architectures.data.cub import INDEX, cub_root
+from architectures.data.distort import bend_digits
 from architectures.options import check_kinds, check_known, free_keywords
 
 from .errors import UsageError
@@ -85,6 +86,7 @@ class DigitData(ExperimentData):
         }
         self._draw = draw
         self._streams = Streams()
+        self._bent: tuple[int, Digits] | None = None  # the epoch, and its training digits
 
     def draw(self, split: str, number: int, device: torch.device) -> Batch:
         """Batch `number` of the training stream, or chunk `number` of a fixed set."""
@@ -94,11 +96,24 @@ class DigitData(ExperimentData):
             n, seed = self.batch_size, self.seed
         else:
             n, seed = min(_CHUNK, self._examples[split] - number * _CHUNK), _TEST_SEED
+        digits = self._training_digits(number, device) if split == "train" else self.digits[split]
         generator = self._streams(device, split, seed, number)
         options = dict(self.options)
         if split == "train" and self.schedule.easy:
             options["difficulty"] = self.schedule.difficulty(number)
-        return self._draw(self.digits[split], n, generator=generator, **options)
+        return self._draw(digits, n, generator=generator, **options)
+
+    def _training_digits(self, number: int, device: torch.device) -> Digits:
+        """The training digits of a step: all of them, bent as the schedule says, alike in an epoch."""
+        digits = self.digits["train"]
+        if not self.schedule.bend:
+            return digits
+        epoch = number * self.batch_size // len(digits)
+        if self._bent is None or self._bent[0] != epoch or self._bent[1].images.device != device:
+            generator = self._streams(device, "bend", self.seed, epoch)
+            bent = bend_digits(digits, generator=generator, std=self.schedule.bend)
+            self._bent = epoch, bent
+        return self._bent[1]
 
     def _first_batch(self, n: int) -> Batch:
         images, labels = self.draw("train", 0, torch.device("cpu"))

@@ -39,9 +39,10 @@ class Schedule:
         rate rises for a tenth of the steps and then falls to 0 along a cosine.
     easy: (first, last), shares of all steps. The `difficulty` of the training batches is 0 up to the first and
         rises to 1 at the last; the function that draws them must have that keyword. None: they are as hard as the test.
+    bend: how far the training digits are bent, anew in every epoch, in pixels of a digit (`bend_digits`).
     """
 
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimiser: Literal["sgd", "adamw", "muon"] = "sgd"
     steps: int
     batch_size: int
     lr: float
@@ -50,6 +51,7 @@ class Schedule:
     localisation_lr_multiplier: float = 1.0
     clip: float | None = None
     easy: tuple[float, float] | None = None
+    bend: float = 0.0
 
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied by at this step."""
@@ -139,7 +141,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         batch=data.addition_batch,
         classes=19,
         image_sizes=(42,),
-        fast=replace(_FAST, steps=80_000, batch_size=64, easy=(0.0, 0.4)),
+        fast=replace(
+            _FAST, optimiser="muon", steps=30_000, batch_size=256, lr=3e-3, easy=(0.0, 0.4), bend=1.0
+        ),
     ),
     "svhn": Experiment(
         default="svhn_st_cnn_multi",

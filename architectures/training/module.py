@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.blocks.optim import parameter_groups
 from architectures.networks.registry import create_model
 
 from .experiment_data import ExperimentData
 from .experiments import Schedule
 from .framework import L
+from .optimisers import make_optimiser
 from .origin import recorded
 from .scores import Classify, Task
 from .streams import stream_seed
@@ -77,19 +77,7 @@ class Classification(L.LightningModule):
         checkpoint["data"] = recorded(self.trainer.datamodule.data.origin())  # type: ignore[attr-defined]  # set by fit
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(
-            self.network,
-            lr=self.schedule.lr,
-            localisation_lr_multiplier=self.schedule.localisation_lr_multiplier,
-            weight_decay=self.schedule.weight_decay,
-        )
-        optimiser: torch.optim.Optimizer
-        if self.schedule.optimiser == "sgd":
-            optimiser = torch.optim.SGD(
-                groups, lr=self.schedule.lr, momentum=0.9, fused=self._fused()
-            )
-        else:
-            optimiser = torch.optim.AdamW(groups, lr=self.schedule.lr, fused=self._fused())
+        optimiser = make_optimiser(self.network, self.schedule, fused=self._fused())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, self.schedule.factor)
         return {
             "optimizer": optimiser,

@@ -134,7 +134,7 @@ def _steps_between(steps: int) -> int:
 
 def _check_machine(trainer: L.Trainer, schedule: Schedule) -> None:
     """Refuse a precision or a number of processes that does not go with the schedule."""
-    if trainer.precision == "16-true" and schedule.optimiser == "adamw":
+    if trainer.precision == "16-true" and schedule.optimiser != "sgd":
         raise UsageError(
             "--precision 16-true: float16 cannot hold AdamW's squares of gradients; "
             "wanted 16-mixed, bf16-true, or a schedule without AdamW"
