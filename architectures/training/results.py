@@ -11,6 +11,7 @@ from typing import Any
 
 from architectures.checkpoint import CheckpointError
 
+from .experiments import Schedule
 from .files import write_json, write_text
 from .provenance import provenance
 from .tables import TABLES, Cell
@@ -132,7 +133,4 @@ def _way(runs: Sequence[dict[str, Any]]) -> str:
     whole = "" if steps[0] >= schedule["steps"] else f" (of {schedule['steps']:,})"
     seeds = ", ".join(str(run["seed"]) for run in runs)
     count = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-    return (
-        f"{count} ({seeds}), {span} steps{whole} of {schedule['batch_size']} images, "
-        f"{schedule['optimiser']}, learning rate {schedule['lr']:g}"
-    )
+    return f"{count} ({seeds}), {span} steps{whole} of {Schedule(**schedule).in_words()}"

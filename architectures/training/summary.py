@@ -45,7 +45,7 @@ def beginning(
         "device": machine,
         "network": f"{settings['model']}: {numbers:,} parameters",
         "schedule": f"{settings['schedule_name']}: {schedule.steps:,} steps{resumed}, of "
-        f"{schedule.batch_size} images, {schedule.optimiser}, learning rate {schedule.lr:g}",
+        f"{schedule.in_words()}",
     }
     if trainer.num_nodes > 1:
         lines["waiting"] = (

@@ -347,7 +347,7 @@ def test_settings_of_another_kind_are_no_checkpoint(
         ({"schedule": {"pace": 1}}, "its schedule has no option 'pace'"),
         ({"schedule": {"steps": "many"}}, "steps must be an int, got 'many'"),
         ({"schedule": {"milestones": (0.1, "x")}}, "milestones must be a tuple, of which each is a finite number, got"),
-        ({"schedule": {"optimiser": "lion"}}, "optimiser must be 'sgd', 'adamw' or 'muon', got 'lion'"),
+        ({"schedule": {"optimiser": "lion"}}, "optimiser must be 'sgd' or 'adamw' or 'muon', got 'lion'"),
     ],
     ids=str,
 )  # fmt: skip

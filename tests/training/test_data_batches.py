@@ -22,7 +22,8 @@ from architectures.data import (
     rts_batch,
     volume_batch,
 )
-from support.digits import DIGITS, seeded, uniformly
+from architectures.data.distort import bend_digits
+from support.digits import DIGITS, centroid, seeded, telling_digits, uniformly
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -224,3 +225,20 @@ def test_colocalisation_refuses() -> None:
         colocalisation_batch(DIGITS.of_class(11), 3, generator=seeded())
     with pytest.raises(ValueError, match="wants clutter_from"):
         colocalisation_batch(DIGITS.of_class(1), 3, generator=seeded(), clutter=True)
+
+
+def test_digits_are_bent_each_in_its_own_way() -> None:
+    digits = telling_digits(per_class=40)
+    same = bend_digits(digits, generator=seeded(), std=0.0)
+    assert torch.equal(same.images, digits.images)
+    bent = bend_digits(digits, generator=seeded(), std=1.0)
+    assert torch.equal(bent.labels, digits.labels)
+    assert (bent.images.shape, bent.images.dtype) == (digits.images.shape, torch.uint8)
+    assert torch.equal(bend_digits(digits, generator=seeded(), std=1.0).images, bent.images)
+    told = (bent.images.flatten(1).amax(1) / 25 - 1).round().long()
+    assert torch.equal(told, digits.labels), "nothing is brighter or dimmer"
+    moved = centroid(bent.images[:, None]) - centroid(digits.images[:, None])
+    # A stroke lies between two to four points of the lattice, each of which moves by a standard deviation of 1 pixel.
+    assert 0.3 < moved.std() < 1.0
+    assert moved.mean().abs() < 0.15, "no direction is preferred"
+    assert len({tuple(image.flatten().tolist()) for image in bent.images}) == len(digits)

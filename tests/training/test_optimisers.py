@@ -51,8 +51,8 @@ def test_muon_makes_updates_of_matrices_orthogonal() -> None:
         moved = (p - old).detach()
         if p.ndim == 2 and "regression" not in name:
             values = torch.linalg.svdvals(moved)
-            # Five Newton-Schulz steps in bfloat16 bring singular values near 1, not to it.
-            assert values.min() > 0.3 * values.max(), name
+            # Five Newton-Schulz steps in bfloat16 bring all but the least singular values near 1, not to it.
+            assert values.quantile(0.1) > 0.5 * values.max(), name
             size = moved.square().mean().sqrt()
             assert size < 0.25 * SCHEDULE.lr, f"{name}: 0.2 lr, the usual size of AdamW's"
         else:

@@ -27,7 +27,7 @@ from architectures.training.errors import UsageError
 from architectures.training.evaluate import evaluate
 from architectures.training.experiments import EXPERIMENTS, Schedule
 from architectures.training.module import Classification
-from architectures.training.run import Run
+from architectures.training.run import Run, fresh_settings
 from architectures.training.streams import stream_seed
 from architectures.training.tables import TABLES
 from architectures.training.train import _steps_between, train
@@ -322,6 +322,32 @@ def test_streams_differ_by_seed_and_step() -> None:
     }
     assert len(seeds) == 1000
     assert stream_seed("train", 1, 2) == stream_seed("train", 1, 2) < 2**63
+
+
+def test_training_digits_are_bent_anew_in_every_epoch() -> None:
+    settings = fresh_settings(Run(experiment="mnist_addition", schedule="fast", batch_size=100))
+    straight_settings = settings | {"schedule": settings["schedule"] | {"bend": 0.0}}
+    cpu = torch.device("cpu")
+
+    def made(settings: dict[str, Any]) -> batches.DigitData:
+        found = batches.make_data(settings, None)
+        assert isinstance(found, batches.DigitData)
+        return found
+
+    bent, straight = made(settings), made(straight_settings)
+    steps = len(bent.digits["train"]) // 100  # of an epoch
+    digits = [bent._training_digits(step, cpu).images for step in (0, steps, steps + 1)]
+    assert torch.equal(digits[0], digits[1]) and not torch.equal(digits[1], digits[2])
+    assert not torch.equal(digits[0], straight._training_digits(0, cpu).images)
+
+    images, sums = bent.draw("train", steps + 5, cpu)
+    bent.draw("train", 0, cpu)
+    again = made(settings).draw("train", steps + 5, cpu)
+    assert torch.equal(again[0], images), "a resumed run draws the same"
+    unbent = straight.draw("train", steps + 5, cpu)
+    assert torch.equal(unbent[1], sums) and not torch.equal(unbent[0], images)
+    for split in ("validation", "test"):
+        assert torch.equal(bent.draw(split, 0, cpu)[0], straight.draw(split, 0, cpu)[0])
 
 
 def test_batches_of_files_are_decided_by_the_step() -> None:
