@@ -73,7 +73,10 @@ def test_a_table_is_made_and_nothing_twice(
     errors = [run["error_percent"] for run in found["runs"]]
     mean, deviation = sum(errors) / 2, abs(errors[0] - errors[1]) / 2**0.5
     assert table.splitlines()[2] == f"| fcn | {mean:.1f} ± {deviation:.1f} (47.7) |"
-    assert "2 seeds (0, 1), 1 steps of 256 images, muon, learning rate 0.003, digits bent by 1 px" in table
+    assert (
+        "2 seeds (0, 1), 1 steps of 256 images, muon, learning rate 0.003, digits bent by 1 px"
+        in table
+    )
     assert table.splitlines()[2] in (folder / "table.md").read_text()
     assert "| 2st_fcn_tps | – (5.8) |" in (folder / "table.md").read_text()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
