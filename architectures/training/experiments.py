@@ -8,9 +8,9 @@ has "fast" with more steps, and volumes have the schedule of distorted MNIST.
 "fast" is ours: AdamW with one cycle of the learning rate and clipped gradients, which shows within minutes, on two CPU
 cores, what the transformers do. Its errors are not the paper's. For MNIST addition it takes twenty minutes of a CPU
 core, since two transformers learn their places early and to turn digits upright late. There the weight matrices learn
-by Muon and the training digits are bent, which together reach the paper's errors ("What was measured" in
-docs/how-to/training.md). `--max-steps` shortens it, or lengthens it. The networks for SVHN and CUB are too large to
-learn within minutes on a CPU; there "fast" only shows that everything runs.
+by Muon and the training digits are bent, which together come near the paper's errors or below them ("What was
+measured" in docs/how-to/training.md). `--max-steps` shortens it, or lengthens it. The networks for SVHN and CUB are too
+large to learn within minutes on a CPU; there "fast" only shows that everything runs.
 """
 
 from __future__ import annotations
