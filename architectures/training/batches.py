@@ -92,15 +92,16 @@ class DigitData(ExperimentData):
         """Batch `number` of the training stream, or chunk `number` of a fixed set."""
         if self.digits[split].images.device != device:
             self.digits[split] = self.digits[split].to(device)
+        options = dict(self.options)
         if split == "train":
-            n, seed = self.batch_size, self.seed
+            n, seed, digits = self.batch_size, self.seed, self._training_digits(number, device)
+            if self.schedule.easy:
+                options["difficulty"] = self.schedule.difficulty(number)
         else:
             n, seed = min(_CHUNK, self._examples[split] - number * _CHUNK), _TEST_SEED
-        digits = self._training_digits(number, device) if split == "train" else self.digits[split]
+            digits = self.digits[split]
+        # After the digits: they are bent by the same generator, seeded otherwise.
         generator = self._streams(device, split, seed, number)
-        options = dict(self.options)
-        if split == "train" and self.schedule.easy:
-            options["difficulty"] = self.schedule.difficulty(number)
         return self._draw(digits, n, generator=generator, **options)
 
     def _training_digits(self, number: int, device: torch.device) -> Digits:

@@ -51,13 +51,15 @@ class MuonAndAdamW(Optimizer):
         matrices: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
         for group in groups:
-            chosen = [p for p in group["params"] if p.ndim == 2 and group["name"] != "regression"]
-            rest = [p for p in group["params"] if all(p is not other for other in chosen)]
             name = group["name"]
-            if chosen:
-                matrices.append(group | {"params": chosen, "name": f"{name}_matrices"})
-            if rest:
-                others.append(group | {"params": rest})
+            by_muon: list[nn.Parameter] = []
+            by_adamw: list[nn.Parameter] = []
+            for p in group["params"]:
+                (by_muon if p.ndim == 2 and name != "regression" else by_adamw).append(p)
+            if by_muon:
+                matrices.append(group | {"params": by_muon, "name": f"{name}_matrices"})
+            if by_adamw:
+                others.append(group | {"params": by_adamw})
         parts: list[Optimizer] = []
         if matrices:
             parts.append(Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw"))

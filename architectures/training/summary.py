@@ -44,8 +44,7 @@ def beginning(
         "data": f"{source}: {counts['train']:,} to train on, {counts['validation']:,} for validation{test}",
         "device": machine,
         "network": f"{settings['model']}: {numbers:,} parameters",
-        "schedule": f"{settings['schedule_name']}: {schedule.steps:,} steps{resumed}, of "
-        f"{schedule.in_words()}",
+        "schedule": f"{settings['schedule_name']}: {schedule.steps:,} steps{resumed}, of {schedule.in_words()}",
     }
     if trainer.num_nodes > 1:
         lines["waiting"] = (
